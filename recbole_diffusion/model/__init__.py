@@ -1,0 +1,1 @@
+"""The models: one file and one yaml each."""

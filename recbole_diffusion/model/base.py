@@ -1,0 +1,241 @@
+"""What every diffusion recommender has in common: settings, histories, losses, predictions."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from recbole.model.abstract_recommender import SequentialRecommender
+from torch import Tensor, nn
+
+from ..diffusion.noise import HashedNoise, NoiseSource, fresh_noise
+from ..diffusion.process import GaussianProcess
+from ..diffusion.samplers import ReverseStep, reverse_chain, sub_chain
+from ..diffusion.schedules import SCHEDULES, named_betas
+from ..diffusion.step_samplers import STEP_SAMPLERS, make_step_sampler
+from ..errors import SettingError
+from .layers import ACTIVATIONS, Encoder
+from .losses import catalogue_cross_entropy
+
+ATTENTION_MASKS = ("keys", "reference")
+REVERSE_SAMPLERS = ("ddpm", "ddim")
+REVERSE_VARIANCES = ("posterior", "beta")
+
+
+class History(NamedTuple):
+    """A batch of histories.
+
+    items : int64 [B, L], padded on the right with 0
+    length : int64 [B], at least 1
+    real : bool [B, L], true where an item stands; None when every row is full
+    """
+
+    items: Tensor
+    length: Tensor
+    real: Tensor | None
+
+
+def require(config: Any, key: str, holds: bool, wanted: str) -> None:
+    """Raise a `SettingError` that names `key` and its value unless `holds`."""
+    if not holds:
+        raise SettingError(key, config[key], wanted)
+
+
+def one_of(config: Any, key: str, names: Any) -> None:
+    """Raise a `SettingError` unless the setting `key` is one of `names`."""
+    require(config, key, config[key] in names, f"one of {', '.join(names)} is wanted")
+
+
+class DiffusionRecommender(SequentialRecommender):
+    """Base of the models that noise the next item's embedding and restore it from the history.
+
+    A subclass gives `calculate_loss` (training) and `restore` (the reverse process for one batch); full
+    ranking and sampled evaluation follow from them.
+
+    Parameters
+    ----------
+    config : recbole Config
+        The keys are explained in `properties/model/*.yaml`.
+    dataset : recbole Dataset
+        The training data; only the number of items is read.
+    """
+
+    # Sampled evaluation hands over all candidates at once, so that no user's rows are cut apart and denoised twice.
+    predicts_whole_batches: ClassVar[bool] = True
+
+    @classmethod
+    def check_settings(cls, config: Any) -> None:
+        """Refuse, before any data is loaded, what no model of this family can use.
+
+        Raises
+        ------
+        SettingError
+            Naming the key, its value and what would do.
+        """
+        require(config, "hidden_size", config["hidden_size"] > 0, "a positive number is wanted")
+        require(config, "hidden_size", config["hidden_size"] % 2 == 0, "an even number is wanted")
+        require(config, "n_heads", config["n_heads"] > 0, "a positive number is wanted")
+        require(
+            config,
+            "hidden_size",
+            config["hidden_size"] % config["n_heads"] == 0,
+            f"a multiple of n_heads={config['n_heads']} is wanted",
+        )
+        require(config, "n_layers", config["n_layers"] > 0, "a positive number is wanted")
+        require(config, "inner_size", config["inner_size"] > 0, "a positive number is wanted")
+        for key in ("hidden_dropout_prob", "attn_dropout_prob"):
+            require(config, key, 0 <= config[key] < 1, "a number from 0 to below 1 is wanted")
+        require(config, "initializer_range", config["initializer_range"] > 0, "a positive number is wanted")
+        one_of(config, "hidden_act", tuple(ACTIVATIONS))
+        one_of(config, "loss_type", ("CE", "BPR"))
+        one_of(config, "noise_schedule", SCHEDULES)
+        one_of(config, "step_sampler", STEP_SAMPLERS)
+        one_of(config, "reverse_sampler", REVERSE_SAMPLERS)
+        one_of(config, "reverse_variance", REVERSE_VARIANCES)
+        require(config, "ddim_eta", 0 <= config["ddim_eta"] <= 1, "a number from 0 to 1 is wanted")
+        steps = config["diffusion_steps"]
+        require(config, "diffusion_steps", steps > 0, "a positive number is wanted")
+        require(
+            config,
+            "inference_steps",
+            1 <= config["inference_steps"] <= steps,
+            f"a number from 1 to diffusion_steps={steps} is wanted",
+        )
+        try:
+            named_betas(config["noise_schedule"], steps)
+        except ValueError as error:
+            raise SettingError("noise_schedule", config["noise_schedule"], str(error)) from None
+
+    def __init__(self, config: Any, dataset: Any) -> None:
+        super().__init__(config, dataset)
+        self.check_settings(config)
+        self.hidden_size: int = config["hidden_size"]
+        self.loss_type: str = config["loss_type"]
+        self.process = GaussianProcess(named_betas(config["noise_schedule"], config["diffusion_steps"]))
+        self.step_sampler = make_step_sampler(config["step_sampler"], config["diffusion_steps"])
+        self.reverse_settings = {
+            "sampler": config["reverse_sampler"],
+            "reverse_variance": config["reverse_variance"],
+            "eta": config["ddim_eta"],
+        }
+        self.timesteps = sub_chain(config["diffusion_steps"], config["inference_steps"])
+        self.evaluation_noise = HashedNoise(config["seed"])
+        self.item_embedding = nn.Embedding(self.n_items, self.hidden_size)
+        nn.init.normal_(self.item_embedding.weight, std=config["initializer_range"])
+        self.eval_batch_size: int = config["eval_batch_size"]
+        # The first candidate; where padding is an ordinary item of the softmax, it is 0.
+        self.first_item = 1
+        self.pads_to: int | None = None
+
+    def make_encoder(self, config: Any) -> Encoder:
+        """The transformer that the settings describe."""
+        return Encoder(
+            config["n_layers"],
+            hidden_size=config["hidden_size"],
+            n_heads=config["n_heads"],
+            inner_size=config["inner_size"],
+            hidden_dropout=config["hidden_dropout_prob"],
+            attn_dropout=config["attn_dropout_prob"],
+            hidden_act=config["hidden_act"],
+            layer_norm_eps=config["layer_norm_eps"],
+        )
+
+    def history(self, interaction: Any) -> History:
+        """Read the histories of a batch, cut to the longest of them."""
+        length = interaction[self.ITEM_SEQ_LEN].clamp(min=1)
+        items = interaction[self.ITEM_SEQ]
+        if self.pads_to is not None:
+            items = F.pad(items, (0, self.pads_to - items.shape[1]))
+        elif items.device.type == "cpu" or not self.training:
+            # On a GPU looking at the lengths would stall training, whose batches come cut already.
+            items = items[:, : int(length.max())]
+            if bool((length == items.shape[1]).all()):
+                return History(items, length, None)
+        return History(items, length, torch.arange(items.shape[1], device=items.device) < length[:, None])
+
+    def restore(self, history: History, noise: NoiseSource) -> Tensor:
+        """Run the reverse process for a batch of histories.
+
+        Parameters
+        ----------
+        history : History
+        noise : NoiseSource
+            Gives every random draw.
+
+        Returns
+        -------
+        Tensor [B, d]
+            The restored x_0 of the next item.
+        """
+        raise NotImplementedError(f"{type(self).__name__} needs a method 'restore(history, noise)'")
+
+    def score(self, x_0: Tensor) -> Tensor:
+        """Round x_0 [B, d] to items: scores [B, V]."""
+        return F.linear(x_0, *self.rounding_parameters())
+
+    def rounding_parameters(self) -> tuple[Tensor, Tensor | None]:
+        """Weight [V, d] and bias [V] of the rounding: the item embeddings and none, a plain dot product."""
+        return self.item_embedding.weight, None
+
+    def reverse_steps(self, denoise: Any, x_T: Tensor, noise: NoiseSource) -> list[ReverseStep]:
+        """All steps of the reverse chain that the settings describe, the last one holding x_0."""
+
+        def draw(timestep: int) -> Tensor:
+            return noise("reverse", timestep, tuple(x_T.shape))
+
+        chain = reverse_chain(denoise, x_T, self.process, self.timesteps, noise=draw, **self.reverse_settings)
+        return list(chain)
+
+    def training_noise(self) -> NoiseSource:
+        """Normal draws from torch's global generator, as training wants them."""
+        return fresh_noise(self.item_embedding.weight.device, self.item_embedding.weight.dtype)
+
+    def inference_noise(self, history: History, draw: int = 0) -> NoiseSource:
+        """Normal draws that depend on the seed, each history, the step and `draw` alone."""
+        return self.evaluation_noise.source(self.evaluation_noise.history_keys(history.items), draw)
+
+    def item_loss(self, x: Tensor, interaction: Any) -> Tensor:
+        """Loss [B] of scoring items by `x` [B, d]: cross-entropy over all items, or BPR on the drawn negative."""
+        target = interaction[self.POS_ITEM_ID]
+        if self.loss_type == "BPR":
+            negative = interaction[self.NEG_ITEM_ID]
+            return -F.logsigmoid(self.item_scores(x, target) - self.item_scores(x, negative))
+        weight, bias = self.rounding_parameters()
+        bias = None if bias is None else bias[self.first_item :]
+        return catalogue_cross_entropy(x, weight[self.first_item :], bias, target - self.first_item)
+
+    def item_scores(self, x: Tensor, items: Tensor) -> Tensor:
+        """Score [B] of one item a row, `items` [B], by `x` [B, d]."""
+        weight, bias = self.rounding_parameters()
+        scores = (x * weight[items]).sum(dim=-1)
+        return scores if bias is None else scores + bias[items]
+
+    def draw_timestep(self, rows: int) -> tuple[Tensor, Tensor]:
+        """Draw the training steps: timestep int64 [B], weight [B] that keeps the objective unbiased."""
+        return self.step_sampler.sample(rows, self.item_embedding.weight.device)
+
+    def full_sort_predict(self, interaction: Any, noise: NoiseSource | None = None) -> Tensor:
+        """Scores [B, V] of all items: iterative denoising, then rounding.
+
+        Parameters
+        ----------
+        interaction : recbole Interaction
+        noise : NoiseSource, optional
+            Gives every random draw; by default a function of seed, history, step and draw.
+        """
+        history = self.history(interaction)
+        return self.score(self.restore(history, noise or self.inference_noise(history)))
+
+    def predict(self, interaction: Any) -> Tensor:
+        """Scores [B] of one candidate a row; each distinct history is denoised once."""
+        items, length = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
+        keys = torch.stack([self.evaluation_noise.history_keys(items), length], dim=1)
+        _, row_of = torch.unique(keys, dim=0, return_inverse=True)
+        first = torch.full((int(row_of.max()) + 1,), len(row_of), device=row_of.device)
+        first = first.scatter_reduce(0, row_of, torch.arange(len(row_of), device=row_of.device), "amin")
+        scores = [
+            self.full_sort_predict({self.ITEM_SEQ: items[rows], self.ITEM_SEQ_LEN: length[rows]})
+            for rows in first.split(self.eval_batch_size)
+        ]
+        return torch.cat(scores)[row_of, interaction[self.ITEM_ID]]

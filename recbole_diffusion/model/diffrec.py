@@ -1,0 +1,152 @@
+"""DiffRec (Du, Yuan, Huang, Zhao, Zhou: "Sequential Recommendation with Diffusion Models", arXiv 2304.04541)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..diffusion.noise import NoiseSource
+from .base import DiffusionRecommender, History, one_of, require
+from .layers import Dropout, step_angles
+
+NOISE_POSITIONS = ("last", "all")
+ROUNDINGS = ("tied", "linear")
+ROUNDING_READS = ("prediction", "truth")
+
+
+class DiffRec(DiffusionRecommender):
+    """DiffRec: a slot for the next item is appended to the history, noised, and restored by a transformer.
+
+    Not the model of the same name of SIGIR 2023, which RecBole has among its general recommenders.
+
+    The paper leaves open the network's details, the weight of its two loss terms and every setting. Chosen
+    here: pre-norm blocks as in `layers.EncoderBlock` between a LayerNorm of the input and one of the output, then a
+    linear map, so that x0_hat may have the spread of the embeddings; positions counted from the oldest item; the
+    slot stands after the newest item (the position table has one row more than the longest history), where the paper
+    drops the oldest item instead. `timestep` runs from 0, the paper's step n is `timestep + 1`.
+
+    See `DiffusionRecommender` for the parameters.
+    """
+
+    @classmethod
+    def check_settings(cls, config: Any) -> None:
+        super().check_settings(config)
+        one_of(config, "noise_positions", NOISE_POSITIONS)
+        one_of(config, "rounding", ROUNDINGS)
+        one_of(config, "rounding_reads", ROUNDING_READS)
+        require(config, "inference_seeds", config["inference_seeds"] > 0, "a positive number is wanted")
+        for key in ("embedding_noise", "rounding_weight"):
+            require(config, key, config[key] >= 0, "a number of at least 0 is wanted")
+
+    def __init__(self, config: Any, dataset: Any) -> None:
+        super().__init__(config, dataset)
+        self.noises_all = config["noise_positions"] == "all"
+        self.rounding_reads: str = config["rounding_reads"]
+        self.rounding_weight: float = config["rounding_weight"]
+        self.embedding_spread: float = config["embedding_noise"] ** 0.5
+        self.noises_history_at_inference: bool = config["embedding_noise_at_inference"]
+        self.inference_seeds: int = config["inference_seeds"]
+        self.position_embedding = nn.Embedding(self.max_seq_length + 1, self.hidden_size)
+        nn.init.normal_(self.position_embedding.weight, std=config["initializer_range"])
+        self.rounding = nn.Linear(self.hidden_size, self.n_items) if config["rounding"] == "linear" else None
+        self.input_norm = nn.LayerNorm(self.hidden_size, eps=config["layer_norm_eps"])
+        self.input_dropout = Dropout(config["hidden_dropout_prob"])
+        self.encoder = self.make_encoder(config)
+        self.output_norm = nn.LayerNorm(self.hidden_size, eps=config["layer_norm_eps"])
+        self.output = nn.Linear(self.hidden_size, self.hidden_size)
+
+    def rounding_parameters(self) -> tuple[Tensor, Tensor | None]:
+        if self.rounding is None:
+            return super().rounding_parameters()
+        return self.rounding.weight, self.rounding.bias
+
+    def to_continuous(self, items: Tensor, kind: str, noise: NoiseSource) -> Tensor:
+        """The extra forward transition q(h^0 | v) = N(E(v), β_0 I); items [B] or [B, L] gain a dimension d."""
+        embedded = self.item_embedding(items)
+        return embedded + self.embedding_spread * noise(kind, 0, tuple(embedded.shape))
+
+    def reconstruct(self, embedded: Tensor, history: History, x_t: Tensor, timestep: Tensor) -> Tensor:
+        """Predict h_T^0 [B, d] from the history [B, L, d] and the noised slot x_t [B, d] (the denoiser f_θ).
+
+        `timestep` is int64 [B]; its encoding is added at every position.
+        """
+        rows, length, width = embedded.shape
+        slot = torch.arange(length + 1, device=x_t.device) == history.length[:, None]
+        sequence = torch.where(slot[:, :, None], x_t[:, None], nn.functional.pad(embedded, (0, 0, 0, 1)))
+        angles = step_angles(timestep + 1, width)
+        step = torch.stack([angles.sin(), angles.cos()], dim=-1).view(rows, 1, width).to(x_t.dtype)
+        sequence = sequence + self.position_embedding.weight[: length + 1] + step
+        mask = None if history.real is None else slot | nn.functional.pad(history.real, (0, 1))
+        encoded = self.encoder(self.input_dropout(self.input_norm(sequence)), history.length, mask)
+        return self.output(self.output_norm(encoded))
+
+    def calculate_loss(
+        self, interaction: Any, timestep: Tensor | None = None, noise: NoiseSource | None = None
+    ) -> Tensor:
+        """Training loss, a scalar: the simplified bound on one drawn step, plus the weighted rounding term.
+
+        Parameters
+        ----------
+        interaction : recbole Interaction
+        timestep : int64 Tensor [B], optional
+            The diffusion steps; drawn by the step sampler if not given.
+        noise : NoiseSource, optional
+            Gives every normal draw: "history" [B, L, d] and "target" [B, d] for the embedding noise, "x_t" [B, d], and
+            "history_x_t" [B, L, d] with `noise_positions: all`.
+        """
+        history = self.history(interaction)
+        noise = noise or self.training_noise()
+        drawn, weight = self.draw_timestep(len(history.length))
+        timestep = drawn if timestep is None else timestep
+        target = interaction[self.POS_ITEM_ID]
+        truth = self.to_continuous(target, "target", noise)
+        x_t = self.process.q_sample(truth, timestep, noise("x_t", 0, tuple(truth.shape)))
+        embedded = self.to_continuous(history.items, "history", noise)
+        if self.noises_all:
+            embedded = self.process.q_sample(embedded, timestep, noise("history_x_t", 0, tuple(embedded.shape)))
+        x0_hat = self.reconstruct(embedded, history, x_t, timestep)
+        # For the paper's n = 1 the bound compares with the embedding itself.
+        wanted = torch.where((timestep == 0)[:, None], self.item_embedding(target), truth)
+        reconstruction = (wanted - x0_hat).square().sum(dim=-1)
+        self.step_sampler.update(timestep, reconstruction.detach())
+        if self.rounding_reads == "prediction":
+            return (weight * (reconstruction + self.rounding_weight * self.item_loss(x0_hat, interaction))).mean()
+        return (weight * reconstruction + self.rounding_weight * self.item_loss(truth, interaction)).mean()
+
+    def restore(self, history: History, noise: NoiseSource) -> Tensor:
+        if self.noises_history_at_inference:
+            embedded = self.to_continuous(history.items, "history", noise)
+        else:
+            embedded = self.item_embedding(history.items)
+        clean = embedded
+
+        def denoise(x_t: Tensor, timestep: int) -> Tensor:
+            steps = torch.full((len(x_t),), timestep, device=x_t.device)
+            seen = clean
+            if self.noises_all:
+                seen = self.process.q_sample(clean, steps, noise("history_x_t", timestep, tuple(clean.shape)))
+            return self.reconstruct(seen, history, x_t, steps)
+
+        x_T = noise("x_T", self.timesteps[0], (len(history.length), self.hidden_size))
+        return self.reverse_steps(denoise, x_T, noise)[-1].x
+
+    def full_sort_predict(self, interaction: Any, noise: NoiseSource | None = None) -> Tensor:
+        """Probabilities [B, V] of all items, averaged over `inference_seeds` draws ("efficient inference").
+
+        Parameters
+        ----------
+        interaction : recbole Interaction
+        noise : NoiseSource, optional
+            Gives every random draw of a single run; by default each seed has its own, a function of seed, history,
+            step and draw.
+        """
+        history = self.history(interaction)
+        sources = [noise] if noise else [self.inference_noise(history, draw) for draw in range(self.inference_seeds)]
+        total = torch.zeros((), device=history.items.device)
+        for source in sources:
+            scores = self.score(self.restore(history, source))
+            scores[:, : self.first_item] = -torch.inf
+            total = total + scores.softmax(dim=-1)
+        return total / len(sources)

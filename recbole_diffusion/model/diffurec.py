@@ -1,0 +1,121 @@
+"""DiffuRec (Li, Sun, Li: "DiffuRec: A Diffusion Model for Sequential Recommendation", ACM TOIS 2023)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..diffusion.noise import NoiseSource
+from ..diffusion.samplers import ReverseStep
+from .base import ATTENTION_MASKS, DiffusionRecommender, History, one_of, require
+from .layers import Dropout, step_angles
+
+
+class DiffuRec(DiffusionRecommender):
+    """DiffuRec: the noised next item, scaled by a random λ, is added to every item of the history.
+
+    The approximator (section 4.1) reads z_i = e_i + λ_i ⊙ (x_t + step) with λ_i ~ N(δ, δ) drawn afresh for every
+    position, dimension and step, and its output at the newest item is x0_hat. Training (section 4.2) scores
+    x0_hat against all items; inference (section 4.3) reverses from N(0, I) and ranks by dot product.
+
+    With `attention_mask: reference` the network treats padding as the authors' published code does: rows
+    are padded to the full length, padding has a trained embedding and is attended to, padded positions
+    themselves attend uniformly, and index 0 is a candidate of the softmax. With `keys` padding is invisible.
+
+    See `DiffusionRecommender` for the parameters.
+    """
+
+    @classmethod
+    def check_settings(cls, config: Any) -> None:
+        super().check_settings(config)
+        one_of(config, "attention_mask", ATTENTION_MASKS)
+        require(config, "lambda_uncertainty", config["lambda_uncertainty"] >= 0, "a number of at least 0 is wanted")
+        dropout = config["embedding_dropout_prob"]
+        require(config, "embedding_dropout_prob", 0 <= dropout < 1, "a number from 0 to below 1 is wanted")
+
+    def __init__(self, config: Any, dataset: Any) -> None:
+        super().__init__(config, dataset)
+        if config["attention_mask"] == "reference":
+            self.first_item, self.pads_to = 0, self.max_seq_length
+        self.lambda_uncertainty: float = config["lambda_uncertainty"]
+        self.step_scale = 1000.0 / config["diffusion_steps"] if config["rescale_timesteps"] else 1.0
+        self.embedding_dropout = Dropout(config["embedding_dropout_prob"])
+        self.embedding_norm = nn.LayerNorm(self.hidden_size, eps=config["layer_norm_eps"])
+        self.step_mlp = nn.Sequential(
+            nn.Linear(self.hidden_size, 4 * self.hidden_size),
+            nn.SiLU(),
+            nn.Linear(4 * self.hidden_size, self.hidden_size),
+        )
+        self.encoder = self.make_encoder(config)
+        self.output_dropout = Dropout(config["hidden_dropout_prob"])
+        self.output_norm = nn.LayerNorm(self.hidden_size, eps=config["layer_norm_eps"])
+
+    def embed_history(self, history: History) -> Tensor:
+        """Embeddings e [B, L, d] of the history: LayerNorm(Dropout(E[v])), without positions."""
+        return self.embedding_norm(self.embedding_dropout(self.item_embedding(history.items)))
+
+    def approximate(self, embedded: Tensor, history: History, x_t: Tensor, timestep: Tensor, scale: Tensor) -> Tensor:
+        """Predict x0_hat [B, d] from x_t [B, d] (the approximator f_θ, section 4.1).
+
+        Parameters
+        ----------
+        embedded : Tensor [B, L, d]
+            Output of `embed_history`.
+        history : History
+        x_t : Tensor [B, d]
+        timestep : int64 Tensor [B]
+        scale : Tensor [B, L, d]
+            The drawn λ.
+        """
+        angles = step_angles(timestep * self.step_scale, self.hidden_size)
+        step = self.step_mlp(torch.cat([angles.cos(), angles.sin()], dim=-1).to(x_t.dtype))
+        z = embedded + scale * (x_t + step)[:, None]
+        key_mask, query_mask = (history.real, None) if self.pads_to is None else (None, history.real)
+        encoded = self.encoder(z, history.length - 1, key_mask, query_mask)
+        return self.output_norm(self.output_dropout(encoded))
+
+    def draw_scale(self, embedded: Tensor, timestep: int, noise: NoiseSource) -> Tensor:
+        """Draw λ ~ N(δ, δ) [B, L, d]."""
+        drawn = noise("lambda", timestep, tuple(embedded.shape))
+        return self.lambda_uncertainty * (1.0 + drawn)
+
+    def calculate_loss(
+        self, interaction: Any, timestep: Tensor | None = None, noise: NoiseSource | None = None
+    ) -> Tensor:
+        """Training loss, a scalar (algorithm 1).
+
+        Parameters
+        ----------
+        interaction : recbole Interaction
+        timestep : int64 Tensor [B], optional
+            The diffusion steps; drawn by the step sampler if not given.
+        noise : NoiseSource, optional
+            Gives every normal draw: "x_t" [B, d] and "lambda" [B, L, d].
+        """
+        history = self.history(interaction)
+        noise = noise or self.training_noise()
+        drawn, weight = self.draw_timestep(len(history.length))
+        timestep = drawn if timestep is None else timestep
+        x_0 = self.item_embedding(interaction[self.POS_ITEM_ID])
+        x_t = self.process.q_sample(x_0, timestep, noise("x_t", 0, tuple(x_0.shape)))
+        embedded = self.embed_history(history)
+        x0_hat = self.approximate(embedded, history, x_t, timestep, self.draw_scale(embedded, 0, noise))
+        loss = self.item_loss(x0_hat, interaction)
+        self.step_sampler.update(timestep, loss.detach())
+        return (weight * loss).mean()
+
+    def reverse(self, history: History, noise: NoiseSource) -> list[ReverseStep]:
+        """The reverse chain (algorithm 2), step by step; what does not depend on the step is computed once."""
+        embedded = self.embed_history(history)
+
+        def denoise(x_t: Tensor, timestep: int) -> Tensor:
+            steps = torch.full((len(x_t),), timestep, device=x_t.device)
+            return self.approximate(embedded, history, x_t, steps, self.draw_scale(embedded, timestep, noise))
+
+        x_T = noise("x_T", self.timesteps[0], (embedded.shape[0], self.hidden_size))
+        return self.reverse_steps(denoise, x_T, noise)
+
+    def restore(self, history: History, noise: NoiseSource) -> Tensor:
+        return self.reverse(history, noise)[-1].x

@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from stand_in import Catalogue, batch, settings
+
+from recbole_diffusion.errors import SettingError
+from recbole_diffusion.model.base import DiffusionRecommender
+from recbole_diffusion.model.diffrec import DiffRec
+from recbole_diffusion.model.diffurec import DiffuRec
+
+MODELS = [DiffuRec, DiffRec]
+NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attn_dropout_prob": 0.0, "embedding_dropout_prob": 0.0}
+
+
+def make(cls: type[DiffusionRecommender], **changes: Any) -> DiffusionRecommender:
+    torch.manual_seed(0)
+    noisy = {"lambda_uncertainty": 0.3, "initializer_range": 0.5}
+    return cls(settings(cls.__name__, **{**NO_DROPOUT, **noisy, **changes}), Catalogue(40))
+
+
+def random_batch(rows: int = 30, longest: int = 9) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    length = torch.randint(1, longest + 1, (rows,), generator=generator)
+    histories = [torch.randint(1, 40, (int(n),), generator=generator).tolist() for n in length]
+    return batch(histories, torch.randint(1, 40, (rows,), generator=generator).tolist(), width=50)
+
+
+def pick(interaction: dict[str, torch.Tensor], rows: Any) -> dict[str, torch.Tensor]:
+    return {key: value[rows] for key, value in interaction.items()}
+
+
+@pytest.mark.parametrize("cls", MODELS)
+@pytest.mark.parametrize("steps", [1, 5, 16])
+@torch.no_grad()
+def test_scores_do_not_depend_on_the_batch(cls: type[DiffusionRecommender], steps: int) -> None:
+    model = make(cls, inference_steps=steps).eval()
+    interaction = random_batch()
+    together = model.full_sort_predict(interaction)
+    alone = torch.cat([model.full_sort_predict(pick(interaction, [row])) for row in range(30)])
+    torch.testing.assert_close(alone, together, atol=1e-5, rtol=0)
+    order = torch.randperm(30)
+    torch.testing.assert_close(model.full_sort_predict(pick(interaction, order)), together[order], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("cls", MODELS)
+@torch.no_grad()
+def test_scores_depend_on_seed_and_history(cls: type[DiffusionRecommender]) -> None:
+    interaction = random_batch()
+    first = make(cls).eval().full_sort_predict(interaction)
+    assert torch.equal(first, make(cls).eval().full_sort_predict(interaction))
+    assert not torch.allclose(first, make(cls, seed=1).eval().full_sort_predict(interaction), atol=1e-4)
+
+
+@pytest.mark.parametrize("cls", MODELS)
+@torch.no_grad()
+def test_prediction_leaves_the_random_state_alone(cls: type[DiffusionRecommender]) -> None:
+    model = make(cls, inference_steps=16).eval()
+    before = torch.get_rng_state()
+    model.full_sort_predict(random_batch())
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("cls", MODELS)
+@torch.no_grad()
+def test_predict_agrees_with_full_ranking_and_denoises_each_history_once(cls: type[DiffusionRecommender]) -> None:
+    model = make(cls).eval()
+    users = random_batch(rows=6)
+    repeated = pick(users, torch.arange(6).repeat_interleave(20))
+    repeated["item_id"] = torch.randint(1, 40, (120,))
+    denoised: list[int] = []
+    model.encoder.register_forward_hook(lambda module, inputs, output: denoised.append(len(output)))
+    scores = model.predict(repeated)
+    assert sum(denoised) == 6
+    expected = model.full_sort_predict(users).repeat_interleave(20, dim=0)
+    torch.testing.assert_close(scores, expected[torch.arange(120), repeated["item_id"]], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("cls", MODELS)
+@pytest.mark.parametrize("loss_type", ["CE", "BPR"])
+def test_padding_changes_neither_loss_nor_gradient(cls: type[DiffusionRecommender], loss_type: str) -> None:
+    """Rows of one length without a mask, and the plain padded form with one, in float64."""
+    model = make(cls, loss_type=loss_type).double()
+    rows = batch([[3, 5, 7], [2, 2, 9], [8, 1, 4]], [4, 5, 6]) | {"neg_item_id": torch.tensor([7, 8, 9])}
+    longer = batch([[3, 5, 7], [2, 2, 9], [8, 1, 4], list(range(1, 10))], [4, 5, 6, 7], width=50)
+    longer["neg_item_id"] = torch.tensor([7, 8, 9, 10])
+    timestep = torch.tensor([0, 7, 15, 3])
+    draws = {2: torch.randn(4, 16).double(), 3: torch.randn(4, 50, 16).double()}
+
+    def noise(kind: str, step: int, shape: tuple[int, ...]) -> torch.Tensor:
+        # The single row is the fourth one.
+        rows = draws[len(shape)][3:] if shape[0] == 1 else draws[len(shape)][: shape[0]]
+        return rows[:, : shape[1]]
+
+    # The fourth row's share is taken out, so that what is left is the mean over the first three.
+    full = model.calculate_loss(longer, timestep, noise)
+    fourth = model.calculate_loss({key: value[3:] for key, value in longer.items()}, timestep[3:], noise)
+    padded = (4 * full - fourth) / 3
+    padded_gradient = torch.autograd.grad(padded, list(model.parameters()), allow_unused=True)
+    plain = model.calculate_loss(rows, timestep[:3], noise)
+    gradient = torch.autograd.grad(plain, list(model.parameters()), allow_unused=True)
+    torch.testing.assert_close(plain, padded, atol=1e-9, rtol=0)
+    for ours, theirs in zip(gradient, padded_gradient, strict=True):
+        if ours is None:
+            assert theirs is None
+        else:
+            torch.testing.assert_close(ours, theirs, atol=1e-9, rtol=0)
+
+
+def test_reference_mask_lets_padding_take_part() -> None:
+    with torch.no_grad():
+        interaction = random_batch()
+        model = make(DiffuRec, attention_mask="reference").eval()
+        before = model.full_sort_predict(interaction)
+        model.item_embedding.weight[0] *= -1
+        assert not torch.allclose(model.full_sort_predict(interaction)[:, 1:], before[:, 1:], atol=1e-3)
+        model = make(DiffuRec).eval()
+        before = model.full_sort_predict(interaction)
+        model.item_embedding.weight[0] *= -1
+        assert torch.equal(model.full_sort_predict(interaction)[:, 1:], before[:, 1:])
+
+
+@pytest.mark.parametrize("cls", MODELS)
+def test_padding_is_no_candidate(cls: type[DiffusionRecommender]) -> None:
+    model = make(cls)
+    model.calculate_loss(random_batch()).backward()
+    assert not model.item_embedding.weight.grad[0].any()
+
+
+def test_loss_aware_sampler_learns_from_the_losses() -> None:
+    model = make(DiffuRec, step_sampler="lossaware")
+    for _ in range(20):
+        model.calculate_loss(random_batch())
+    p = model.step_sampler.probabilities()
+    assert not torch.allclose(p, torch.full_like(p, 1 / 16))
+    assert "step_sampler.history" in model.state_dict()
+
+
+@pytest.mark.parametrize(
+    ("cls", "changes", "named"),
+    [
+        (DiffuRec, {"hidden_size": 18}, "hidden_size=18: a multiple of n_heads=4 is wanted"),
+        (DiffuRec, {"hidden_size": 15, "n_heads": 5}, "hidden_size=15: an even number is wanted"),
+        (DiffuRec, {"diffusion_steps": 0}, "diffusion_steps=0: a positive number is wanted"),
+        (DiffuRec, {"inference_steps": 17}, "inference_steps=17: a number from 1 to diffusion_steps=16 is wanted"),
+        (DiffuRec, {"inference_steps": 0}, "inference_steps=0"),
+        (DiffuRec, {"noise_schedule": "linear"}, "noise_schedule='linear'"),
+        (DiffuRec, {"noise_schedule": "cosin"}, "noise_schedule='cosin': one of linear, trunc_lin"),
+        (DiffuRec, {"loss_type": "MSE"}, "loss_type='MSE': one of CE, BPR is wanted"),
+        (DiffuRec, {"step_sampler": "all"}, "step_sampler='all': one of uniform, lossaware, fixstep is wanted"),
+        (DiffuRec, {"attention_mask": "rows"}, "attention_mask='rows': one of keys, reference is wanted"),
+        (DiffuRec, {"hidden_act": "gulu"}, "hidden_act='gulu'"),
+        (DiffuRec, {"hidden_dropout_prob": 1.0}, "hidden_dropout_prob=1.0: a number from 0 to below 1 is wanted"),
+        (DiffuRec, {"lambda_uncertainty": -1.0}, "lambda_uncertainty=-1.0"),
+        (DiffRec, {"rounding": "nearest"}, "rounding='nearest': one of tied, linear is wanted"),
+        (DiffRec, {"rounding_reads": "x"}, "rounding_reads='x': one of prediction, truth is wanted"),
+        (DiffRec, {"noise_positions": "first"}, "noise_positions='first': one of last, all is wanted"),
+        (DiffRec, {"inference_seeds": 0}, "inference_seeds=0: a positive number is wanted"),
+        (DiffRec, {"embedding_noise": -0.1}, "embedding_noise=-0.1"),
+        (DiffRec, {"reverse_sampler": "ddmp"}, "reverse_sampler='ddmp': one of ddpm, ddim is wanted"),
+    ],
+)
+def test_impossible_settings_are_named(cls: type[DiffusionRecommender], changes: dict[str, Any], named: str) -> None:
+    with pytest.raises(SettingError) as error:
+        cls.check_settings(settings(cls.__name__, **changes))
+    assert str(error.value).startswith(named)
+    assert "\n" not in str(error.value)

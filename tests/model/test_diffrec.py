@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from stand_in import Catalogue, batch, settings
+
+from recbole_diffusion.model.diffrec import DiffRec
+
+HISTORIES = [[3, 1, 4, 1, 5], [9, 2], [6], [5, 3, 5]]
+TARGETS = [8, 7, 9, 3]
+
+
+def model(**changes: Any) -> DiffRec:
+    torch.manual_seed(0)
+    dropout = {"hidden_dropout_prob": 0.0, "attn_dropout_prob": 0.0}
+    return DiffRec(settings("DiffRec", **{**dropout, "initializer_range": 0.5, **changes}), Catalogue(11))
+
+
+def recorded_noise(calls: list[str], value: float = 0.5) -> Any:
+    def noise(kind: str, timestep: int, shape: tuple[int, ...]) -> torch.Tensor:
+        calls.append(kind)
+        return torch.full(shape, value)
+
+    return noise
+
+
+@pytest.mark.parametrize(("positions", "noised"), [("last", False), ("all", True)])
+def test_diffusion_noise_stands_where_the_setting_says(positions: str, noised: bool) -> None:
+    diffrec = model(noise_positions=positions, embedding_noise=0.0)
+    seen: list[torch.Tensor] = []
+    diffrec.input_norm.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    timestep = torch.tensor([0, 5, 10, 15])
+    calm, loud = recorded_noise([], 0.0), recorded_noise([], 1.0)
+    for noise in (calm, loud):
+        diffrec.calculate_loss(batch(HISTORIES, TARGETS), timestep, noise)
+    real = torch.arange(6) <= torch.tensor([len(h) for h in HISTORIES])[:, None]
+    slot = torch.arange(6) == torch.tensor([len(h) for h in HISTORIES])[:, None]
+    # Between noise 0 and 1 a noised position moves by sqrt(1 - abar), in every dimension.
+    moved = (seen[1] - seen[0]).detach()
+    expected = (1 - diffrec.process.abar[timestep]).sqrt().float()[:, None, None].expand_as(moved)
+    torch.testing.assert_close(moved[slot], expected[slot], atol=1e-5, rtol=0)
+    history = real & ~slot
+    wanted = expected[history] if noised else torch.zeros_like(expected[history])
+    torch.testing.assert_close(moved[history], wanted, atol=1e-5, rtol=0)
+
+
+def test_embedding_noise_reaches_every_position_in_training_only() -> None:
+    calls: list[str] = []
+    diffrec = model(embedding_noise=0.04)
+    diffrec.calculate_loss(batch(HISTORIES, TARGETS), None, recorded_noise(calls))
+    assert {"history", "target"} <= set(calls)
+    items = torch.tensor([[1, 2]])
+    shifted = diffrec.to_continuous(items, "history", recorded_noise([], 1.0)) - diffrec.item_embedding(items)
+    torch.testing.assert_close(shifted, torch.full_like(shifted, 0.2))
+    for at_inference in (False, True):
+        calls.clear()
+        quiet = model(embedding_noise=0.04, embedding_noise_at_inference=at_inference).eval()
+        quiet.full_sort_predict(batch(HISTORIES, TARGETS), noise=recorded_noise(calls))
+        assert ("history" in calls) is at_inference
+
+
+@torch.no_grad()
+def test_one_step_and_one_seed_is_the_plain_formula() -> None:
+    diffrec = model().eval()
+    interaction = batch(HISTORIES, TARGETS)
+    history = diffrec.history(interaction)
+    x_T = diffrec.inference_noise(history)("x_T", 15, (4, 16))
+    last = torch.full((4,), 15)
+    x0_hat = diffrec.reconstruct(diffrec.item_embedding(history.items), history, x_T, last)
+    expected = torch.zeros(4, 11)
+    expected[:, 1:] = (x0_hat @ diffrec.item_embedding.weight[1:].T).softmax(dim=-1)
+    torch.testing.assert_close(diffrec.full_sort_predict(interaction), expected, atol=1e-6, rtol=0)
+
+
+@torch.no_grad()
+def test_error_of_the_seed_average_falls_as_the_root_of_the_seeds() -> None:
+    interaction = batch([[1 + i % 10, 1 + (3 * i) % 10, 1 + (7 * i) % 10, 1 + i // 10] for i in range(50)], [1] * 50)
+    diffrec = model(initializer_range=1.0).eval()
+
+    def average(first: int, seeds: int) -> torch.Tensor:
+        history = diffrec.history(interaction)
+        draws = [diffrec.restore(history, diffrec.inference_noise(history, first + draw)) for draw in range(seeds)]
+        return torch.stack([diffrec.score(x)[:, 1:].softmax(dim=-1) for x in draws]).double().mean(dim=0)
+
+    limit = average(10_000, 1000)
+    counts = [1, 2, 4, 8, 16, 32]
+    errors = [
+        np.sqrt(np.mean([(average(100 * trial, n) - limit).square().mean() for trial in range(6)])) for n in counts
+    ]
+    slope = np.polyfit(np.log(counts), np.log(errors), 1)[0]
+    assert slope == pytest.approx(-0.5, abs=0.1)
+
+
+def trained_spread(rounding_weight: float) -> float:
+    """Share of the start's variance between item embeddings that is left after training on toy data."""
+    diffrec = model(rounding_weight=rounding_weight, initializer_range=0.5, embedding_noise=0.001).train()
+    start = diffrec.item_embedding.weight[1:].var(dim=0).sum().item()
+    optimizer = torch.optim.Adam(diffrec.parameters(), lr=0.01)
+    # Every item has two possible successors: what cannot be foreseen is what pulls embeddings together.
+    walks = torch.cumsum(torch.randint(1, 3, (200, 4)), dim=1) + torch.arange(200)[:, None]
+    toy = batch((1 + walks[:, :3] % 10).tolist(), (1 + walks[:, 3] % 10).tolist())
+    for _ in range(500):
+        optimizer.zero_grad()
+        diffrec.calculate_loss(toy).backward()
+        optimizer.step()
+    return diffrec.item_embedding.weight[1:].var(dim=0).sum().item() / start
+
+
+def test_rounding_term_keeps_the_embeddings_apart() -> None:
+    assert trained_spread(1.0) > 0.5
+    assert trained_spread(0.0) < 0.1
+
+
+def test_first_step_compares_with_the_embedding_itself() -> None:
+    diffrec = model(rounding_weight=0.0, embedding_noise=4.0)
+    seen: list[torch.Tensor] = []
+    diffrec.output.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    for step in (0, 3):
+        loss = diffrec.calculate_loss(batch(HISTORIES, TARGETS), torch.full((4,), step), recorded_noise([], 1.0))
+        embedded = diffrec.item_embedding(torch.tensor(TARGETS))
+        wanted = embedded if step == 0 else embedded + 2.0
+        torch.testing.assert_close(loss, (wanted - seen[-1]).square().sum(dim=-1).mean())
+
+
+@pytest.mark.parametrize("reads", ["prediction", "truth"])
+@pytest.mark.parametrize("rounding", ["tied", "linear"])
+@pytest.mark.parametrize("loss_type", ["CE", "BPR"])
+def test_loss_reaches_every_part(reads: str, rounding: str, loss_type: str) -> None:
+    diffrec = model(rounding_reads=reads, rounding=rounding, loss_type=loss_type)
+    interaction = batch(HISTORIES, TARGETS) | {"neg_item_id": torch.tensor([1, 2, 3, 4])}
+    diffrec.calculate_loss(interaction).backward()
+    silent = {name for name, parameter in diffrec.named_parameters() if parameter.grad is None}
+    assert silent == set()
+
+
+def test_position_table_keeps_the_whole_history() -> None:
+    diffrec = model(MAX_ITEM_LIST_LENGTH=3).eval()
+    full = diffrec.full_sort_predict(batch([[1, 2, 3]], [4]), noise=recorded_noise([], 0.0))
+    changed = diffrec.full_sort_predict(batch([[5, 2, 3]], [4]), noise=recorded_noise([], 0.0))
+    assert not torch.allclose(full, changed, atol=1e-5)

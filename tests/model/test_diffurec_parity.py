@@ -1,0 +1,166 @@
+"""DiffuRec against numbers recorded from the authors' code (dropout off, every draw recorded).
+
+`pytest tests/model/test_diffurec_parity.py --golden=PATH` checks any other recording of the same layout.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from stand_in import Catalogue, settings
+
+from recbole_diffusion.diffusion.schedules import raw_betas
+from recbole_diffusion.model.diffurec import DiffuRec
+
+RECORDINGS = Path(__file__).parents[1] / "golden"
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    given = metafunc.config.getoption("--golden")
+    paths = [Path(given)] if given else sorted(RECORDINGS.glob("diffurec_reference*.npz"))
+    metafunc.parametrize("recording", paths, ids=lambda path: path.stem, indirect=True)
+
+
+class Recording:
+    """One recorded run, its weights loaded into our model, its rows turned to padding on the right."""
+
+    def __init__(self, path: Path) -> None:
+        self.data: dict[str, np.ndarray] = dict(np.load(path))
+        size = {key.split("/")[1]: value[()] for key, value in self.data.items() if key.startswith("config/")}
+        self.model = DiffuRec(
+            settings(
+                "DiffuRec",
+                hidden_size=int(size["hidden_size"]),
+                inner_size=4 * int(size["hidden_size"]),
+                n_layers=int(size["num_blocks"]),
+                n_heads=int(size["num_heads"]),
+                MAX_ITEM_LIST_LENGTH=int(size["max_len"]),
+                diffusion_steps=int(size["diffusion_steps"]),
+                inference_steps=int(size["diffusion_steps"]),
+                noise_schedule=str(size["noise_schedule"]),
+                lambda_uncertainty=float(size["lambda_uncertainty"]),
+                rescale_timesteps=bool(size["rescale_timesteps"]),
+                attention_mask="reference",
+                reverse_variance="beta",
+            ),
+            Catalogue(int(size["n_items_with_padding"])),
+        )
+        self.model.load_state_dict(self._weights(int(size["num_blocks"])), strict=False)
+        self.model.eval()
+        left = self.data["input/sequence_left_padded"]
+        self.length = np.minimum(self.data["input/sequence_length"], left.shape[1])
+        # Row b of `order` lists the recorded positions as they stand in ours: items first, then padding.
+        self.order = np.stack([np.roll(np.arange(left.shape[1]), n) for n in self.length])
+        self.interaction = {
+            "item_id_list": torch.tensor(np.take_along_axis(left, self.order, axis=1)),
+            "item_length": torch.tensor(self.length),
+            "item_id": torch.tensor(self.data["input/target"]),
+        }
+
+    def _weights(self, blocks: int) -> dict[str, torch.Tensor]:
+        theirs = {
+            key.removeprefix("weights/"): torch.tensor(value)
+            for key, value in self.data.items()
+            if key.startswith("weights/")
+        }
+        network = "diffu.xstart_model."
+        ours = {"item_embedding.weight": theirs["item_embeddings.weight"]}
+        for part in ("weight", "bias"):
+            ours[f"embedding_norm.{part}"] = theirs[f"LayerNorm.{part}"]
+            ours[f"output_norm.{part}"] = theirs[f"{network}norm_diffu_rep.{part}"]
+            ours[f"step_mlp.0.{part}"] = theirs[f"{network}time_embed.0.{part}"]
+            ours[f"step_mlp.2.{part}"] = theirs[f"{network}time_embed.2.{part}"]
+            for index in range(blocks):
+                block = f"{network}att.transformer_blocks.{index}."
+                linear = [theirs[f"{block}attention.linear_layers.{i}.{part}"] for i in range(3)]
+                here = f"encoder.blocks.{index}."
+                ours[f"{here}attention.query.{part}"] = linear[0]
+                ours[f"{here}attention.key_value.{part}"] = torch.cat(linear[1:])
+                ours[f"{here}attention.output.{part}"] = theirs[f"{block}attention.w_layer.{part}"]
+                ours[f"{here}expand.{part}"] = theirs[f"{block}feed_forward.w_1.{part}"]
+                ours[f"{here}contract.{part}"] = theirs[f"{block}feed_forward.w_2.{part}"]
+                ours[f"{here}attention_norm.{part}"] = theirs[f"{block}input_sublayer.norm.{part}"]
+                ours[f"{here}feed_forward_norm.{part}"] = theirs[f"{block}output_sublayer.norm.{part}"]
+        missing = set(dict(self.model.named_parameters())) - set(ours)
+        assert not missing
+        return ours
+
+    def moved(self, values: np.ndarray) -> np.ndarray:
+        """Values [B, L, d] of the recorded positions, moved to ours."""
+        return np.take_along_axis(values, self.order[:, :, None], axis=1)
+
+    def drawn(self, scale: np.ndarray) -> torch.Tensor:
+        """The normal draws behind recorded λ [B, L, d]."""
+        delta = self.data["config/lambda_uncertainty"].astype(np.float64)
+        return torch.tensor((self.moved(scale) - delta) / delta, dtype=torch.float32)
+
+    def training_noise(self, kind: str, timestep: int, shape: tuple[int, ...]) -> torch.Tensor:
+        recorded = {"x_t": self.data["forward/noise"], "lambda": None}[kind]
+        noise = self.drawn(self.data["forward/lambda"]) if recorded is None else torch.tensor(recorded)
+        assert noise.shape == shape
+        return noise
+
+    def reverse_noise(self, kind: str, timestep: int, shape: tuple[int, ...]) -> torch.Tensor:
+        index = len(self.data["betas"]) - 1 - timestep
+        if kind == "lambda":
+            noise = self.drawn(self.data["reverse/lambda"][index])
+        else:
+            recorded = {"x_T": self.data["reverse/x_T"], "reverse": self.data["reverse/noise"][index]}[kind]
+            noise = torch.tensor(recorded)
+        assert noise.shape == shape
+        return noise
+
+
+@pytest.fixture(scope="module")
+def recording(request: pytest.FixtureRequest) -> Recording:
+    return Recording(request.param)
+
+
+def close(actual: Any, recorded: np.ndarray, tolerance: float) -> None:
+    actual = actual.detach().numpy() if isinstance(actual, torch.Tensor) else actual
+    np.testing.assert_allclose(actual, recorded, rtol=0, atol=tolerance)
+
+
+def test_schedule_and_posterior(recording: Recording) -> None:
+    process, data = recording.model.process, recording.data
+    betas = raw_betas(str(data["config/noise_schedule"]), int(data["config/diffusion_steps"]))
+    close(betas, data["betas"], 1e-12)
+    close(process.abar, data["alphas_cumprod"], 1e-12)
+    close(process.c1, data["posterior_mean_coef1"], 1e-12)
+    close(process.c2, data["posterior_mean_coef2"], 1e-12)
+    close(process.posterior_variance, data["posterior_variance"], 1e-12)
+
+
+def test_history_and_x_t(recording: Recording) -> None:
+    model, data = recording.model, recording.data
+    history = model.history(recording.interaction)
+    close(model.embed_history(history), recording.moved(data["forward/history"]), 1e-6)
+    x_0 = model.item_embedding(recording.interaction["item_id"])
+    timestep = torch.tensor(data["forward/t"])
+    close(model.process.q_sample(x_0, timestep, torch.tensor(data["forward/noise"])), data["forward/x_t"], 1e-6)
+
+
+def test_x0_hat_and_loss(recording: Recording) -> None:
+    model, data = recording.model, recording.data
+    seen: list[torch.Tensor] = []
+    hook = model.output_norm.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    timestep = torch.tensor(data["forward/t"])
+    loss = model.calculate_loss(recording.interaction, timestep=timestep, noise=recording.training_noise)
+    hook.remove()
+    close(seen[0], data["forward/x0_hat"], 1e-5)
+    close(loss, data["forward/loss"], 1e-5)
+
+
+@torch.no_grad()
+def test_reverse_chain_and_scores(recording: Recording) -> None:
+    model, data = recording.model, recording.data
+    steps = model.reverse(model.history(recording.interaction), recording.reverse_noise)
+    assert [step.timestep for step in steps] == list(range(len(data["betas"])))[::-1]
+    close(torch.stack([step.x0_hat for step in steps]), data["reverse/x0_hat"], 1e-4)
+    close(torch.stack([step.x for step in steps]), data["reverse/x"], 1e-4)
+    scores = model.full_sort_predict(recording.interaction, noise=recording.reverse_noise)
+    close(scores, data["reverse/scores"], 1e-4)

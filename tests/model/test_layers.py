@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from recbole_diffusion.model.layers import Attention, Dropout, Encoder, step_angles
+
+BLOCK = {
+    "hidden_size": 16,
+    "n_heads": 4,
+    "inner_size": 32,
+    "hidden_dropout": 0.0,
+    "attn_dropout": 0.0,
+    "hidden_act": "gelu_tanh",
+    "layer_norm_eps": 1e-12,
+}
+
+
+@pytest.mark.parametrize("probability", [0.1, 0.5])
+def test_dropout_keeps_expectation_and_rate(probability: float) -> None:
+    torch.manual_seed(0)
+    x = torch.ones(1000, 1001, requires_grad=True)
+    y = Dropout(probability)(x)
+    assert (y == 0).double().mean().item() == pytest.approx(probability, abs=3e-3)
+    assert y.double().mean().item() == pytest.approx(1.0, abs=3e-3)
+    kept = y.detach()[y > 0].unique()
+    assert len(kept) == 1 and kept.item() == pytest.approx(1 / (1 - probability), rel=1e-4)
+
+
+def test_dropout_treats_the_gradient_like_the_value() -> None:
+    x = torch.randn(37, 11, dtype=torch.float64, requires_grad=True)
+    y = Dropout(0.3)(x)
+    y.sum().backward()
+    assert torch.equal(x.grad * x.detach(), y.detach())
+
+
+def test_dropout_draws_every_element_and_every_call_on_its_own() -> None:
+    torch.manual_seed(0)
+    keep = torch.stack([(Dropout(0.5)(torch.ones(64)) > 0).double() for _ in range(4000)])
+    correlation = torch.corrcoef(keep.T) - torch.eye(64)
+    assert correlation.abs().max() < 6 / math.sqrt(4000)
+
+
+def test_dropout_is_off_in_evaluation() -> None:
+    x = torch.randn(5, 5)
+    assert torch.equal(Dropout(0.9).eval()(x), x)
+
+
+def test_attention_equals_torch() -> None:
+    torch.manual_seed(0)
+    ours, theirs = Attention(16, 4, 0.0), nn.MultiheadAttention(16, 4, batch_first=True)
+    with torch.no_grad():
+        theirs.in_proj_weight.copy_(torch.cat([ours.query.weight, ours.key_value.weight]))
+        theirs.in_proj_bias.copy_(torch.cat([ours.query.bias, ours.key_value.bias]))
+        theirs.out_proj.load_state_dict(ours.output.state_dict())
+    x = torch.randn(3, 5, 16)
+    real = torch.arange(5) < torch.tensor([5, 2, 3])[:, None]
+    expected, _ = theirs(x, x, x, key_padding_mask=~real)
+    torch.testing.assert_close(ours(x, x, real, None), expected, atol=1e-6, rtol=0)
+
+
+def test_attention_with_dropout_has_the_undropped_one_as_its_mean() -> None:
+    torch.manual_seed(0)
+    attention = Attention(8, 2, 0.2)
+    x = torch.randn(2, 4, 8)
+    real = torch.tensor([[True] * 4, [True, True, False, False]])
+    with torch.no_grad():
+        mean = torch.stack([attention(x, x, real, None) for _ in range(4000)]).mean(dim=0)
+        torch.testing.assert_close(mean, attention.eval()(x, x, real, None), atol=0.05, rtol=0)
+
+
+def test_masked_queries_attend_to_all_keys_alike() -> None:
+    attention = Attention(8, 2, 0.0)
+    x = torch.randn(1, 4, 8)
+    mixed = attention(x, x, None, torch.tensor([[True, True, False, False]]))
+    uniform = attention.output(attention.key_value(x)[..., 8:].mean(dim=1))
+    torch.testing.assert_close(mixed[0, 2:], uniform.expand(2, 8))
+    assert not torch.allclose(mixed[0, :2], uniform.expand(2, 8))
+
+
+def test_encoder_reads_one_position_of_the_whole_computation() -> None:
+    torch.manual_seed(0)
+    encoder = Encoder(2, **BLOCK).double()
+    x = torch.randn(3, 5, 16, dtype=torch.float64)
+    position = torch.tensor([4, 0, 2])
+    whole = x
+    for block in encoder.blocks:
+        whole = block(whole, None, None, only=None)
+    expected = whole[torch.arange(3), position]
+    torch.testing.assert_close(encoder(x, position), expected, atol=1e-12, rtol=0)
+
+
+def test_encoder_does_not_see_padding() -> None:
+    torch.manual_seed(0)
+    encoder = Encoder(2, **BLOCK).double()
+    x = torch.randn(1, 3, 16, dtype=torch.float64)
+    padded = torch.cat([x, torch.randn(1, 4, 16, dtype=torch.float64)], dim=1)
+    position = torch.tensor([2])
+    real = torch.arange(7)[None] < 3
+    torch.testing.assert_close(encoder(padded, position, real), encoder(x, position), atol=1e-12, rtol=0)
+
+
+def test_step_angles() -> None:
+    angles = step_angles(torch.tensor([0, 7]), 6)
+    assert angles.shape == (2, 3)
+    expected = [7 * 10000 ** (-j / 3) for j in range(3)]
+    torch.testing.assert_close(angles[1], torch.tensor(expected), rtol=1e-5, atol=0)
+    assert torch.equal(angles[0], torch.zeros(3))
