@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from ..diffusion.noise import HashedNoise, NoiseSource, fresh_noise
 from ..diffusion.process import GaussianProcess
-from ..diffusion.samplers import ReverseStep, reverse_chain, sub_chain
+from ..diffusion.samplers import REVERSE_VARIANCES, SAMPLERS, ReverseStep, reverse_chain, sub_chain
 from ..diffusion.schedules import SCHEDULES, named_betas
 from ..diffusion.step_samplers import STEP_SAMPLERS, make_step_sampler
 from ..errors import SettingError
@@ -19,8 +20,15 @@ from .layers import ACTIVATIONS, Encoder
 from .losses import catalogue_cross_entropy
 
 ATTENTION_MASKS = ("keys", "reference")
-REVERSE_SAMPLERS = ("ddpm", "ddim")
-REVERSE_VARIANCES = ("posterior", "beta")
+
+
+Draw = Callable[[str, tuple[int, ...]], Tensor]
+Denoiser = Callable[[Tensor, Tensor, Draw], Tensor]
+
+
+def at_step(noise: NoiseSource, timestep: int) -> Draw:
+    """The draws of one step: (kind, shape) -> standard normals."""
+    return lambda kind, shape: noise(kind, timestep, tuple(shape))
 
 
 class History(NamedTuple):
@@ -50,8 +58,7 @@ def one_of(config: Any, key: str, names: Any) -> None:
 class DiffusionRecommender(SequentialRecommender):
     """Base of the models that noise the next item's embedding and restore it from the history.
 
-    A subclass gives `calculate_loss` (training) and `restore` (the reverse process for one batch); full
-    ranking and sampled evaluation follow from them.
+    A subclass gives `denoiser`, its network. Training, the reverse process, full ranking and sampled evaluation follow.
 
     Parameters
     ----------
@@ -91,7 +98,7 @@ class DiffusionRecommender(SequentialRecommender):
         one_of(config, "loss_type", ("CE", "BPR"))
         one_of(config, "noise_schedule", SCHEDULES)
         one_of(config, "step_sampler", STEP_SAMPLERS)
-        one_of(config, "reverse_sampler", REVERSE_SAMPLERS)
+        one_of(config, "reverse_sampler", SAMPLERS)
         one_of(config, "reverse_variance", REVERSE_VARIANCES)
         require(config, "ddim_eta", 0 <= config["ddim_eta"] <= 1, "a number from 0 to 1 is wanted")
         steps = config["diffusion_steps"]
@@ -154,21 +161,60 @@ class DiffusionRecommender(SequentialRecommender):
                 return History(items, length, None)
         return History(items, length, torch.arange(items.shape[1], device=items.device) < length[:, None])
 
-    def restore(self, history: History, noise: NoiseSource) -> Tensor:
-        """Run the reverse process for a batch of histories.
+    def denoiser(self, history: History, draw: Draw) -> Denoiser:
+        """The network for one batch of histories; what does not depend on the step is computed here, once.
 
         Parameters
         ----------
         history : History
-        noise : NoiseSource
-            Gives every random draw.
+        draw : Draw
+            Gives the normal draws that belong to no single step.
 
         Returns
         -------
-        Tensor [B, d]
-            The restored x_0 of the next item.
+        Denoiser
+            (x_t [B, d], timestep int64 [B], draw) -> x0_hat [B, d]; `draw` gives the step's own normal draws.
         """
-        raise NotImplementedError(f"{type(self).__name__} needs a method 'restore(history, noise)'")
+        raise NotImplementedError(f"{type(self).__name__} needs a method 'denoiser(history, draw)'")
+
+    def calculate_loss(
+        self, interaction: Any, timestep: Tensor | None = None, noise: NoiseSource | None = None
+    ) -> Tensor:
+        """Training loss, a scalar: how well x0_hat, restored from one drawn step, picks out the next item.
+
+        Parameters
+        ----------
+        interaction : recbole Interaction
+        timestep : int64 Tensor [B], optional
+            The diffusion steps; drawn by the step sampler if not given.
+        noise : NoiseSource, optional
+            Gives every normal draw; of kind "x_t" [B, d] here, of the model's own kinds in its denoiser.
+        """
+        history = self.history(interaction)
+        draw = at_step(noise or self.training_noise(), 0)
+        timestep, weight = self.draw_timestep(len(history.length), timestep)
+        x_0 = self.item_embedding(interaction[self.POS_ITEM_ID])
+        x_t = self.process.q_sample(x_0, timestep, draw("x_t", x_0.shape))
+        x0_hat = self.denoiser(history, draw)(x_t, timestep, draw)
+        loss = self.item_loss(x0_hat, interaction)
+        self.step_sampler.update(timestep, loss.detach())
+        return (weight * loss).mean()
+
+    def reverse(self, history: History, noise: NoiseSource) -> list[ReverseStep]:
+        """The reverse chain from x_T ~ N(0, I), step by step; the x of the last step is the restored x_0."""
+        denoise = self.denoiser(history, at_step(noise, 0))
+        shape = (len(history.length), self.hidden_size)
+
+        def network(x_t: Tensor, timestep: int) -> Tensor:
+            steps = torch.full(shape[:1], timestep, device=x_t.device)
+            return denoise(x_t, steps, at_step(noise, timestep))
+
+        def draw(timestep: int) -> Tensor:
+            return noise("reverse", timestep, shape)
+
+        x_T = noise("x_T", self.timesteps[0], shape)
+        chain = reverse_chain(network, x_T, self.process, self.timesteps, noise=draw, **self.reverse_settings)
+        return list(chain)
 
     def score(self, x_0: Tensor) -> Tensor:
         """Round x_0 [B, d] to items: scores [B, V]."""
@@ -177,15 +223,6 @@ class DiffusionRecommender(SequentialRecommender):
     def rounding_parameters(self) -> tuple[Tensor, Tensor | None]:
         """Weight [V, d] and bias [V] of the rounding: the item embeddings and none, a plain dot product."""
         return self.item_embedding.weight, None
-
-    def reverse_steps(self, denoise: Any, x_T: Tensor, noise: NoiseSource) -> list[ReverseStep]:
-        """All steps of the reverse chain that the settings describe, the last one holding x_0."""
-
-        def draw(timestep: int) -> Tensor:
-            return noise("reverse", timestep, tuple(x_T.shape))
-
-        chain = reverse_chain(denoise, x_T, self.process, self.timesteps, noise=draw, **self.reverse_settings)
-        return list(chain)
 
     def training_noise(self) -> NoiseSource:
         """Normal draws from torch's global generator, as training wants them."""
@@ -211,9 +248,10 @@ class DiffusionRecommender(SequentialRecommender):
         scores = (x * weight[items]).sum(dim=-1)
         return scores if bias is None else scores + bias[items]
 
-    def draw_timestep(self, rows: int) -> tuple[Tensor, Tensor]:
-        """Draw the training steps: timestep int64 [B], weight [B] that keeps the objective unbiased."""
-        return self.step_sampler.sample(rows, self.item_embedding.weight.device)
+    def draw_timestep(self, rows: int, given: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The training steps, `given` or drawn: timestep int64 [B], weight [B] that keeps the objective unbiased."""
+        timestep, weight = self.step_sampler.sample(rows, self.item_embedding.weight.device)
+        return (timestep, weight) if given is None else (given, torch.ones_like(weight))
 
     def full_sort_predict(self, interaction: Any, noise: NoiseSource | None = None) -> Tensor:
         """Scores [B, V] of all items: iterative denoising, then rounding.
@@ -225,7 +263,7 @@ class DiffusionRecommender(SequentialRecommender):
             Gives every random draw; by default a function of seed, history, step and draw.
         """
         history = self.history(interaction)
-        return self.score(self.restore(history, noise or self.inference_noise(history)))
+        return self.score(self.reverse(history, noise or self.inference_noise(history))[-1].x)
 
     def predict(self, interaction: Any) -> Tensor:
         """Scores [B] of one candidate a row; each distinct history is denoised once."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..diffusion.noise import NoiseSource
-from .base import DiffusionRecommender, History, one_of, require
+from .base import Denoiser, DiffusionRecommender, Draw, History, at_step, one_of, require
 from .layers import Dropout, step_angles
 
 NOISE_POSITIONS = ("last", "all")
@@ -62,25 +63,37 @@ class DiffRec(DiffusionRecommender):
             return super().rounding_parameters()
         return self.rounding.weight, self.rounding.bias
 
-    def to_continuous(self, items: Tensor, kind: str, noise: NoiseSource) -> Tensor:
+    def to_continuous(self, items: Tensor, kind: str, draw: Draw) -> Tensor:
         """The extra forward transition q(h^0 | v) = N(E(v), β_0 I); items [B] or [B, L] gain a dimension d."""
         embedded = self.item_embedding(items)
-        return embedded + self.embedding_spread * noise(kind, 0, tuple(embedded.shape))
+        return embedded + self.embedding_spread * draw(kind, embedded.shape)
 
-    def reconstruct(self, embedded: Tensor, history: History, x_t: Tensor, timestep: Tensor) -> Tensor:
-        """Predict h_T^0 [B, d] from the history [B, L, d] and the noised slot x_t [B, d] (the denoiser f_θ).
+    def denoiser(self, history: History, draw: Draw) -> Denoiser:
+        """The denoiser f_θ, which reads the noised slot behind the history; the step's encoding is added everywhere.
 
-        `timestep` is int64 [B]; its encoding is added at every position.
+        Kinds of draws: "history" [B, L, d] for the embedding noise, and with `noise_positions: all` at every step
+        "history_x_t" [B, L, d].
         """
+        if self.training or self.noises_history_at_inference:
+            embedded = self.to_continuous(history.items, "history", draw)
+        else:
+            embedded = self.item_embedding(history.items)
         rows, length, width = embedded.shape
-        slot = torch.arange(length + 1, device=x_t.device) == history.length[:, None]
-        sequence = torch.where(slot[:, :, None], x_t[:, None], nn.functional.pad(embedded, (0, 0, 0, 1)))
-        angles = step_angles(timestep + 1, width)
-        step = torch.stack([angles.sin(), angles.cos()], dim=-1).view(rows, 1, width).to(x_t.dtype)
-        sequence = sequence + self.position_embedding.weight[: length + 1] + step
-        mask = None if history.real is None else slot | nn.functional.pad(history.real, (0, 1))
-        encoded = self.encoder(self.input_dropout(self.input_norm(sequence)), history.length, mask)
-        return self.output(self.output_norm(encoded))
+        slot = torch.arange(length + 1, device=embedded.device) == history.length[:, None]
+        mask = None if history.real is None else slot | F.pad(history.real, (0, 1))
+
+        def reconstruct(x_t: Tensor, timestep: Tensor, draw: Draw) -> Tensor:
+            seen = embedded
+            if self.noises_all:
+                seen = self.process.q_sample(seen, timestep, draw("history_x_t", seen.shape))
+            sequence = torch.where(slot[:, :, None], x_t[:, None], F.pad(seen, (0, 0, 0, 1)))
+            angles = step_angles(timestep + 1, width)
+            step = torch.stack([angles.sin(), angles.cos()], dim=-1).view(rows, 1, width).to(x_t.dtype)
+            sequence = sequence + self.position_embedding.weight[: length + 1] + step
+            encoded = self.encoder(self.input_dropout(self.input_norm(sequence)), history.length, mask)
+            return self.output(self.output_norm(encoded))
+
+        return reconstruct
 
     def calculate_loss(
         self, interaction: Any, timestep: Tensor | None = None, noise: NoiseSource | None = None
@@ -93,20 +106,15 @@ class DiffRec(DiffusionRecommender):
         timestep : int64 Tensor [B], optional
             The diffusion steps; drawn by the step sampler if not given.
         noise : NoiseSource, optional
-            Gives every normal draw: "history" [B, L, d] and "target" [B, d] for the embedding noise, "x_t" [B, d], and
-            "history_x_t" [B, L, d] with `noise_positions: all`.
+            Gives every normal draw: "target" [B, d] for the embedding noise, "x_t" [B, d], and those of the denoiser.
         """
         history = self.history(interaction)
-        noise = noise or self.training_noise()
-        drawn, weight = self.draw_timestep(len(history.length))
-        timestep = drawn if timestep is None else timestep
+        draw = at_step(noise or self.training_noise(), 0)
+        timestep, weight = self.draw_timestep(len(history.length), timestep)
         target = interaction[self.POS_ITEM_ID]
-        truth = self.to_continuous(target, "target", noise)
-        x_t = self.process.q_sample(truth, timestep, noise("x_t", 0, tuple(truth.shape)))
-        embedded = self.to_continuous(history.items, "history", noise)
-        if self.noises_all:
-            embedded = self.process.q_sample(embedded, timestep, noise("history_x_t", 0, tuple(embedded.shape)))
-        x0_hat = self.reconstruct(embedded, history, x_t, timestep)
+        truth = self.to_continuous(target, "target", draw)
+        x_t = self.process.q_sample(truth, timestep, draw("x_t", truth.shape))
+        x0_hat = self.denoiser(history, draw)(x_t, timestep, draw)
         # For the paper's n = 1 the bound compares with the embedding itself.
         wanted = torch.where((timestep == 0)[:, None], self.item_embedding(target), truth)
         reconstruction = (wanted - x0_hat).square().sum(dim=-1)
@@ -114,23 +122,6 @@ class DiffRec(DiffusionRecommender):
         if self.rounding_reads == "prediction":
             return (weight * (reconstruction + self.rounding_weight * self.item_loss(x0_hat, interaction))).mean()
         return (weight * reconstruction + self.rounding_weight * self.item_loss(truth, interaction)).mean()
-
-    def restore(self, history: History, noise: NoiseSource) -> Tensor:
-        if self.noises_history_at_inference:
-            embedded = self.to_continuous(history.items, "history", noise)
-        else:
-            embedded = self.item_embedding(history.items)
-        clean = embedded
-
-        def denoise(x_t: Tensor, timestep: int) -> Tensor:
-            steps = torch.full((len(x_t),), timestep, device=x_t.device)
-            seen = clean
-            if self.noises_all:
-                seen = self.process.q_sample(clean, steps, noise("history_x_t", timestep, tuple(clean.shape)))
-            return self.reconstruct(seen, history, x_t, steps)
-
-        x_T = noise("x_T", self.timesteps[0], (len(history.length), self.hidden_size))
-        return self.reverse_steps(denoise, x_T, noise)[-1].x
 
     def full_sort_predict(self, interaction: Any, noise: NoiseSource | None = None) -> Tensor:
         """Probabilities [B, V] of all items, averaged over `inference_seeds` draws ("efficient inference").
@@ -146,7 +137,7 @@ class DiffRec(DiffusionRecommender):
         sources = [noise] if noise else [self.inference_noise(history, draw) for draw in range(self.inference_seeds)]
         total = torch.zeros((), device=history.items.device)
         for source in sources:
-            scores = self.score(self.restore(history, source))
+            scores = self.score(self.reverse(history, source)[-1].x)
             scores[:, : self.first_item] = -torch.inf
             total = total + scores.softmax(dim=-1)
         return total / len(sources)

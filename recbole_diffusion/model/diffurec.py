@@ -7,9 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..diffusion.noise import NoiseSource
-from ..diffusion.samplers import ReverseStep
-from .base import ATTENTION_MASKS, DiffusionRecommender, History, one_of, require
+from .base import ATTENTION_MASKS, Denoiser, DiffusionRecommender, Draw, History, one_of, require
 from .layers import Dropout, step_angles
 
 
@@ -56,66 +54,17 @@ class DiffuRec(DiffusionRecommender):
         """Embeddings e [B, L, d] of the history: LayerNorm(Dropout(E[v])), without positions."""
         return self.embedding_norm(self.embedding_dropout(self.item_embedding(history.items)))
 
-    def approximate(self, embedded: Tensor, history: History, x_t: Tensor, timestep: Tensor, scale: Tensor) -> Tensor:
-        """Predict x0_hat [B, d] from x_t [B, d] (the approximator f_θ, section 4.1).
-
-        Parameters
-        ----------
-        embedded : Tensor [B, L, d]
-            Output of `embed_history`.
-        history : History
-        x_t : Tensor [B, d]
-        timestep : int64 Tensor [B]
-        scale : Tensor [B, L, d]
-            The drawn λ.
-        """
-        angles = step_angles(timestep * self.step_scale, self.hidden_size)
-        step = self.step_mlp(torch.cat([angles.cos(), angles.sin()], dim=-1).to(x_t.dtype))
-        z = embedded + scale * (x_t + step)[:, None]
+    def denoiser(self, history: History, draw: Draw) -> Denoiser:
+        """The approximator f_θ (section 4.1); λ [B, L, d] is drawn at every step, as kind "lambda"."""
+        embedded = self.embed_history(history)
         key_mask, query_mask = (history.real, None) if self.pads_to is None else (None, history.real)
-        encoded = self.encoder(z, history.length - 1, key_mask, query_mask)
-        return self.output_norm(self.output_dropout(encoded))
 
-    def draw_scale(self, embedded: Tensor, timestep: int, noise: NoiseSource) -> Tensor:
-        """Draw λ ~ N(δ, δ) [B, L, d]."""
-        drawn = noise("lambda", timestep, tuple(embedded.shape))
-        return self.lambda_uncertainty * (1.0 + drawn)
+        def approximate(x_t: Tensor, timestep: Tensor, draw: Draw) -> Tensor:
+            angles = step_angles(timestep * self.step_scale, self.hidden_size)
+            step = self.step_mlp(torch.cat([angles.cos(), angles.sin()], dim=-1).to(x_t.dtype))
+            scale = self.lambda_uncertainty * (1.0 + draw("lambda", embedded.shape))
+            z = embedded + scale * (x_t + step)[:, None]
+            encoded = self.encoder(z, history.length - 1, key_mask, query_mask)
+            return self.output_norm(self.output_dropout(encoded))
 
-    def calculate_loss(
-        self, interaction: Any, timestep: Tensor | None = None, noise: NoiseSource | None = None
-    ) -> Tensor:
-        """Training loss, a scalar (algorithm 1).
-
-        Parameters
-        ----------
-        interaction : recbole Interaction
-        timestep : int64 Tensor [B], optional
-            The diffusion steps; drawn by the step sampler if not given.
-        noise : NoiseSource, optional
-            Gives every normal draw: "x_t" [B, d] and "lambda" [B, L, d].
-        """
-        history = self.history(interaction)
-        noise = noise or self.training_noise()
-        drawn, weight = self.draw_timestep(len(history.length))
-        timestep = drawn if timestep is None else timestep
-        x_0 = self.item_embedding(interaction[self.POS_ITEM_ID])
-        x_t = self.process.q_sample(x_0, timestep, noise("x_t", 0, tuple(x_0.shape)))
-        embedded = self.embed_history(history)
-        x0_hat = self.approximate(embedded, history, x_t, timestep, self.draw_scale(embedded, 0, noise))
-        loss = self.item_loss(x0_hat, interaction)
-        self.step_sampler.update(timestep, loss.detach())
-        return (weight * loss).mean()
-
-    def reverse(self, history: History, noise: NoiseSource) -> list[ReverseStep]:
-        """The reverse chain (algorithm 2), step by step; what does not depend on the step is computed once."""
-        embedded = self.embed_history(history)
-
-        def denoise(x_t: Tensor, timestep: int) -> Tensor:
-            steps = torch.full((len(x_t),), timestep, device=x_t.device)
-            return self.approximate(embedded, history, x_t, steps, self.draw_scale(embedded, timestep, noise))
-
-        x_T = noise("x_T", self.timesteps[0], (embedded.shape[0], self.hidden_size))
-        return self.reverse_steps(denoise, x_T, noise)
-
-    def restore(self, history: History, noise: NoiseSource) -> Tensor:
-        return self.reverse(history, noise)[-1].x
+        return approximate

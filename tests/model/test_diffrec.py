@@ -7,6 +7,7 @@ import pytest
 import torch
 from stand_in import Catalogue, batch, settings
 
+from recbole_diffusion.model.base import at_step
 from recbole_diffusion.model.diffrec import DiffRec
 
 HISTORIES = [[3, 1, 4, 1, 5], [9, 2], [6], [5, 3, 5]]
@@ -53,7 +54,8 @@ def test_embedding_noise_reaches_every_position_in_training_only() -> None:
     diffrec.calculate_loss(batch(HISTORIES, TARGETS), None, recorded_noise(calls))
     assert {"history", "target"} <= set(calls)
     items = torch.tensor([[1, 2]])
-    shifted = diffrec.to_continuous(items, "history", recorded_noise([], 1.0)) - diffrec.item_embedding(items)
+    draw = at_step(recorded_noise([], 1.0), 0)
+    shifted = diffrec.to_continuous(items, "history", draw) - diffrec.item_embedding(items)
     torch.testing.assert_close(shifted, torch.full_like(shifted, 0.2))
     for at_inference in (False, True):
         calls.clear()
@@ -69,7 +71,8 @@ def test_one_step_and_one_seed_is_the_plain_formula() -> None:
     history = diffrec.history(interaction)
     x_T = diffrec.inference_noise(history)("x_T", 15, (4, 16))
     last = torch.full((4,), 15)
-    x0_hat = diffrec.reconstruct(diffrec.item_embedding(history.items), history, x_T, last)
+    draw = at_step(recorded_noise([]), 0)
+    x0_hat = diffrec.denoiser(history, draw)(x_T, last, draw)
     expected = torch.zeros(4, 11)
     expected[:, 1:] = (x0_hat @ diffrec.item_embedding.weight[1:].T).softmax(dim=-1)
     torch.testing.assert_close(diffrec.full_sort_predict(interaction), expected, atol=1e-6, rtol=0)
@@ -82,7 +85,9 @@ def test_error_of_the_seed_average_falls_as_the_root_of_the_seeds() -> None:
 
     def average(first: int, seeds: int) -> torch.Tensor:
         history = diffrec.history(interaction)
-        draws = [diffrec.restore(history, diffrec.inference_noise(history, first + draw)) for draw in range(seeds)]
+        draws = [
+            diffrec.reverse(history, diffrec.inference_noise(history, first + draw))[-1].x for draw in range(seeds)
+        ]
         return torch.stack([diffrec.score(x)[:, 1:].softmax(dim=-1) for x in draws]).double().mean(dim=0)
 
     limit = average(10_000, 1000)

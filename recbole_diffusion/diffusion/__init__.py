@@ -1,0 +1,1 @@
+"""Gaussian diffusion on tensors: independent of RecBole and of the networks, every draw an argument."""

@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from recbole_diffusion.diffusion.process import GaussianProcess
+from recbole_diffusion.diffusion.schedules import SCHEDULES, is_valid, named_betas, raw_betas
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+
+
+@pytest.fixture(params=["diffurec_reference", "diffurec_reference_T32"])
+def recorded(request):
+    return np.load(GOLDEN / f"{request.param}.npz")
+
+
+@pytest.mark.parametrize(
+    ("attribute", "key"),
+    [
+        ("betas", "betas"),
+        ("abar", "alphas_cumprod"),
+        ("c1", "posterior_mean_coef1"),
+        ("c2", "posterior_mean_coef2"),
+        ("posterior_variance", "posterior_variance"),
+    ],
+)
+def test_coefficients_are_the_recorded_ones(recorded, attribute: str, key: str) -> None:
+    process = GaussianProcess(
+        named_betas(str(recorded["config/noise_schedule"]), int(recorded["config/diffusion_steps"]))
+    )
+    np.testing.assert_allclose(getattr(process, attribute).numpy(), recorded[key], rtol=0, atol=1e-12)
+
+
+def test_q_sample_gives_the_recorded_x_t(recorded) -> None:
+    x_0 = torch.from_numpy(recorded["weights/item_embeddings.weight"][recorded["input/target"]])
+    timestep, noise = (torch.from_numpy(recorded[f"forward/{key}"]) for key in ("t", "noise"))
+    x_t = GaussianProcess(torch.from_numpy(recorded["betas"])).q_sample(x_0, timestep, noise)
+    np.testing.assert_allclose(x_t.numpy(), recorded["forward/x_t"], rtol=0, atol=1e-6)
+
+
+@settings(deadline=None)
+@given(name=st.sampled_from(SCHEDULES), steps=st.integers(1, 2000))
+def test_abar_falls_and_posterior_variance_is_not_negative(name: str, steps: int) -> None:
+    assume(steps > 10 or name != "pw_lin")
+    betas = raw_betas(name, steps)
+    assume(is_valid(betas))
+    process = GaussianProcess(betas)
+    assert (process.abar < process.abar_prev).all() and (process.abar > 0).all()
+    assert (process.posterior_variance >= 0).all() and process.posterior_variance[0] == 0
+    assert (process.posterior_variance <= process.betas).all()
+    # A perfect x0_hat is where x_t comes from: the posterior's mean must lie on the marginal's.
+    mean = process.c1 + process.c2 * process.abar.sqrt()
+    torch.testing.assert_close(mean, process.abar_prev.sqrt(), rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_forward_marginals_by_simulation(dtype: torch.dtype) -> None:
+    process = GaussianProcess(named_betas("trunc_lin", 32))
+    generator = torch.Generator().manual_seed(0)
+    rows, length = 20_000, 3
+    for t in (0, 5, 31):
+        x_0 = torch.tensor([[-1.0, 0.5], [0.0, 2.0], [3.0, 1.0]], dtype=dtype).expand(rows, length, 2)
+        noise = torch.randn(x_0.shape, generator=generator, dtype=dtype)
+        x_t = process.q_sample(x_0, torch.full((rows,), t), noise)
+        assert x_t.dtype == dtype and x_t.shape == x_0.shape
+        abar = process.abar[t].item()
+        standard_error = ((1 - abar) / rows) ** 0.5
+        torch.testing.assert_close(x_t.mean(0), abar**0.5 * x_0[0], rtol=0, atol=5 * standard_error)
+        variance = torch.full((length, 2), 1 - abar, dtype=dtype)
+        torch.testing.assert_close(x_t.var(0), variance, rtol=5 * (2 / rows) ** 0.5, atol=0)
+
+
+def test_each_row_is_noised_by_its_own_step() -> None:
+    process = GaussianProcess(named_betas("cosine", 10))
+    timestep = torch.tensor([9, 0, 4])
+    x_0, noise = torch.ones(3, 2, dtype=torch.float64), torch.full((3, 2), 0.5, dtype=torch.float64)
+    expected = process.abar[timestep].sqrt() + 0.5 * (1 - process.abar[timestep]).sqrt()
+    torch.testing.assert_close(process.q_sample(x_0, timestep, noise), expected[:, None].expand(3, 2))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_q_sample_on_the_device_of_x_0() -> None:
+    process = GaussianProcess(named_betas("cosine", 10))
+    x_0, noise, timestep = torch.ones(3, 2), torch.ones(3, 2), torch.tensor([9, 0, 4])
+    on_gpu = process.q_sample(x_0.cuda(), timestep.cuda(), noise.cuda())
+    torch.testing.assert_close(on_gpu.cpu(), process.q_sample(x_0, timestep, noise))
+
+
+def test_gradient_reaches_x_0_after_a_first_call_in_inference_mode() -> None:
+    process = GaussianProcess(named_betas("cosine", 10))
+    timestep, noise = torch.tensor([3]), torch.zeros(1, 2)
+    with torch.inference_mode():
+        process.q_sample(torch.ones(1, 2), timestep, noise)
+    x_0 = torch.ones(1, 2, requires_grad=True)
+    process.q_sample(x_0, timestep, noise).sum().backward()
+    torch.testing.assert_close(x_0.grad, process.abar[3].sqrt().float().expand(1, 2))
+
+
+def test_warns_where_the_process_does_not_end_in_noise(caplog) -> None:
+    with caplog.at_level(logging.WARNING, "recbole_diffusion.diffusion.process"):
+        GaussianProcess(named_betas("cosine", 8))
+        assert not caplog.records
+        GaussianProcess(named_betas("trunc_lin", 8))
+    assert len(caplog.records) == 1
+    assert "0.516" in caplog.text and "\n" not in caplog.records[0].getMessage()
+
+
+@pytest.mark.parametrize("betas", [[], [[0.1, 0.2]], [0.1, 0.0], [0.5, 1.0], [float("nan")]])
+def test_refuses_betas_that_are_no_process(betas: list) -> None:
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        GaussianProcess(torch.tensor(betas, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("betas", [torch.full((1200,), 0.5), torch.tensor([1e-17], dtype=torch.float64)])
+def test_refuses_steps_that_float64_cannot_tell_apart(betas: torch.Tensor) -> None:
+    with pytest.raises(ValueError, match="does not fall"):
+        GaussianProcess(betas)
