@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--golden", help="a recording of DiffuRec's reference to check against, as .npz")
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run every test in a folder of its own, so that no run leaves files in the checkout."""
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def atomic(tmp_path: Path) -> Callable[..., str]:
+    """Write a dataset of atomic files, `inter=TEXT` and so on; gives the folder to be named as `data_path`."""
+
+    def write(name: str = "made", **files: str) -> str:
+        folder = tmp_path / "data" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        for suffix, text in files.items():
+            (folder / f"{name}.{suffix}").write_bytes(text.encode())
+        return str(folder.parent)
+
+    return write

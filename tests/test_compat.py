@@ -1,0 +1,249 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from recbole.data import create_dataset
+from recbole.data.interaction import Interaction
+from recbole.evaluator import Collector
+
+from recbole_diffusion import compat
+from recbole_diffusion.config import load_config
+from recbole_diffusion.errors import UserError
+
+HEADER = "user_id:token\titem_id:token\ttimestamp:float"
+ROWS = "\n".join(f"u{user}\ti{item}\t{item}" for user in range(3) for item in range(1, 6))
+
+
+def load(data_path: str, model: str = "SASRec", dataset: str = "made", **settings: Any) -> Any:
+    return create_dataset(load_config(model, dataset, None, {"data_path": data_path, **settings}))
+
+
+def test_applying_twice_changes_nothing_more() -> None:
+    from recbole.data.dataset import Dataset
+
+    before = dict(vars(Dataset))
+    compat.apply()
+    assert dict(vars(Dataset)) == before
+
+
+def test_recbole_starts_without_ray_and_without_a_warning() -> None:
+    code = (
+        "import sys, warnings; warnings.simplefilter('error'); sys.modules['ray'] = None\n"
+        "from recbole_diffusion import compat; compat.apply()\n"
+        "import numpy as np\n"
+        "assert np.float is np.float64 and np.long(3) == 3 and np.bool is np.bool_ and np.str is np.str_\n"
+    )
+    root = Path(compat.__file__).parents[1]
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=root)
+
+
+def test_rewriting_refuses_another_recbole() -> None:
+    class Other:
+        def method(self) -> int:
+            return 1
+
+    with pytest.raises(RuntimeError, match=r"Other\.method is not that of RecBole 1\.2\.1"):
+        compat._rewrite(Other, "method", r"return 2", "return 3")
+
+
+def test_interactions_sort_stably_both_ways() -> None:
+    inter = Interaction({"a": torch.tensor([2, 1, 2, 1]), "b": torch.tensor([0.0, 1.0, 2.0, 3.0])})
+    inter.sort(by=["a", "b"], ascending=[True, False])
+    assert inter["a"].tolist() == [1, 1, 2, 2]
+    assert inter["b"].tolist() == [3, 1, 2, 0]
+    inter.sort(by="a", ascending=False)
+    assert inter["a"].tolist() == [2, 2, 1, 1]
+    with pytest.raises(ValueError, match="not exist"):
+        inter.sort(by="c")
+
+
+@pytest.mark.filterwarnings("error")
+def test_interactions_take_read_only_arrays() -> None:
+    array = np.arange(3)
+    array.flags.writeable = False
+    assert Interaction({"a": array})["a"].tolist() == [0, 1, 2]
+    assert Interaction(pd.DataFrame({"a": [1, 2]}))["a"].tolist() == [1, 2]
+
+
+@pytest.mark.filterwarnings("error")
+def test_holes_are_filled_and_row_0_is_the_padding(atomic: Callable[..., str]) -> None:
+    path = atomic(
+        inter=f"{HEADER}\tweight:float\n"
+        + "\n".join(f"{row}\t{i % 3 or ''}" for i, row in enumerate(ROWS.split("\n"))),
+        item="item_id:token\tbrand:token\tprice:float\ttags:token_seq\tvector:float_seq\n"
+        "i1\tacme\t2\tred big\t1 2\ni2\t\t4\t\t\ni3\tacme\t\tred\t3 5\n",
+        user="user_id:token\tage:token\nu0\t7\nu1\t\n",
+    )
+    dataset = load(path, load_col=None, filter_inter_by_user_or_item=False)
+    age, items = dataset.user_feat["age"], dataset.item_feat
+    assert age.dtype.kind == "i" and age.tolist() == [0, 1, 0, 0]
+    assert items["brand"].dtype.kind == "i" and items["brand"].tolist() == [0, 1, 0, 1, 0, 0]
+    assert items["price"].tolist() == [3, 2, 4, 3, 3, 3]
+    tags = dataset.field2id_token["tags"]
+    assert [tags[list(row)].tolist() for row in items["tags"]] == [[], ["red", "big"], [], ["red"], [], []]
+    assert [list(row) for row in items["vector"]] == [[], [1, 2], [], [3, 5], [], []]
+    assert sorted(dataset.inter_feat["weight"]) == [1] * 5 + [1.5] * 5 + [2] * 5
+
+
+@pytest.mark.filterwarnings("error")
+def test_sequence_columns_are_normalised_and_bucketed(atomic: Callable[..., str]) -> None:
+    path = atomic(
+        inter=f"{HEADER}\tv:float_seq\n" + "\n".join(f"{row}\t{i} {i + 1}" for i, row in enumerate(ROWS.split("\n")))
+    )
+    dataset = load(path, load_col=None, normalize_all=True, numerical_features=["v"])
+    ones, values = dataset.inter_feat["v"][0]
+    assert ones.tolist() != values.tolist() and len(ones) == len(values) == 2
+
+
+def test_ids_are_read_as_they_are_written(atomic: Callable[..., str]) -> None:
+    ids = ["NA", "null", "None", "nan", '"open', "a b", "é", "007"]
+    rows = "".join(f"{user}\t{item}\t{i}\r\n" for user in ids[:4] for i, item in enumerate(ids))
+    path = atomic(inter=f"\ufeff{HEADER}\r\n{rows}")
+    dataset = load(path)
+    assert set(dataset.field2token_id["user_id"]) == {"[PAD]", *ids[:4]}
+    assert set(dataset.field2token_id["item_id"]) == {"[PAD]", *ids}
+    assert len(dataset.inter_feat) == 32
+    assert dataset.inter_feat["timestamp"].max() == 7
+
+
+def test_a_separator_at_the_end_of_the_rows_shifts_nothing(atomic: Callable[..., str]) -> None:
+    dataset = load(atomic(inter=HEADER + "\n" + ROWS.replace("\n", "\t\n") + "\t\n"))
+    assert dataset.field2id_token["user_id"].tolist() == ["[PAD]", "u0", "u1", "u2"]
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("", "the file is empty"),
+        ("\n\n", "the file is empty"),
+        (HEADER, "there is a header, but no row below it"),
+        (f"{HEADER}\n", "there is a header, but no row below it"),
+        ("user_id\titem_id:token\nu\ti\n", "'user_id' in the header has no type"),
+        (f"{HEADER}\tx:number\n{ROWS}", "'x:number' in the header: the type is one of token, float"),
+        (f"{HEADER}\titem_id:token\n{ROWS}", "the header names item_id twice"),
+        (HEADER.replace("item_id", "itemid") + f"\n{ROWS}", "no column item_id .*did you mean itemid"),
+        (
+            HEADER.replace("timestamp", "timestmp") + f"\n{ROWS}",
+            "no column timestamp .*did you mean timestmp",
+        ),
+        (HEADER.replace("timestamp:float", "timestamp:token") + f"\n{ROWS}", "timestamp is of type token"),
+        (HEADER.replace("user_id:token", "user_id:float") + f"\n{ROWS}", "user_id is of type float"),
+        (f"{HEADER}\nu\ti\t1\n\nu\tj\tsoon\n", "timestamp is float, but line 4 has 'soon'$"),
+        (f"{HEADER}\nu\ti\t1\n\ti\t2\nu\t\t3\n", "user_id is empty in line 3$"),
+        (f"{HEADER}\n" + "u\t\t1\n" * 5, "item_id is empty in line 2, line 3, line 4, and more$"),
+        (f"{HEADER}\nu\n", "item_id is empty in line 2$"),
+    ],
+)
+def test_mistakes_in_a_file_are_told_in_one_line(atomic: Callable[..., str], text: str, complaint: str) -> None:
+    path = atomic(inter=text)
+    with pytest.raises(UserError, match=complaint) as raised:
+        load(path)
+    assert "made.inter" in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_further_mistakes_in_files(atomic: Callable[..., str], tmp_path: Path) -> None:
+    path = atomic(
+        inter=f"{HEADER}\tv:float_seq\n" + ROWS.replace("\n", "\t1 2\n") + "\t1 two\n", item="item:token\nx\n"
+    )
+    with pytest.raises(UserError, match=r"v is float_seq, but line 16 has '1 two'"):
+        load(path, load_col={"inter": "*"})
+    with pytest.raises(UserError, match=r"made\.item: there is no column item_id"):
+        load(path, load_col={"item": "*"})
+    with pytest.raises(UserError, match=r"no column rating \(there are: user_id, item_id, timestamp, v\)"):
+        load(path, load_col={"inter": ["user_id", "item_id", "timestamp", "rating"]})
+    (tmp_path / "data/made/made.inter").write_bytes(HEADER.encode() + b"\nu\xe9\ti\t1\n")
+    with pytest.raises(UserError, match="set `encoding`"):
+        load(path)
+    assert load(path, encoding="latin-1").field2id_token["user_id"].tolist() == ["[PAD]", "ué"]
+
+
+def test_a_general_model_needs_no_time(atomic: Callable[..., str]) -> None:
+    path = atomic(inter="user_id:token\titem_id:token\n" + "".join(f"u{u}\ti{i}\n" for u in range(3) for i in range(5)))
+    settings = {"eval_args": {"order": "RO", "split": {"RS": [0.8, 0.1, 0.1]}}}
+    assert len(load(path, model="BPR", **settings).inter_feat) == 15
+    with pytest.raises(UserError, match="no column timestamp"):
+        load(path, model="BPR")
+
+
+@pytest.mark.parametrize("normalize_all", [True, False])
+def test_events_closer_than_float32_tells_apart_keep_their_order(
+    atomic: Callable[..., str], normalize_all: bool
+) -> None:
+    # At 1.6e9 float32 has steps of 128 s; the file is in reverse order.
+    times = [1_600_000_000 + 3 * step for step in range(40)]
+    rows = "".join(f"u{step % 2}\ti{step}\t{times[step]}\n" for step in reversed(range(40)))
+    dataset = load(atomic(inter=f"{HEADER}\n{rows}"), normalize_all=normalize_all, MAX_ITEM_LIST_LENGTH=20)
+    train, valid, test = dataset.build()
+    names = dataset.field2id_token["item_id"]
+    for user in ("u0", "u1"):
+        last = test.inter_feat[test.inter_feat["user_id"] == dataset.token2id("user_id", user)]
+        items = [*last["item_id_list"][0][: int(last["item_length"][0])], int(last["item_id"][0])]
+        assert names[items].tolist() == [f"i{step}" for step in range(40) if f"u{step % 2}" == user]
+    assert len(train) + len(valid) + len(test) == 38
+
+
+def test_the_later_of_two_equal_times_stays_the_later(atomic: Callable[..., str]) -> None:
+    rows = "".join(f"u\ti{i % 50}\t{i // 100}\t{i}\n" for i in range(400))
+    dataset = load(
+        atomic(inter=f"{HEADER}\tnumber:float\n{rows}"),
+        load_col=None,
+        rm_dup_inter="last",
+        normalize_all=False,
+    )
+    assert sorted(dataset.inter_feat["number"]) == list(range(350, 400))
+
+
+@pytest.mark.filterwarnings("error")
+def test_filters_keep_working(atomic: Callable[..., str]) -> None:
+    path = atomic(
+        inter=f"{HEADER}\n{ROWS}\nu3\ti1\t1\nu3\ti9\t2\n",
+        item="item_id:token\tprice:float\n" + "".join(f"i{i}\t{i}\n" for i in range(1, 6)),
+    )
+    assert len(load(path, load_col=None).inter_feat) == 16
+    dataset = load(path, load_col=None, user_inter_num_interval="[2,inf)", val_interval={"timestamp": "[2,inf)"})
+    assert (dataset.user_num, dataset.item_num) == (4, 6)
+    assert sorted(dataset.inter_feat["timestamp"]) == [2, 2, 2, 3, 3, 3, 4, 4, 4, 5, 5, 5]
+    dataset = load(path, load_col=None, val_interval={"item_id": ["i1", "i2"], "price": "[2,inf)"})
+    assert set(dataset.inter_feat["item_id"]) == set(dataset.item_feat["item_id"]) - {0}
+    labelled = load(path, load_col=None, threshold={"timestamp": 3}, model="BPR", eval_args={"order": "RO"})
+    assert "timestamp" not in labelled.inter_feat and sum(labelled.inter_feat["label"]) == 9
+
+
+def test_metrics_that_count_training_data_can_be_collected() -> None:
+    metrics = ["NDCG", "ItemCoverage", "GiniIndex", "AveragePopularity", "TailPercentage"]
+    config = load_config("Pop", "ml-100k", None, {"metrics": metrics})
+    collector = Collector(config)
+    collector.data_struct.set("data.num_items", 7)
+    collector.data_struct.set("data.count_items", {3: 1})
+    collector.data_struct.set("rec.items", torch.ones(2))
+    held = collector.get_data_struct()
+    assert held.get("data.num_items") == 7 and held.get("data.count_items") == {3: 1}
+    assert "rec.items" not in collector.data_struct
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.sparse")
+def test_recboles_graphs_can_be_built() -> None:
+    config = load_config("LightGCN", "ml-100k", None, {})
+    from recbole.model.general_recommender import LightGCN
+
+    train = create_dataset(config).build()[0]
+    graph = LightGCN(config, train).norm_adj_matrix
+    assert graph._nnz() == 2 * len(train)
+
+
+def test_a_trainer_writes_no_tensorboard_files() -> None:
+    from recbole.trainer.trainer import get_tensorboard
+
+    writer = get_tensorboard(None)
+    writer.add_scalar("Loss/Train", 1.0, 0)
+    writer.add_hparams({}, {})
+    writer.close()
+    assert not list(Path().iterdir())
