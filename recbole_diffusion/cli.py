@@ -1,0 +1,181 @@
+"""The command line: arguments in, a table on stdout and an exit code out; mistakes are told in one line."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from .errors import UserError
+from .parsing import read_yaml
+from .registry import PROPERTIES, find_model, our_models
+from .version import __version__
+
+DEFAULTS = {"model": "DiffuRec", "dataset": "ml-100k"}
+SHORT = {"-m": "model", "-d": "dataset", "-h": "help"}
+SWITCHES = ("help", "keys", "debug", "version")
+
+HELP = """\
+Train and test a recommender with RecBole: a model of this package ({ours}) or any of RecBole's own.
+
+usage: python run_recbole_diffusion.py [--model=NAME] [--dataset=NAME] [--KEY=VALUE ...]
+
+examples:
+  python run_recbole_diffusion.py --model=DiffuRec --dataset=ml-100k
+  python run_recbole_diffusion.py -m DiffRec -d ml-1m --data_path=../data --learning_rate=5e-4 --topk=5,10
+  python run_recbole_diffusion.py --model=SASRec --config_files="mine.yaml more.yaml"
+  python run_recbole_diffusion.py --model=my_model.py:MyModel --eval_args="{{mode: uni100}}"
+
+flags:
+  -m, --model NAME      model: {ours}, any of RecBole's, or FILE.py:CLASS (default {model})
+  -d, --dataset NAME    dataset (default {dataset}, which ships with RecBole)
+  --config_files FILES  yaml files of settings, separated by spaces, the later the stronger
+  --KEY VALUE           any setting, also as --KEY=VALUE; stronger than the files
+  --resume PATH         go on with the run that wrote this checkpoint
+  --nproc, --ip, --port, --world_size, --group_offset
+                        as in RecBole's script; several processes are not supported yet
+  --keys                every setting of the model with its default and what it means; also --help --model NAME
+  --debug               show the stack of an error
+  --version, -h, --help
+
+Values are read as yaml: 1e-3, True, [5, 10], {{mode: uni100}}, ~ for none. The defaults stand, each key explained, in
+  {properties}
+The table of results goes to stdout, the log to stderr. Exit codes: 0 done, 2 a mistake that you can mend, 1 any other.
+"""
+
+
+class Arguments(NamedTuple):
+    """What stands on the command line.
+
+    settings : dict
+        Key -> text.
+    config_files : list of str
+    switches : set of str
+        Of `SWITCHES`.
+    """
+
+    settings: dict[str, Any]
+    config_files: list[str]
+    switches: set[str]
+
+
+def parse_arguments(argv: Sequence[str]) -> Arguments:
+    """Read RecBole's flags, and any `--key=value` or `--key value`.
+
+    Raises
+    ------
+    UserError
+        For a stray word, a key without a value, or one that is given two values.
+    """
+    arguments = Arguments({}, [], set())
+    waiting = list(argv)
+    while waiting:
+        word = waiting.pop(0)
+        name, given, value = word.partition("=")
+        if name in SHORT:
+            key = SHORT[name]
+        elif re.fullmatch(r"--\w[\w-]*", name):
+            key = name[2:].replace("-", "_")
+        elif word.startswith("-"):
+            raise UserError(f"{word}: no flag is called so; settings are written --KEY=VALUE")
+        else:
+            raise UserError(f"{word}: stands alone; settings are written --KEY=VALUE")
+        if key in SWITCHES:
+            if given:
+                raise UserError(f"{word}: --{key} takes no value")
+            arguments.switches.add(key)
+            continue
+        if not given:
+            if not waiting or _is_flag(waiting[0]):
+                raise UserError(f"--{key}: a value is wanted, as in --{key}=VALUE")
+            value = waiting.pop(0)
+        if key == "config_files":
+            arguments.config_files.extend([value] if Path(value).is_file() else value.split())
+            continue
+        key = "offset" if key == "group_offset" else key
+        if arguments.settings.setdefault(key, value) != value:
+            raise UserError(f"--{key}: given twice, as {arguments.settings[key]} and as {value}")
+    return arguments
+
+
+def _is_flag(word: str) -> bool:
+    return word.startswith("-") and not re.match(r"-\.?\d", word)
+
+
+def _chosen(arguments: Arguments, key: str) -> str:
+    """Model or dataset: by the command line, else by the last file that names it, else the default."""
+    layers = [read_yaml(file) for file in arguments.config_files]
+    return next((layer[key] for layer in [arguments.settings, *reversed(layers)] if key in layer), DEFAULTS[key])
+
+
+def print_keys(model: str, dataset: str) -> None:
+    """Print the property files that hold for a model on a dataset, as they stand."""
+    from .config import default_files
+
+    print(f"Settings of {model} on {dataset}; of a key that stands in several files the last one holds.")
+    for file in default_files(find_model(model), dataset):
+        print(f"\n--- {file}\n\n{file.read_text(encoding='utf-8').strip()}")
+
+
+def run(argv: Sequence[str]) -> None:
+    """Do what the command line says.
+
+    Raises
+    ------
+    UserError
+        For any mistake in arguments, settings or data.
+    """
+    arguments = parse_arguments(argv)
+    if "version" in arguments.switches:
+        print(f"recbole-diffusion {__version__}")
+    elif "keys" in arguments.switches or ("help" in arguments.switches and "model" in arguments.settings):
+        print_keys(_chosen(arguments, "model"), _chosen(arguments, "dataset"))
+    elif "help" in arguments.switches:
+        print(HELP.format(ours=", ".join(our_models()), properties=PROPERTIES, **DEFAULTS), end="")
+    else:
+        model, dataset = _chosen(arguments, "model"), _chosen(arguments, "dataset")
+        from .quick_start import train_and_test
+
+        print(train_and_test(model, dataset, arguments.config_files, arguments.settings).table())
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; give the exit code.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        By default that of the process.
+
+    Returns
+    -------
+    int
+        0 done; 1 an error of the program; 2 a mistake of the user's; 130 interrupted; 141 nobody reads stdout any more.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    debug = "--debug" in argv
+    try:
+        run(argv)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Python flushes stdout once more at exit, which would complain again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        message = " ".join(str(error).split())
+        if isinstance(error, UserError):
+            print(f"error: {message}", file=sys.stderr)
+            return 2
+        hint = "" if debug else "; run again with --debug for the stack"
+        print(f"internal error: {type(error).__name__}: {message}{hint}", file=sys.stderr)
+        return 1
+    return 0
