@@ -1,0 +1,302 @@
+"""Checkpoints of tensors and plain data only, read by torch's safe loader and written whole or not at all."""
+
+from __future__ import annotations
+
+import atexit
+import copy
+import itertools
+import os
+import random
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from enum import Enum
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import scipy.sparse
+import torch
+from torch import Tensor, nn
+
+from .errors import UserError
+from .version import __version__
+
+FORMAT = 1
+PACKED = "packed as"
+# Settings that never shape a model, by RecBole's categories and by name.
+HARMLESS_CATEGORIES = ("General", "Training", "Evaluation")
+HARMLESS_KEYS = {"resume", "log_dir", "tensorboard_dir", "wandb_project", "worker", "shuffle", "device"}
+
+
+def plain(value: Any, where: str = "state") -> Any:
+    """Turn a state into what torch's safe loader reads: None, bool, int, float, str, tensor, dict, list, tuple.
+
+    NumPy's scalars become Python's and its arrays tensors; enums, devices, dtypes and paths become strings.
+
+    Raises
+    ------
+    TypeError
+        For anything else, naming where in the state it stands.
+    """
+    # By exact type: an np.float64 is a float too, but not to the safe loader.
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    if isinstance(value, Tensor):
+        tensor = value.detach().cpu()
+        # A view would be saved with all of the storage that it looks into.
+        part = tensor.layout == torch.strided and tensor.untyped_storage().nbytes() > tensor.nbytes
+        return tensor.clone() if part else tensor
+    if isinstance(value, Enum | torch.device | torch.dtype | Path):
+        return str(value)
+    if isinstance(value, np.generic):
+        return plain(value.item(), where)
+    if isinstance(value, str):
+        return str(value)
+    if isinstance(value, np.ndarray) and value.dtype.kind in "biufc":
+        return torch.from_numpy(np.array(value))
+    if isinstance(value, Mapping):
+        return {plain(k, f"key of {where}"): plain(v, f"{where}[{k!r}]") for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        items = [plain(v, f"{where}[{i}]") for i, v in enumerate(value)]
+        return tuple(items) if isinstance(value, tuple) else items
+    raise TypeError(f"{where} is a {type(value).__name__}, which no checkpoint can hold")
+
+
+def last_path(best: str | Path) -> Path:
+    """Where the last state stands beside the best one."""
+    return Path(best).with_suffix(".last.pth")
+
+
+def _claim_path(path: Path) -> Path:
+    return path.with_name(path.name.removesuffix(".pth").removesuffix(".last") + ".claim")
+
+
+def unique_path(folder: str | Path, model: str, dataset: str) -> Path:
+    """Claim a name for a run's best checkpoint that no other run uses.
+
+    An empty file `<stem>.claim` holds the name until the first checkpoint is saved or the process exits.
+
+    Parameters
+    ----------
+    folder : str or Path
+        Made where it is not there.
+
+    Returns
+    -------
+    Path
+        `<folder>/<model>-<dataset>-<time>[-<number>].pth`
+
+    Raises
+    ------
+    UserError
+        Where the folder cannot be written to.
+    """
+    folder = Path(folder)
+    stem = f"{model}-{dataset}-{datetime.now():%b-%d-%Y_%H-%M-%S}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for number in itertools.count(1):
+            best = folder / f"{stem}{f'-{number}' if number > 1 else ''}.pth"
+            claim = _claim_path(best)
+            try:
+                claim.touch(exist_ok=False)
+            except FileExistsError:
+                continue
+            # A claim is given up only after a checkpoint stands, so the order of these two looks is safe.
+            if best.exists() or last_path(best).exists():
+                claim.unlink()
+                continue
+            atexit.register(claim.unlink, missing_ok=True)
+            return best
+    except OSError as error:
+        raise UserError(f"{folder}: no checkpoint can be written there ({error.strerror})") from error
+    raise AssertionError("unreachable")
+
+
+def release(path: str | Path) -> None:
+    """Give up the claim that `unique_path` made, once a checkpoint stands or when there is to be none."""
+    _claim_path(Path(path)).unlink(missing_ok=True)
+
+
+def save(path: str | Path, state: Mapping[str, Any]) -> None:
+    """Write a checkpoint under another name and rename it, so that `path` is whole at any moment.
+
+    Raises
+    ------
+    TypeError
+        If the state holds what `plain` refuses.
+    UserError
+        If the file cannot be written; an older checkpoint of that name stays.
+    """
+    path = Path(path)
+    content = plain({"format": FORMAT, "version": __version__, **state})
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        with open(part, "wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except BaseException as error:
+        part.unlink(missing_ok=True)
+        # torch tells of a full disk by a RuntimeError of many lines.
+        if isinstance(error, OSError | RuntimeError):
+            reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+            raise UserError(f"{path}: the checkpoint cannot be written ({reason})") from error
+        raise
+    release(path)
+
+
+def load(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint by torch's safe loader, all tensors on the CPU.
+
+    Raises
+    ------
+    UserError
+        If it is missing, truncated, of another program, or of a newer version.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise UserError(f"{path}: the checkpoint cannot be read ({error.strerror})") from error
+    except Exception as error:
+        raise UserError(f"{path}: not a checkpoint of recbole-diffusion, or a truncated one") from error
+    if not isinstance(state, dict) or not isinstance(state.get("format"), int):
+        raise UserError(f"{path}: not a checkpoint of recbole-diffusion")
+    if state["format"] > FORMAT:
+        writer = state.get("version")
+        raise UserError(f"{path}: written by recbole-diffusion {writer}, newer than this one ({__version__})")
+    return state
+
+
+def _pack(value: Any) -> Any:
+    if scipy.sparse.issparse(value):
+        entries = value.tocoo()
+        kind = "sparse matrix" if isinstance(value, scipy.sparse.spmatrix) else "sparse array"
+        parts = {"row": entries.row, "col": entries.col, "data": entries.data, "shape": list(value.shape)}
+        return {PACKED: kind, "format": value.format, **parts}
+    if isinstance(value, np.ndarray):
+        return {PACKED: "matrix" if isinstance(value, np.matrix) else "array", "data": np.asarray(value)}
+    return value
+
+
+def _unpack(value: Any, device: torch.device | str) -> Any:
+    if isinstance(value, Tensor):
+        return value.to(device, copy=True)
+    if isinstance(value, list | tuple):
+        parts = [_unpack(v, device) for v in value]
+        return tuple(parts) if isinstance(value, tuple) else parts
+    if not isinstance(value, dict):
+        return value
+    if PACKED not in value:
+        return {k: _unpack(v, device) for k, v in value.items()}
+    data: Any = value["data"].numpy().copy()
+    if value[PACKED] == "array":
+        return data
+    if value[PACKED] == "matrix":
+        return np.asmatrix(data)
+    build = {"sparse matrix": scipy.sparse.coo_matrix, "sparse array": scipy.sparse.coo_array}[value[PACKED]]
+    where = (value["row"].numpy(), value["col"].numpy())
+    return build((data, where), shape=tuple(value["shape"])).asformat(value["format"])
+
+
+def weights(model: Any) -> dict[str, Any]:
+    """What a model has learnt: its `state_dict` and RecBole's `other_parameter`, as plain data.
+
+    NumPy arrays and SciPy matrices in `other_parameter` (EASE's, ItemKNN's) are packed so that `set_weights`
+    gives back what they were. Modules in it (SASRecF's) are left out: their weights are in the `state_dict`.
+    """
+    other = {k: _pack(v) for k, v in model.other_parameter().items() if not isinstance(v, nn.Module)}
+    return {"state_dict": plain(model.state_dict()), "other_parameter": plain(other, "other_parameter")}
+
+
+def weights_copy(model: Any) -> dict[str, Any]:
+    """As `weights`, in memory of its own on the CPU: training goes on without changing it."""
+    return copy.deepcopy(weights(model))
+
+
+def best_weights(state: Mapping[str, Any]) -> dict[str, Any]:
+    """The best weights that a checkpoint holds, in the form of `weights`."""
+    prefix = "" if state["best_state_dict"] is None else "best_"
+    return {key: state[f"{prefix}{key}"] for key in ("state_dict", "other_parameter")}
+
+
+def set_weights(model: Any, learnt: Mapping[str, Any], device: torch.device | str) -> None:
+    """Put what `weights` gave into a model on `device`."""
+    model.load_state_dict(learnt["state_dict"])
+    model.load_other_parameter(_unpack(learnt["other_parameter"], device))
+
+
+def random_state() -> dict[str, Any]:
+    """The states of Python's, NumPy's and torch's global generators, as plain data and tensors."""
+    name, keys, *rest = cast(tuple[Any, ...], np.random.get_state(legacy=True))
+    return {
+        "python": random.getstate(),
+        "numpy": (name, keys.astype(np.int64), *rest),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def set_random_state(state: Mapping[str, Any]) -> None:
+    """Put back what `random_state` gave, before or after a checkpoint."""
+    random.setstate(state["python"])
+    name, keys, *rest = state["numpy"]
+    np.random.set_state((name, np.asarray(keys).astype(np.uint32), *rest))
+    torch.set_rng_state(state["torch"])
+    for device, cuda in enumerate(state["cuda"][: torch.cuda.device_count()]):
+        torch.cuda.set_rng_state(cuda, device)
+
+
+def tokens(dataset: Any) -> dict[str, list[str]]:
+    """What the internal ids of items and users stand for, by internal id."""
+    names = {"item_tokens": dataset.iid_field, "user_tokens": dataset.uid_field}
+    return {key: [str(token) for token in dataset.field2id_token[field]] for key, field in names.items()}
+
+
+def require_catalogue(path: str | Path, state: Mapping[str, Any], dataset: Any, names: Sequence[str]) -> None:
+    """Refuse a checkpoint whose internal ids stand for other items or users than the dataset's.
+
+    Parameters
+    ----------
+    names : sequence of str
+        Which of "item" and "user" to compare.
+
+    Raises
+    ------
+    UserError
+        Saying how many there are on either side.
+    """
+    here = tokens(dataset)
+    for name in names:
+        saved, wanted = state[f"{name}_tokens"], here[f"{name}_tokens"]
+        if saved != wanted:
+            other = "others than" if len(saved) == len(wanted) else "not"
+            counts = f"it knows {len(saved) - 1} {name}s, {other} the {len(wanted) - 1} of this dataset"
+            raise UserError(f"{path}: the checkpoint is of another catalogue: {counts}")
+
+
+def require_model(path: str | Path, state: Mapping[str, Any], model: nn.Module, config: Any) -> None:
+    """Refuse a checkpoint of another model, or of the same with tensors of other shapes.
+
+    Raises
+    ------
+    UserError
+        Naming the models, or the first setting and the tensor that differ.
+    """
+    if state["model"] != config["model"]:
+        raise UserError(f"{path}: the checkpoint is of the model {state['model']}, not of {config['model']}")
+    shapes = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
+    saved = {name: list(tensor.shape) for name, tensor in state["state_dict"].items()}
+    if shapes == saved:
+        return
+    tensor = next(name for name in (*shapes, *saved) if shapes.get(name) != saved.get(name))
+    shape = f"{tensor} is {saved.get(tensor, 'absent')} there and {shapes.get(tensor, 'absent')} here"
+    harmless = HARMLESS_KEYS.union(*(config.parameters.get(name, ()) for name in HARMLESS_CATEGORIES))
+    there, here = state["config"], config.plain()
+    differ = [key for key in here if key not in harmless and there.get(key) != here[key]]
+    if not differ:
+        raise UserError(f"{path}: the checkpoint does not fit the model: {shape}")
+    # Sizes are whole numbers, so these come first.
+    key = min(differ, key=lambda key: type(here[key]) is not int)
+    raise UserError(f"{path}: the checkpoint is of {key}={there.get(key)!r}, not {here[key]!r} ({shape})")
