@@ -22,6 +22,20 @@ from .losses import catalogue_cross_entropy
 ATTENTION_MASKS = ("keys", "reference")
 
 
+# Settings without which no model of this family can be built.
+NEEDED = (
+    "hidden_size",
+    "initializer_range",
+    "loss_type",
+    "noise_schedule",
+    "step_sampler",
+    "reverse_sampler",
+    "reverse_variance",
+    "ddim_eta",
+    "diffusion_steps",
+    "inference_steps",
+)
+
 Draw = Callable[[str, tuple[int, ...]], Tensor]
 Denoiser = Callable[[Tensor, Tensor, Draw], Tensor]
 
@@ -55,6 +69,22 @@ def one_of(config: Any, key: str, names: Any) -> None:
     require(config, key, config[key] in names, f"one of {', '.join(names)} is wanted")
 
 
+def check_encoder(config: Any) -> None:
+    """Check the settings of `DiffusionRecommender.make_encoder`.
+
+    Raises
+    ------
+    SettingError
+    """
+    for key in ("n_heads", "n_layers", "inner_size"):
+        require(config, key, config[key] > 0, "a positive number is wanted")
+    heads = config["n_heads"]
+    require(config, "hidden_size", config["hidden_size"] % heads == 0, f"a multiple of n_heads={heads} is wanted")
+    for key in ("hidden_dropout_prob", "attn_dropout_prob"):
+        require(config, key, 0 <= config[key] < 1, "a number from 0 to below 1 is wanted")
+    one_of(config, "hidden_act", tuple(ACTIVATIONS))
+
+
 class DiffusionRecommender(SequentialRecommender):
     """Base of the models that noise the next item's embedding and restore it from the history.
 
@@ -80,21 +110,11 @@ class DiffusionRecommender(SequentialRecommender):
         SettingError
             Naming the key, its value and what would do.
         """
+        for key in NEEDED:
+            require(config, key, config[key] is not None, "the yaml of the model has to give a value")
         require(config, "hidden_size", config["hidden_size"] > 0, "a positive number is wanted")
         require(config, "hidden_size", config["hidden_size"] % 2 == 0, "an even number is wanted")
-        require(config, "n_heads", config["n_heads"] > 0, "a positive number is wanted")
-        require(
-            config,
-            "hidden_size",
-            config["hidden_size"] % config["n_heads"] == 0,
-            f"a multiple of n_heads={config['n_heads']} is wanted",
-        )
-        require(config, "n_layers", config["n_layers"] > 0, "a positive number is wanted")
-        require(config, "inner_size", config["inner_size"] > 0, "a positive number is wanted")
-        for key in ("hidden_dropout_prob", "attn_dropout_prob"):
-            require(config, key, 0 <= config[key] < 1, "a number from 0 to below 1 is wanted")
         require(config, "initializer_range", config["initializer_range"] > 0, "a positive number is wanted")
-        one_of(config, "hidden_act", tuple(ACTIVATIONS))
         one_of(config, "loss_type", ("CE", "BPR"))
         one_of(config, "noise_schedule", SCHEDULES)
         one_of(config, "step_sampler", STEP_SAMPLERS)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..diffusion.noise import NoiseSource
-from .base import Denoiser, DiffusionRecommender, Draw, History, at_step, one_of, require
+from .base import Denoiser, DiffusionRecommender, Draw, History, at_step, check_encoder, one_of, require
 from .layers import Dropout, step_angles
 
 NOISE_POSITIONS = ("last", "all")
@@ -34,6 +34,7 @@ class DiffRec(DiffusionRecommender):
     @classmethod
     def check_settings(cls, config: Any) -> None:
         super().check_settings(config)
+        check_encoder(config)
         one_of(config, "noise_positions", NOISE_POSITIONS)
         one_of(config, "rounding", ROUNDINGS)
         one_of(config, "rounding_reads", ROUNDING_READS)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .base import ATTENTION_MASKS, Denoiser, DiffusionRecommender, Draw, History, one_of, require
+from .base import ATTENTION_MASKS, Denoiser, DiffusionRecommender, Draw, History, check_encoder, one_of, require
 from .layers import Dropout, step_angles
 
 
@@ -28,6 +28,7 @@ class DiffuRec(DiffusionRecommender):
     @classmethod
     def check_settings(cls, config: Any) -> None:
         super().check_settings(config)
+        check_encoder(config)
         one_of(config, "attention_mask", ATTENTION_MASKS)
         require(config, "lambda_uncertainty", config["lambda_uncertainty"] >= 0, "a number of at least 0 is wanted")
         dropout = config["embedding_dropout_prob"]

@@ -21,7 +21,7 @@ RECORDINGS = Path(__file__).parents[1] / "golden"
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     given = metafunc.config.getoption("--golden")
-    paths = [Path(given)] if given else sorted(RECORDINGS.glob("diffurec_reference*.npz"))
+    paths = [Path(given).resolve()] if given else sorted(RECORDINGS.glob("diffurec_reference*.npz"))
     metafunc.parametrize("recording", paths, ids=lambda path: path.stem, indirect=True)
 
 

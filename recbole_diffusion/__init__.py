@@ -1,0 +1,18 @@
+"""Diffusion models for sequential recommendation, as a plugin of RecBole 1.2.1."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .version import __version__
+
+__all__ = ["__version__", "run"]
+
+
+def __getattr__(name: str) -> Any:
+    # Loaded on demand: RecBole and what it pulls in are not needed for `recbole_diffusion.diffusion`.
+    if name == "run":
+        from .quick_start import run
+
+        return run
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

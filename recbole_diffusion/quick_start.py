@@ -1,0 +1,148 @@
+"""From settings to test metrics: the whole of a run on one page."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tabulate import tabulate
+
+from . import compat
+
+compat.apply()
+
+from recbole.utils import init_seed  # noqa: E402
+
+from .config import load_config  # noqa: E402
+from .data import build_dataset, build_loaders  # noqa: E402
+from .log import run_logging  # noqa: E402
+from .trainer import build_trainer  # noqa: E402
+
+logger = logging.getLogger(__name__)
+
+
+class Outcome(NamedTuple):
+    """What a run leaves.
+
+    title : str
+        Model, dataset and seed.
+    result : dict
+        As RecBole's `run` returns it, with plain floats.
+    model_file : Path or None
+        The best checkpoint; None where nothing was saved.
+    log_file : Path or None
+    seconds : float
+        Wall time from the settings to the test metrics.
+    """
+
+    title: str
+    result: dict[str, Any]
+    model_file: Path | None
+    log_file: Path | None
+    seconds: float
+
+    def table(self) -> str:
+        """The metrics as a table, and where model and log are."""
+        valid, test = self.result["best_valid_result"] or {}, self.result["test_result"] or {}
+        rows = [(metric, valid.get(metric), test.get(metric)) for metric in test or valid]
+        lines = [
+            f"{self.title}, {self.seconds:.0f} s",
+            tabulate(rows, headers=("metric", "valid", "test"), floatfmt=".4f"),
+        ]
+        lines += [f"model: {self.model_file}"] if self.model_file else []
+        lines += [f"log:   {self.log_file}"] if self.log_file else []
+        return "\n".join(lines)
+
+
+def train_and_test(
+    model: str | type,
+    dataset: str,
+    config_file_list: Sequence[str] | None = None,
+    config_dict: Mapping[str, Any] | None = None,
+    saved: bool = True,
+) -> Outcome:
+    """Train a model to its early stopping and test its best state.
+
+    Parameters
+    ----------
+    model : str or type
+        Name of a model of ours or of RecBole's, `path/to/file.py:ClassName`, or a class.
+    dataset : str
+        Name of the dataset.
+    config_file_list : sequence of str, optional
+        Yaml files, the later the stronger.
+    config_dict : mapping, optional
+        Settings that override the files; it is not changed.
+    saved : bool
+        Whether to keep checkpoints.
+
+    Raises
+    ------
+    UserError
+        For any mistake in settings or data, in one line.
+    """
+    begin = time.perf_counter()
+    config = load_config(model, dataset, config_file_list, config_dict)
+    with run_logging(config) as log_file:
+        logger.info(config)
+        init_seed(config["seed"], config["reproducibility"])
+        data = build_dataset(config)
+        logger.info(data)
+        train_data, valid_data, test_data = build_loaders(config, data)
+
+        # Again, so that the weights do not depend on how the data was read.
+        init_seed(config["seed"], config["reproducibility"])
+        network = config.model_class(config, train_data._dataset).to(config["device"])
+        logger.info(network)
+
+        trainer = build_trainer(config, network)
+        if config["resume"]:
+            trainer.resume_checkpoint(config["resume"], train_data)
+        show_progress = bool(config["show_progress"])
+        best_valid_score, best_valid_result = trainer.fit(
+            train_data, valid_data, saved=saved, show_progress=show_progress
+        )
+        test_result = trainer.evaluate(test_data, load_best_model=saved, show_progress=show_progress)
+        logger.info("best valid: %s", best_valid_result)
+        logger.info("test result: %s", test_result)
+    result = {
+        "best_valid_score": best_valid_score,
+        "valid_score_bigger": config["valid_metric_bigger"],
+        "best_valid_result": best_valid_result,
+        "test_result": test_result,
+    }
+    title = f"{config['model']} on {config['dataset']}, seed {config['seed']}"
+    model_file = Path(trainer.saved_model_file) if saved else None
+    return Outcome(title, result, model_file, log_file, time.perf_counter() - begin)
+
+
+def run(
+    model: str | type,
+    dataset: str,
+    config_file_list: Sequence[str] | None = None,
+    config_dict: Mapping[str, Any] | None = None,
+    saved: bool = True,
+    nproc: int = 1,
+    world_size: int = -1,
+    ip: str = "localhost",
+    port: str = "5678",
+    group_offset: int = 0,
+) -> dict[str, Any]:
+    """Train and test one model, with the signature and the return value of RecBole's `run`.
+
+    Returns
+    -------
+    dict
+        `best_valid_score` (float), `valid_score_bigger` (bool), `best_valid_result` and `test_result` (metric -> float).
+
+    Raises
+    ------
+    UserError
+        For any mistake in settings or data, in one line.
+    """
+    processes = {"nproc": nproc, "world_size": world_size, "ip": ip, "port": port, "offset": group_offset}
+    settings = {**(config_dict or {}), **processes}
+    return train_and_test(model, dataset, config_file_list, settings, saved).result
