@@ -232,9 +232,10 @@ class DiffusionConfig(Config):
             super()._set_default_parameters()
         except (ValueError, TypeError, NotImplementedError, RuntimeError) as error:
             raise UserError(str(error)) from error
-        if self.data_folder != self.base["data_path"]:
-            # RecBole takes ml-100k out of its own package, wherever the user has put it.
-            self.final_config_dict["data_path"] = os.path.join(self.data_folder, self.dataset)
+        own = os.path.join(self.data_folder, self.dataset)
+        if os.path.isdir(own):
+            # RecBole takes ml-100k out of its own package, even where the user has put another.
+            self.final_config_dict["data_path"] = own
         self.final_config_dict["data_path"] = os.path.normpath(self.final_config_dict["data_path"])
 
     def _init_device(self) -> None:

@@ -136,7 +136,7 @@ def run(
     Returns
     -------
     dict
-        `best_valid_score` (float), `valid_score_bigger` (bool), `best_valid_result` and `test_result` (metric -> float).
+        `best_valid_score` (float), `valid_score_bigger` (bool), `best_valid_result`, `test_result` (metric -> float).
 
     Raises
     ------

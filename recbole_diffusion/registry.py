@@ -76,7 +76,13 @@ def property_files(model: type, dataset: str) -> list[Path]:
     A model inherits the settings of the models that its class derives from. The yaml of a user's own model may stand
     beside its file.
     """
-    lineage = list(reversed(model.__mro__))
+    ours = our_models()
+    # A model of RecBole's that merely shares its name with one of ours (DiffRec) has nothing to do with it.
+    lineage = [
+        base
+        for base in reversed(model.__mro__)
+        if not (base.__module__.split(".")[0] == "recbole" and base.__name__ in ours)
+    ]
     files = [PROPERTIES / "overall.yaml"]
     for base in lineage:
         files += [PROPERTIES / "model" / f"{base.__name__}.yaml", *_beside(base)]

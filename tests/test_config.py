@@ -304,11 +304,18 @@ def test_model_and_dataset_may_stand_in_a_file(tmp_path: Path) -> None:
 
 
 def test_data_path() -> None:
-    assert Path(load_config("SASRec", "ml-100k")["data_path"], "ml-100k.inter").is_file()
-    for dataset in ("ml-100k", "ml-1m"):
-        assert sasrec(dataset, data_path="../shared/data")["data_path"] == os.path.join("../shared/data", dataset)
+    package = load_config("SASRec", "ml-100k")["data_path"]
+    assert Path(package, "ml-100k.inter").is_file()
     assert sasrec("ml-1m")["data_path"] == os.path.join("dataset", "ml-1m")
+    assert sasrec("ml-1m", data_path="../data")["data_path"] == os.path.join("..", "data", "ml-1m")
     assert sasrec("ml-1m", data_path="~/data")["data_path"] == str(Path.home() / "data" / "ml-1m")
+
+
+def test_the_users_own_ml_100k_is_taken_where_there_is_one() -> None:
+    package = load_config("SASRec", "ml-100k")["data_path"]
+    assert sasrec("ml-100k", data_path="mine")["data_path"] == package
+    Path("mine", "ml-100k").mkdir(parents=True)
+    assert sasrec("ml-100k", data_path="mine")["data_path"] == os.path.join("mine", "ml-100k")
 
 
 def test_file_that_is_missing_is_told(tmp_path: Path) -> None:

@@ -131,3 +131,11 @@ def test_derived_model_inherits_its_bases_settings() -> None:
         pass
 
     assert PROPERTIES / "model" / "DiffuRec.yaml" in property_files(Mine, "toy")
+
+
+def test_a_namesake_of_recboles_gets_nothing_of_ours() -> None:
+    from recbole.model.general_recommender.diffrec import DiffRec
+    from recbole.model.general_recommender.ldiffrec import LDiffRec
+
+    for model in (DiffRec, LDiffRec):
+        assert not [file for file in property_files(model, "ml-100k") if "DiffRec" in file.name]
