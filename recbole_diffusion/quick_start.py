@@ -87,20 +87,23 @@ def train_and_test(
     begin = time.perf_counter()
     config = load_config(model, dataset, config_file_list, config_dict)
     with run_logging(config) as log_file:
-        logger.info(config)
         init_seed(config["seed"], config["reproducibility"])
         data = build_dataset(config)
-        logger.info(data)
         train_data, valid_data, test_data = build_loaders(config, data)
 
         # Again, so that the weights do not depend on how the data was read.
         init_seed(config["seed"], config["reproducibility"])
         network = config.model_class(config, train_data._dataset).to(config["device"])
-        logger.info(network)
-
         trainer = build_trainer(config, network)
+        trainer.check_catalogue(train_data)
         if config["resume"]:
             trainer.resume_checkpoint(config["resume"], train_data)
+
+        # Only now, so that a mistake is told in one line and not below a page of settings.
+        for part in (config, data, network):
+            logger.info(part)
+        rows = [0 if part is None else len(part._dataset) for part in (train_data, valid_data, test_data)]
+        logger.info("rows for training, validation and test: %d, %d, %d", *rows)
         show_progress = bool(config["show_progress"])
         best_valid_score, best_valid_result = trainer.fit(
             train_data, valid_data, saved=saved, show_progress=show_progress

@@ -114,6 +114,19 @@ class Trainer(recbole.trainer.Trainer):
             wanted = f"a folder that can be written to is wanted, or ~ for none ({error.strerror})"
             raise SettingError("tensorboard_dir", self.config["tensorboard_dir"], wanted) from error
 
+    def check_catalogue(self, loader: Any) -> None:
+        """Refuse cut-offs of a ranking that are longer than the catalogue.
+
+        Raises
+        ------
+        SettingError
+        """
+        if self.config["eval_type"] == EvaluatorType.RANKING:
+            items = loader._dataset.item_num - 1
+            if max(self.config["topk"]) > items:
+                wanted = f"at most {items} is wanted, the number of items in the catalogue"
+                raise SettingError("topk", self.config["topk"], wanted)
+
     def fit(
         self,
         train_data: Any,
@@ -153,7 +166,7 @@ class Trainer(recbole.trainer.Trainer):
         TrainingError
             Where loss or weights are not finite; the last checkpoint stays as it was.
         """
-        self._require_topk(train_data)
+        self.check_catalogue(train_data)
         self.eval_collector.data_collect(train_data)
         if self.config["train_neg_sample_args"].get("dynamic", False):
             train_data.get_model(self.model)
@@ -311,13 +324,6 @@ class Trainer(recbole.trainer.Trainer):
             if not bool(parameter.detach().isfinite().all()):
                 raise self._gone_bad(f"{name} is not finite", f"the end of epoch {epoch}")
 
-    def _require_topk(self, loader: Any) -> None:
-        if self.config["eval_type"] == EvaluatorType.RANKING:
-            items = loader._dataset.item_num - 1
-            if max(self.config["topk"]) > items:
-                wanted = f"at most {items} is wanted, the number of items in the catalogue"
-                raise SettingError("topk", self.config["topk"], wanted)
-
     def _optimizers(self) -> dict[str, Optimizer]:
         """All optimizers by attribute, each once: RecVAE's trainer sets `optimizer` to one of two others."""
         names = sorted(name for name, value in vars(self).items() if isinstance(value, Optimizer))
@@ -461,7 +467,7 @@ class Trainer(recbole.trainer.Trainer):
         """
         if not eval_data:
             return OrderedDict()
-        self._require_topk(eval_data)
+        self.check_catalogue(eval_data)
         if load_best_model and model_file is not None:
             state = checkpoint.load(model_file)
             self._require_ours(model_file, state, eval_data)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from logging import getLogger
 from typing import Any
 
 import numpy as np
@@ -52,7 +51,6 @@ def build_loaders(config: Any, dataset: Dataset) -> tuple[Any, Any, Any]:
         _eval_loader(config, part, sampler, phase)
         for part, sampler, phase in zip(parts[1:], samplers[1:], ("valid", "test"), strict=True)
     )
-    getLogger().info(f"rows for training, validation and test: {', '.join(str(len(part)) for part in parts)}")
     return train, valid, test
 
 
