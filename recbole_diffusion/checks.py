@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import difflib
 import functools
 import logging
 import re
@@ -20,7 +19,7 @@ compat.apply()
 from recbole.evaluator import metric_information, metric_types, metrics_dict  # noqa: E402
 from recbole.utils import EvaluatorType, InputType, ModelType  # noqa: E402
 
-from .errors import SettingError  # noqa: E402
+from .errors import SettingError, nearest, perhaps  # noqa: E402
 from .parsing import TOP_LEVEL_KEY, Declaration  # noqa: E402
 from .registry import PROPERTIES, recbole_folder  # noqa: E402
 
@@ -68,15 +67,15 @@ def check_names(settings: Mapping[str, Any], known: Iterable[str], model: str) -
     SettingError
         If a setting is unknown and near to a known one.
     """
-    lower = {name.lower(): name for name in known}
+    known = set(known)
     for key, value in settings.items():
-        if key in lower.values() or key.startswith("alias_of_"):
+        if key in known or key.startswith("alias_of_"):
             continue
         # A file of settings may serve several models, so a key of another one is no slip of the pen.
         if key in _settings_of_any_model():
             logger.warning("%s does not read the setting %s", model, key)
-        elif near := difflib.get_close_matches(key.lower(), lower, n=1, cutoff=0.8):
-            raise SettingError(key, value, f"there is no such setting; did you mean {lower[near[0]]}?")
+        elif near := nearest(key, sorted(known), cutoff=0.8):
+            raise SettingError(key, value, f"there is no such setting; did you mean {near}?")
         else:
             logger.warning("the setting %s is unknown; perhaps nothing reads it", key)
 
@@ -131,9 +130,8 @@ def check_metrics(settings: Mapping[str, Any]) -> None:
     for metric in metrics:
         if metric.lower() not in metric_types:
             names = [known.__name__ for known in metrics_dict.values()]
-            near = difflib.get_close_matches(metric.lower(), [name.lower() for name in names], n=1)
-            hint = [name for name in names if near and name.lower() == near[0]] or names
-            raise SettingError("metrics", metrics, f"there is no metric {metric}; known: {', '.join(hint)}")
+            hint = perhaps(metric, names) or f"; known: {', '.join(names)}"
+            raise SettingError("metrics", metrics, f"there is no metric {metric}{hint}")
     if not topk or min(topk) <= 0:
         raise SettingError("topk", topk, "positive whole numbers are wanted, such as [5, 10]")
     if len({metric_types[metric.lower()] for metric in metrics}) > 1:

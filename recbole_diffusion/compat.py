@@ -7,12 +7,11 @@ go. Names that NumPy and SciPy have taken away are all that is set outside RecBo
 from __future__ import annotations
 
 import csv
-import difflib
 import functools
 import inspect
 import re
 import textwrap
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any
 
@@ -21,7 +20,8 @@ import pandas as pd
 import torch
 from scipy.sparse import dok_matrix
 
-from .errors import UserError
+from .download import ensure_files
+from .errors import UserError, perhaps
 
 # Aliases that NumPy 1.24 and 2.0 took away; RecBole writes np.float (evaluator/metrics.py 90, data/interaction.py 31),
 # np.bool (metrics.py 287), np.long (model/layers.py 932) and np.str. Can go when RecBole writes the types themselves.
@@ -66,12 +66,6 @@ def apply() -> None:
     _mend_dataset()
     _mend_evaluation()
     _applied = True
-
-
-def perhaps(name: str, known: Iterable[str]) -> str:
-    """`; did you mean X?` for the nearest of the known names, or nothing."""
-    near = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {near[0]}?" if near else ""
 
 
 def _mend_config() -> None:
@@ -252,9 +246,6 @@ def _fill_nan(self: Any) -> None:
 
 
 def _ensure_files(dataset: Any) -> None:
-    # Imported when it is called: the data package imports this module.
-    from .data.download import ensure_files
-
     ensure_files(dataset.dataset_path, dataset.dataset_name, dataset.benchmark_filename_list)
 
 

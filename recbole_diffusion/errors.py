@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class UserError(Exception):
     """Something that the user can mend; the script prints it as one line and exits with 2."""
@@ -23,3 +26,16 @@ class SettingError(UserError):
     def __init__(self, key: str, value: object, wanted: str) -> None:
         super().__init__(f"{key}={value!r}: {wanted}")
         self.key, self.value, self.wanted = key, value, wanted
+
+
+def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """The known name that is most like `name`, whatever the case; None where none is like it."""
+    by_lower = {candidate.lower(): candidate for candidate in known}
+    near = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=cutoff)
+    return by_lower[near[0]] if near else None
+
+
+def perhaps(name: str, known: Iterable[str]) -> str:
+    """`; did you mean X?` for the nearest of the known names, or nothing."""
+    near = nearest(name, known)
+    return f"; did you mean {near}?" if near else ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import importlib.util
 import inspect
@@ -10,7 +9,7 @@ import re
 import sys
 from pathlib import Path
 
-from .errors import SettingError, UserError
+from .errors import SettingError, UserError, nearest
 
 PACKAGE = Path(__file__).parent
 # In the wheel the properties lie inside the package, in a checkout beside it.
@@ -115,10 +114,9 @@ def _model_files(folders: list[Path]) -> dict[str, Path]:
 
 
 def _hint(name: str) -> str:
-    lower = {known.lower(): known for known in [*recbole_models(), *our_models()]}
-    near = difflib.get_close_matches(name.lower(), lower, n=1)
+    near = nearest(name, [*recbole_models(), *our_models()])
     if near:
-        return f"did you mean {lower[near[0]]}?"
+        return f"did you mean {near}?"
     return f"ours are {', '.join(our_models())}, and RecBole's run as well"
 
 

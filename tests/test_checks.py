@@ -32,7 +32,7 @@ from recbole_diffusion.errors import SettingError
         ({"clip_grad_norm": {"norm_type": 2}}, "clip_grad_norm={'norm_type': 2}: max_norm is wanted"),
         ({"resume": "absent.pth"}, "resume='absent.pth': there is no such file"),
         ({"metrics": []}, "metrics=[]: at least one metric is wanted"),
-        ({"metrics": "NDGC"}, "metrics=['NDGC']: there is no metric NDGC; known: NDCG"),
+        ({"metrics": "NDGC"}, "metrics=['NDGC']: there is no metric NDGC; did you mean NDCG?"),
         ({"metrics": ["NDCG", "AUC"]}, "metrics=['NDCG', 'AUC']: metrics of ranking and of values cannot be mixed"),
         ({"metrics": "AUC", "valid_metric": "AUC"}, "metrics=['AUC']: metrics of values need eval_args.mode"),
         ({"topk": "0"}, "topk=[0]: positive whole numbers are wanted"),

@@ -75,9 +75,7 @@ HEADER = "user_id:token\titem_id:token\ttimestamp:float\n"
         (HEADER + "".join(f"u{n}\ti{m}\t{m}\n" for n in range(9) for m in range(2)), "a user needs"),
     ],
 )
-def test_atomic_files(
-    inter: str, message: str, atomic: Callable[..., str], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_atomic_files(inter: str, message: str, atomic: Callable[..., str], capsys: pytest.CaptureFixture[str]) -> None:
     path = atomic("toy", inter=inter)
     line = one_line(capsys, "--dataset=toy", f"--data_path={path}", "--topk=1", "--valid_metric=NDCG@1")
     assert message in line

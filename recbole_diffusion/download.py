@@ -19,8 +19,7 @@ import torch
 import yaml
 from tqdm import tqdm
 
-from ..compat import perhaps
-from ..errors import UserError
+from .errors import UserError, perhaps
 
 CHUNK_BYTES = 1 << 20
 TIMEOUT_SECONDS = 60

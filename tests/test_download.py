@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 
+from recbole_diffusion import download
 from recbole_diffusion.config import load_config
-from recbole_diffusion.data import build_dataset, download
-from recbole_diffusion.data.download import ensure_files
+from recbole_diffusion.data import build_dataset
+from recbole_diffusion.download import ensure_files
 from recbole_diffusion.errors import UserError
 
 TEXT = "user_id:token\titem_id:token\ttimestamp:float\n" + "".join(
