@@ -520,9 +520,7 @@ def build_trainer(config: Any, model: nn.Module) -> Trainer:
 
     The class decides, not its name: a model called DiffRec gets nothing that RecBole has for its own DiffRec.
     """
-    # Importing any sequential model of RecBole's runs sine.py, whose line 25 turns this on for the whole process:
-    # training becomes slow, and NaN is told by a stack. Can go when RecBole drops that line.
-    torch.autograd.set_detect_anomaly(False)
+    compat.undo_anomaly_detection()
     # The nearest ancestor of RecBole's, so that a subclass of S3Rec is trained as S3Rec is.
     ancestor = next(c for c in type(model).__mro__ if c.__module__.startswith("recbole."))
     theirs = get_trainer(config["MODEL_TYPE"], ancestor.__name__)
