@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from made_data import HEADER, ROWS, load
+
+from recbole_diffusion.errors import UserError
+
+
+def test_ids_are_read_as_they_are_written(atomic: Callable[..., str]) -> None:
+    ids = ["NA", "null", "None", "nan", '"open', "a b", "é", "007"]
+    rows = "".join(f"{user}\t{item}\t{i}\r\n" for user in ids[:4] for i, item in enumerate(ids))
+    path = atomic(inter=f"\ufeff{HEADER}\r\n{rows}")
+    dataset = load(path)
+    assert set(dataset.field2token_id["user_id"]) == {"[PAD]", *ids[:4]}
+    assert set(dataset.field2token_id["item_id"]) == {"[PAD]", *ids}
+    assert len(dataset.inter_feat) == 32
+    assert dataset.inter_feat["timestamp"].max() == 7
+
+
+def test_a_separator_at_the_end_of_the_rows_shifts_nothing(atomic: Callable[..., str]) -> None:
+    dataset = load(atomic(inter=HEADER + "\n" + ROWS.replace("\n", "\t\n") + "\t\n"))
+    assert dataset.field2id_token["user_id"].tolist() == ["[PAD]", "u0", "u1", "u2"]
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("", "the file is empty"),
+        ("\n\n", "the file is empty"),
+        (HEADER, "there is a header, but no row below it"),
+        (f"{HEADER}\n", "there is a header, but no row below it"),
+        ("user_id\titem_id:token\nu\ti\n", "'user_id' in the header has no type"),
+        (f"{HEADER}\tx:number\n{ROWS}", "'x:number' in the header: the type is one of token, float"),
+        (f"{HEADER}\titem_id:token\n{ROWS}", "the header names item_id twice"),
+        (HEADER.replace("item_id", "itemid") + f"\n{ROWS}", "no column item_id .*did you mean itemid"),
+        (
+            HEADER.replace("timestamp", "timestmp") + f"\n{ROWS}",
+            "no column timestamp .*did you mean timestmp",
+        ),
+        (HEADER.replace("timestamp:float", "timestamp:token") + f"\n{ROWS}", "timestamp is of type token"),
+        (HEADER.replace("user_id:token", "user_id:float") + f"\n{ROWS}", "user_id is of type float"),
+        (f"{HEADER}\nu\ti\t1\n\nu\tj\tsoon\n", "timestamp is float, but line 4 has 'soon'$"),
+        (f"{HEADER}\nu\ti\t1\n\ti\t2\nu\t\t3\n", "user_id is empty in line 3$"),
+        (f"{HEADER}\n" + "u\t\t1\n" * 5, "item_id is empty in line 2, line 3, line 4, and more$"),
+        (f"{HEADER}\nu\n", "item_id is empty in line 2$"),
+    ],
+)
+def test_mistakes_in_a_file_are_told_in_one_line(atomic: Callable[..., str], text: str, complaint: str) -> None:
+    path = atomic(inter=text)
+    with pytest.raises(UserError, match=complaint) as raised:
+        load(path)
+    assert "made.inter" in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_further_mistakes_in_files(atomic: Callable[..., str], tmp_path: Path) -> None:
+    path = atomic(
+        inter=f"{HEADER}\tv:float_seq\n" + ROWS.replace("\n", "\t1 2\n") + "\t1 two\n", item="item:token\nx\n"
+    )
+    with pytest.raises(UserError, match=r"v is float_seq, but line 16 has '1 two'"):
+        load(path, load_col={"inter": "*"})
+    with pytest.raises(UserError, match=r"made\.item: there is no column item_id"):
+        load(path, load_col={"item": "*"})
+    with pytest.raises(UserError, match=r"no column rating \(there are: user_id, item_id, timestamp, v\)"):
+        load(path, load_col={"inter": ["user_id", "item_id", "timestamp", "rating"]})
+    (tmp_path / "data/made/made.inter").write_bytes(HEADER.encode() + b"\nu\xe9\ti\t1\n")
+    with pytest.raises(UserError, match="set `encoding`"):
+        load(path)
+    assert load(path, encoding="latin-1").field2id_token["user_id"].tolist() == ["[PAD]", "ué"]
