@@ -23,9 +23,17 @@ from .version import __version__
 
 FORMAT = 1
 PACKED = "packed as"
-# Settings that never shape a model, by RecBole's categories and by name.
-HARMLESS_CATEGORIES = ("General", "Training", "Evaluation")
-HARMLESS_KEYS = {"resume", "log_dir", "tensorboard_dir", "wandb_project", "worker", "shuffle", "device"}
+# Settings that may change when training goes on, by RecBole's categories and by name.
+CHANGEABLE_CATEGORIES = ("General", "Training")
+CHANGEABLE_KEYS = {
+    *("resume", "log_dir", "tensorboard_dir", "wandb_project", "worker", "device", "lr_step_size", "lr_gamma"),
+    *("enable_amp", "enable_scaler", "nproc", "world_size", "ip", "port", "offset"),
+    *("metrics", "topk", "eval_batch_size", "metric_decimal_place", "config_files"),
+    *("inference_steps", "inference_seeds", "reverse_sampler", "reverse_variance", "ddim_eta"),
+    *("embedding_noise_at_inference", "encoding"),
+}
+# And those that may change too where weights are only used.
+DATA_CATEGORIES = ("Evaluation", "Dataset")
 
 
 def plain(value: Any, where: str = "state") -> Any:
@@ -276,27 +284,34 @@ def require_catalogue(path: str | Path, state: Mapping[str, Any], dataset: Any, 
             raise UserError(f"{path}: the checkpoint is of another catalogue: {counts}")
 
 
-def require_model(path: str | Path, state: Mapping[str, Any], model: nn.Module, config: Any) -> None:
-    """Refuse a checkpoint of another model, or of the same with tensors of other shapes.
+def require_model(
+    path: str | Path, state: Mapping[str, Any], model: nn.Module, config: Any, resume: bool = False
+) -> None:
+    """Refuse a checkpoint of another model, or of the same with other settings or tensors of other shapes.
+
+    Parameters
+    ----------
+    resume : bool
+        Whether training is to go on, which takes the same data, split and seed; to use the weights, the settings of the
+        model are enough.
 
     Raises
     ------
     UserError
-        Naming the models, or the first setting and the tensor that differ.
+        Naming the models, or the first setting or tensor that differs.
     """
     if state["model"] != config["model"]:
         raise UserError(f"{path}: the checkpoint is of the model {state['model']}, not of {config['model']}")
+    categories = (*CHANGEABLE_CATEGORIES, *(() if resume else DATA_CATEGORIES))
+    changeable = CHANGEABLE_KEYS.union(*(config.parameters.get(name, ()) for name in categories))
+    changeable -= {"MAX_ITEM_LIST_LENGTH", *(("seed",) if resume else ())}
+    there, here = state["config"], config.plain()
+    for key in here:
+        if key not in changeable and key in there and there[key] != here[key]:
+            raise UserError(f"{path}: the checkpoint is of {key}={there[key]!r}, not {here[key]!r}")
     shapes = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
     saved = {name: list(tensor.shape) for name, tensor in state["state_dict"].items()}
-    if shapes == saved:
-        return
-    tensor = next(name for name in (*shapes, *saved) if shapes.get(name) != saved.get(name))
-    shape = f"{tensor} is {saved.get(tensor, 'absent')} there and {shapes.get(tensor, 'absent')} here"
-    harmless = HARMLESS_KEYS.union(*(config.parameters.get(name, ()) for name in HARMLESS_CATEGORIES))
-    there, here = state["config"], config.plain()
-    differ = [key for key in here if key not in harmless and there.get(key) != here[key]]
-    if not differ:
-        raise UserError(f"{path}: the checkpoint does not fit the model: {shape}")
-    # Sizes are whole numbers, so these come first.
-    key = min(differ, key=lambda key: type(here[key]) is not int)
-    raise UserError(f"{path}: the checkpoint is of {key}={there.get(key)!r}, not {here[key]!r} ({shape})")
+    if shapes != saved:
+        tensor = next(name for name in (*shapes, *saved) if shapes.get(name) != saved.get(name))
+        there, here = saved.get(tensor, "absent"), shapes.get(tensor, "absent")
+        raise UserError(f"{path}: the checkpoint does not fit the model: {tensor} is {there} there and {here} here")

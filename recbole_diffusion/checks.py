@@ -50,6 +50,15 @@ CHOICES = {
     "rm_dup_inter": ("first", "last"),
     "transform": ("mask_itemseq", "inverse_itemseq", "crop_itemseq", "reorder_itemseq", "user_defined"),
 }
+# What other libraries call settings of RecBole's.
+SHORTHANDS = {
+    "lr": "learning_rate",
+    "batch_size": "train_batch_size",
+    "n_epochs": "epochs",
+    "max_len": "MAX_ITEM_LIST_LENGTH",
+    "patience": "stopping_step",
+    "optimizer": "learner",
+}
 DISTRIBUTIONS = ("uniform", "popularity")
 
 
@@ -59,8 +68,13 @@ def _settings_of_any_model() -> frozenset[str]:
     return frozenset(key for file in files for key in TOP_LEVEL_KEY.findall(file.read_text(encoding="utf-8")))
 
 
-def check_names(settings: Mapping[str, Any], known: Iterable[str], model: str) -> None:
-    """Refuse a misspelt setting; warn of one that nothing reads.
+def check_names(settings: Mapping[str, Any], known: Iterable[str], model: str) -> list[str]:
+    """Refuse a misspelt setting, and tell of those that nothing reads.
+
+    Returns
+    -------
+    list of str
+        A warning for each setting that has no effect.
 
     Raises
     ------
@@ -68,16 +82,18 @@ def check_names(settings: Mapping[str, Any], known: Iterable[str], model: str) -
         If a setting is unknown and near to a known one.
     """
     known = set(known)
+    warnings = []
     for key, value in settings.items():
         if key in known or key.startswith("alias_of_"):
             continue
         # A file of settings may serve several models, so a key of another one is no slip of the pen.
         if key in _settings_of_any_model():
-            logger.warning("%s does not read the setting %s", model, key)
-        elif near := nearest(key, sorted(known), cutoff=0.8):
+            warnings.append(f"{model} does not read the setting {key}")
+        elif near := SHORTHANDS.get(key) or nearest(key, sorted(known), cutoff=0.8):
             raise SettingError(key, value, f"there is no such setting; did you mean {near}?")
         else:
-            logger.warning("the setting %s is unknown; perhaps nothing reads it", key)
+            warnings.append(f"the setting {key} is unknown; perhaps nothing reads it")
+    return warnings
 
 
 def check_processes(nproc: int, world_size: int) -> None:

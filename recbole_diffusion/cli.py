@@ -30,6 +30,8 @@ examples:
   python run_recbole_diffusion.py --model=SASRec --config_files="mine.yaml more.yaml"
   python run_recbole_diffusion.py --model=my_model.py:MyModel --eval_args="{{mode: uni100}}"
 
+`python -m recbole_diffusion` does the same where the package is installed without this script.
+
 flags:
   -m, --model NAME      model: {ours}, any of RecBole's, or FILE.py:CLASS (default {model})
   -d, --dataset NAME    dataset (default {dataset}, which ships with RecBole)

@@ -138,6 +138,8 @@ class DiffusionConfig(Config):
         config_dict: Mapping[str, Any] | None = None,
     ) -> None:
         files = [config_file_list] if isinstance(config_file_list, str) else list(config_file_list or ())
+        # Told when the run has its log.
+        self.warnings: list[str] = []
         self.layers = [*(read_yaml(file) for file in files), dict(config_dict or {})]
         super().__init__(model, dataset)
         check_settings = getattr(self.model_class, "check_settings", None)
@@ -201,7 +203,7 @@ class DiffusionConfig(Config):
         known = {name for names in self.parameters.values() for name in names}.union(self.declared, COMPUTED)
         layers = []
         for layer in self.layers:
-            checks.check_names(layer, known, self.model)
+            self.warnings += checks.check_names(layer, known, self.model)
             undeclared = Declaration()
             layers.append(
                 {
@@ -242,6 +244,9 @@ class DiffusionConfig(Config):
         settings = self.final_config_dict
         settings["single_spec"], settings["local_rank"] = True, 0
         settings["device"] = checks.pick_device(settings["gpu_id"], settings["use_gpu"])
+        for layer in self.layers:
+            if str(layer.get("device", settings["device"])) != str(settings["device"]):
+                raise SettingError("device", layer["device"], "is chosen by use_gpu and gpu_id; set those")
 
 
 def _plain(value: Any) -> Any:

@@ -74,8 +74,8 @@ def _download(folder: Path, dataset: str) -> None:
     addresses = known_datasets()
     if dataset not in addresses:
         raise UserError(
-            f"dataset={dataset}: there is no file {folder / dataset}.inter, nor does RecBole offer that dataset"
-            f"{perhaps(dataset, addresses)}; {instead}"
+            f"dataset={dataset}: there is no file {folder / dataset}.inter, nor does RecBole offer that dataset; "
+            f"{instead}{perhaps(dataset, addresses)}"
         )
     url = addresses[dataset]
     getLogger().info(f"downloading dataset {dataset} from {url}")

@@ -99,15 +99,22 @@ def train_and_test(
         if config["resume"]:
             trainer.resume_checkpoint(config["resume"], train_data)
 
+        for warning in config.warnings:
+            logger.warning(warning)
         # Only now, so that a mistake is told in one line and not below a page of settings.
         for part in (config, data, network):
             logger.info(part)
         rows = [0 if part is None else len(part._dataset) for part in (train_data, valid_data, test_data)]
         logger.info("rows for training, validation and test: %d, %d, %d", *rows)
         show_progress = bool(config["show_progress"])
-        best_valid_score, best_valid_result = trainer.fit(
-            train_data, valid_data, saved=saved, show_progress=show_progress
-        )
+        try:
+            best_valid_score, best_valid_result = trainer.fit(
+                train_data, valid_data, saved=saved, show_progress=show_progress
+            )
+        except KeyboardInterrupt:
+            if trainer.last_checkpoint:
+                logger.warning("broken off; to go on, run the same with --resume=%s", trainer.last_checkpoint)
+            raise
         test_result = trainer.evaluate(test_data, load_best_model=saved, show_progress=show_progress)
         logger.info("best valid: %s", best_valid_result)
         logger.info("test result: %s", test_result)
@@ -147,5 +154,5 @@ def run(
         For any mistake in settings or data, in one line.
     """
     processes = {"nproc": nproc, "world_size": world_size, "ip": ip, "port": port, "offset": group_offset}
-    settings = {**(config_dict or {}), **processes}
+    settings = {**processes, **(config_dict or {})}
     return train_and_test(model, dataset, config_file_list, settings, saved).result

@@ -103,7 +103,7 @@ class Trainer(recbole.trainer.Trainer):
         self.epoch = -1
         self.best_epoch: int | None = None
         self._best: dict[str, Any] | None = None
-        self._last_good: Path | None = None
+        self.last_checkpoint: Path | None = None
         self._resumed: dict[str, Any] | None = None
         self._train_data: Any = None
 
@@ -233,6 +233,7 @@ class Trainer(recbole.trainer.Trainer):
         if improved:
             self._keep_as_best(epoch)
             self.best_valid_result = result
+        # RecBole's spelling, for dashboards that know it.
         self.tensorboard.add_scalar("Vaild_score", score, epoch)
         self.wandblogger.log_metrics({**result, "valid_step": epoch // self.eval_step}, head="valid")
         verdict = "the best so far" if improved else f"no better for {self.cur_step}"
@@ -315,7 +316,11 @@ class Trainer(recbole.trainer.Trainer):
             cause = f"learning_rate={self.learning_rate} is probably too high"
         if self.enable_amp:
             cause += ", or 16 bits are too few (enable_amp)"
-        kept = f"the last good checkpoint is {self._last_good}" if self._last_good else "no checkpoint was saved yet"
+        kept = (
+            f"the last good checkpoint is {self.last_checkpoint}"
+            if self.last_checkpoint
+            else "no checkpoint was saved yet"
+        )
         return TrainingError(f"{what} at {where}: {cause}; {kept}")
 
     def _require_finite_weights(self, epoch: int) -> None:
@@ -359,7 +364,7 @@ class Trainer(recbole.trainer.Trainer):
                 "loader_random": [generator.get_state() for generator in _generators(self._train_data)],
             },
         )
-        self._last_good = Path(path)
+        self.last_checkpoint = Path(path)
 
     def _save_checkpoint(self, epoch: int, verbose: bool = True, **kwargs: Any) -> None:
         """Save the weights at hand as the best ones, under RecBole's name for that."""
@@ -371,14 +376,14 @@ class Trainer(recbole.trainer.Trainer):
         if verbose:
             self.logger.info(f"saved {path}")
 
-    def _require_ours(self, path: str | Path, state: dict[str, Any], loader: Any) -> None:
+    def _require_ours(self, path: str | Path, state: dict[str, Any], loader: Any, resume: bool) -> None:
         """Refuse a checkpoint that is not of this model and this data."""
         if loader is not None:
             # A sequential model knows no users; the others have an embedding for each.
             sequential = self.config["MODEL_TYPE"] == ModelType.SEQUENTIAL
             names = ("item",) if sequential else ("item", "user")
             checkpoint.require_catalogue(path, state, loader._dataset, names)
-        checkpoint.require_model(path, state, self.model, self.config)
+        checkpoint.require_model(path, state, self.model, self.config, resume)
 
     def resume_checkpoint(self, resume_file: str | Path, train_data: Any = None) -> None:
         """Take up training where a checkpoint left it; `fit` then goes on in files of its own.
@@ -400,7 +405,7 @@ class Trainer(recbole.trainer.Trainer):
             Where the checkpoint cannot be read, or is of another model, catalogue, size or `learner`.
         """
         state = checkpoint.load(resume_file)
-        self._require_ours(resume_file, state, train_data)
+        self._require_ours(resume_file, state, train_data, resume=True)
         if state["config"]["learner"] != self.learner:
             wanted = f"{resume_file} is to be resumed with {state['config']['learner']}"
             raise SettingError("learner", self.learner, wanted)
@@ -419,7 +424,7 @@ class Trainer(recbole.trainer.Trainer):
         self.train_loss_dict = state["train_loss"]
         self.best_epoch = state["best_epoch"]
         self._best = None if self.best_epoch is None else checkpoint.best_weights(state)
-        self._last_good = Path(resume_file)
+        self.last_checkpoint = Path(resume_file)
         self._resumed = {"path": resume_file, "state": state}
         self.logger.info(f"resumed {resume_file} after epoch {self.epoch}")
 
@@ -428,7 +433,7 @@ class Trainer(recbole.trainer.Trainer):
             return
         path, state = self._resumed["path"], self._resumed["state"]
         self._resumed = None
-        self._require_ours(path, state, self._train_data)
+        self._require_ours(path, state, self._train_data, resume=True)
         for generator, at in zip(_generators(self._train_data), state["loader_random"], strict=True):
             generator.set_state(at)
         checkpoint.set_random_state(state["random"])
@@ -470,7 +475,7 @@ class Trainer(recbole.trainer.Trainer):
         self.check_catalogue(eval_data)
         if load_best_model and model_file is not None:
             state = checkpoint.load(model_file)
-            self._require_ours(model_file, state, eval_data)
+            self._require_ours(model_file, state, eval_data, resume=False)
             checkpoint.set_weights(self.model, checkpoint.best_weights(state), self.device)
         elif load_best_model and self._best is not None:
             checkpoint.set_weights(self.model, self._best, self.device)

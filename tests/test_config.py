@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import copy
 import json
-import logging
 import os
 import pickle
 import sys
@@ -17,6 +16,7 @@ from recbole.utils import InputType
 
 from recbole_diffusion.config import DiffusionConfig, default_files, load_config, merge
 from recbole_diffusion.errors import SettingError, UserError
+from recbole_diffusion.parsing import read_yaml
 from recbole_diffusion.registry import PROPERTIES, find_model
 
 LEAVE_ONE_OUT = {"LS": "valid_and_test"}
@@ -220,13 +220,30 @@ def test_misspelt_setting_is_refused() -> None:
     assert str(caught.value) == "difusion_steps=16: there is no such setting; did you mean diffusion_steps?"
 
 
-def test_settings_that_nothing_reads_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.WARNING):
-        sasrec(num_layers=3, zzz=1, alias_of_item_id=["item_id_list"])
-    assert caplog.messages == [
+def test_settings_that_nothing_reads_are_warned_of() -> None:
+    config = sasrec(num_layers=3, zzz=1, alias_of_item_id=["item_id_list"])
+    assert config.warnings == [
         "SASRec does not read the setting num_layers",
         "the setting zzz is unknown; perhaps nothing reads it",
     ]
+
+
+def test_shorthands_of_other_libraries_are_pointed_out() -> None:
+    with pytest.raises(SettingError, match=r"there is no such setting; did you mean learning_rate\?"):
+        sasrec(lr=0.1)
+
+
+def test_device_is_not_set_by_its_name() -> None:
+    with pytest.raises(SettingError, match="device='cuda:7': is chosen by use_gpu and gpu_id"):
+        sasrec(device="cuda:7")
+
+
+def test_published_settings_are_whole_on_any_dataset() -> None:
+    file = PROPERTIES / "model" / "DiffuRec-published.yaml"
+    config = load_config("DiffuRec", "ml-100k", [file])
+    wanted = read_yaml(file)
+    assert {key: config[key] for key in wanted} == wanted
+    assert set(read_yaml(PROPERTIES / "model" / "DiffuRec.yaml")) - set(wanted) == {"ddim_eta", "eval_batch_size"}
 
 
 @pytest.mark.parametrize("model", ["SASRec", "BERT4Rec", "GRU4Rec", "DiffuRec", "DiffRec"])

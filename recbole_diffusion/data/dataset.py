@@ -137,7 +137,9 @@ class PrefixDataset(SequentialDataset):
         if value_field is not None and value_field not in feat:
             raise ValueError(f"Value_field [{value_field}] should be one of `df_feat`'s features.")
         rows = feat.rows.long()
-        rows = torch.cat([rows, rows[feat.lengths() == 1] - 1])
+        # Not by the history's length, which MAX_ITEM_LIST_LENGTH bounds.
+        second = feat.sequences.start[rows] == rows - 1
+        rows = torch.cat([rows, rows[second] - 1])
         fields = [self.uid_field, self.iid_field, *([value_field] if value_field else [])]
         interactions = Interaction({field: feat.sequences.columns[field][rows] for field in fields})
         return self._create_sparse_matrix(interactions, self.uid_field, self.iid_field, form, value_field)

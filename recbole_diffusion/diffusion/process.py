@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from recbole_diffusion.diffusion.schedules import is_valid
+from .schedules import is_valid
 
 _logger = logging.getLogger(__name__)
 _LARGEST_LAST_ABAR = 0.1

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from recbole_diffusion.diffusion.process import GaussianProcess, posterior
+from .process import GaussianProcess, posterior
 
 SAMPLERS = ("ddpm", "ddim")
 REVERSE_VARIANCES = ("posterior", "beta")

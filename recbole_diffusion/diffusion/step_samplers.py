@@ -107,7 +107,8 @@ class LossAwareSampler(StepSampler):
     def update(self, timestep: Tensor, loss: Tensor) -> None:
         timestep = timestep.to(self.seen.device)
         by_step, order = torch.sort(timestep, stable=True)
-        losses = loss.to(self.history)[order]
+        # One loss that is NaN would make every probability NaN, and training would fail there instead of at the loss.
+        losses = loss.to(self.history).nan_to_num(posinf=0.0)[order]
 
         steps = torch.arange(self.diffusion_steps, device=self.seen.device)
         start = torch.searchsorted(by_step, steps)

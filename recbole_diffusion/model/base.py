@@ -19,9 +19,6 @@ from ..errors import SettingError
 from .layers import ACTIVATIONS, Encoder
 from .losses import catalogue_cross_entropy
 
-ATTENTION_MASKS = ("keys", "reference")
-
-
 # Settings without which no model of this family can be built.
 NEEDED = (
     "hidden_size",
@@ -270,8 +267,9 @@ class DiffusionRecommender(SequentialRecommender):
 
     def draw_timestep(self, rows: int, given: Tensor | None) -> tuple[Tensor, Tensor]:
         """The training steps, `given` or drawn: timestep int64 [B], weight [B] that keeps the objective unbiased."""
-        timestep, weight = self.step_sampler.sample(rows, self.item_embedding.weight.device)
-        return (timestep, weight) if given is None else (given, torch.ones_like(weight))
+        if given is not None:
+            return given, torch.ones(rows, device=given.device)
+        return self.step_sampler.sample(rows, self.item_embedding.weight.device)
 
     def full_sort_predict(self, interaction: Any, noise: NoiseSource | None = None) -> Tensor:
         """Scores [B, V] of all items: iterative denoising, then rounding.

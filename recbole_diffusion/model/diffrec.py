@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -125,7 +126,9 @@ class DiffRec(DiffusionRecommender):
         return (weight * reconstruction + self.rounding_weight * self.item_loss(truth, interaction)).mean()
 
     def full_sort_predict(self, interaction: Any, noise: NoiseSource | None = None) -> Tensor:
-        """Probabilities [B, V] of all items, averaged over `inference_seeds` draws ("efficient inference").
+        """Log of the probabilities of all items, averaged over `inference_seeds` draws: [B, V] ("efficient inference").
+
+        As logarithms, small probabilities stay apart that would all be 0 in float32.
 
         Parameters
         ----------
@@ -136,9 +139,11 @@ class DiffRec(DiffusionRecommender):
         """
         history = self.history(interaction)
         sources = [noise] if noise else [self.inference_noise(history, draw) for draw in range(self.inference_seeds)]
-        total = torch.zeros((), device=history.items.device)
+        total: Tensor | None = None
         for source in sources:
             scores = self.score(self.reverse(history, source)[-1].x)
             scores[:, : self.first_item] = -torch.inf
-            total = total + scores.softmax(dim=-1)
-        return total / len(sources)
+            log_probability = scores.log_softmax(dim=-1)
+            total = log_probability if total is None else torch.logaddexp(total, log_probability)
+        assert total is not None
+        return total - math.log(len(sources))

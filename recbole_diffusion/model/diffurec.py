@@ -7,8 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .base import ATTENTION_MASKS, Denoiser, DiffusionRecommender, Draw, History, check_encoder, one_of, require
+from .base import Denoiser, DiffusionRecommender, Draw, History, check_encoder, one_of, require
 from .layers import Dropout, step_angles
+
+ATTENTION_MASKS = ("keys", "reference")
 
 
 class DiffuRec(DiffusionRecommender):

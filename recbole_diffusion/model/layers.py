@@ -162,7 +162,8 @@ class EncoderBlock(nn.Module):
 class Encoder(nn.Module):
     """Bidirectional transformer of which one position a row is read.
 
-    In the last block, queries and feed-forward are computed for that position alone.
+    In the last block, queries and feed-forward are computed for that position alone. Weights start as in DiffuRec's
+    published code: Xavier normal, biases 0.
 
     Parameters
     ----------
@@ -173,9 +174,11 @@ class Encoder(nn.Module):
     def __init__(self, n_layers: int, **block: Any) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(EncoderBlock(**block) for _ in range(n_layers))
-        for module in self.modules():
+        for name, module in self.named_modules():
             if isinstance(module, nn.Linear):
-                nn.init.xavier_normal_(module.weight)
+                # Key and value are two maps of one size, only stored together.
+                for weight in module.weight.chunk(2 if name.endswith("key_value") else 1):
+                    nn.init.xavier_normal_(weight)
                 nn.init.zeros_(module.bias)
 
     def forward(

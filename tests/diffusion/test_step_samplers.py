@@ -165,3 +165,11 @@ def test_at_least_one_step(name: str) -> None:
     assert make_step_sampler(name, 1).sample(3)[0].tolist() == [0, 0, 0]
     with pytest.raises(ValueError, match="T = 0 "):
         make_step_sampler(name, 0)
+
+
+def test_a_loss_that_is_not_finite_leaves_probabilities() -> None:
+    sampler = make_step_sampler("lossaware", 2)
+    for loss in (1.0, float("nan"), float("inf")):
+        sampler.update(torch.tensor([0, 1] * 10), torch.full((20,), loss))
+        p = sampler.probabilities()
+        assert p.isfinite().all() and p.sum().item() == pytest.approx(1.0)

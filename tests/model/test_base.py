@@ -52,6 +52,22 @@ def test_scores_depend_on_seed_and_history(cls: type[DiffusionRecommender]) -> N
     first = make(cls).eval().full_sort_predict(interaction)
     assert torch.equal(first, make(cls).eval().full_sort_predict(interaction))
     assert not torch.allclose(first, make(cls, seed=1).eval().full_sort_predict(interaction), atol=1e-4)
+    model = make(cls).eval()
+    alike = model.history(batch([[1, 2, 3], [1, 2, 4], [2, 1, 3], [1, 2, 3]], [1] * 4))
+    x_T = model.inference_noise(alike)("x_T", 15, (4, 16))
+    assert torch.equal(x_T[0], x_T[3])
+    assert len(x_T.unique(dim=0)) == 3
+
+
+@pytest.mark.parametrize("cls", MODELS)
+@torch.no_grad()
+def test_ddim_with_full_noise_is_ddpm(cls: type[DiffusionRecommender]) -> None:
+    interaction = random_batch()
+    ddpm = make(cls, inference_steps=5).eval().full_sort_predict(interaction)[:, 1:]
+    full = make(cls, inference_steps=5, reverse_sampler="ddim", ddim_eta=1.0).eval()
+    torch.testing.assert_close(full.full_sort_predict(interaction)[:, 1:], ddpm, atol=1e-4, rtol=0)
+    calm = make(cls, inference_steps=5, reverse_sampler="ddim").eval()
+    assert not torch.allclose(calm.full_sort_predict(interaction)[:, 1:], ddpm, atol=1e-3)
 
 
 @pytest.mark.parametrize("cls", MODELS)

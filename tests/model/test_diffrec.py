@@ -73,9 +73,31 @@ def test_one_step_and_one_seed_is_the_plain_formula() -> None:
     last = torch.full((4,), 15)
     draw = at_step(recorded_noise([]), 0)
     x0_hat = diffrec.denoiser(history, draw)(x_T, last, draw)
-    expected = torch.zeros(4, 11)
-    expected[:, 1:] = (x0_hat @ diffrec.item_embedding.weight[1:].T).softmax(dim=-1)
-    torch.testing.assert_close(diffrec.full_sort_predict(interaction), expected, atol=1e-6, rtol=0)
+    expected = (x0_hat @ diffrec.item_embedding.weight[1:].T).softmax(dim=-1)
+    scores = diffrec.full_sort_predict(interaction)
+    torch.testing.assert_close(scores[:, 1:].exp(), expected, atol=1e-6, rtol=0)
+    assert (scores[:, 0] == -torch.inf).all()
+
+
+@torch.no_grad()
+def test_several_seeds_average_the_probabilities() -> None:
+    interaction = batch(HISTORIES, TARGETS)
+    several = model(inference_seeds=4).eval()
+    history = several.history(interaction)
+    singles = [several.full_sort_predict(interaction, several.inference_noise(history, draw)) for draw in range(4)]
+    expected = torch.stack(singles).exp().mean(dim=0).log()
+    torch.testing.assert_close(several.full_sort_predict(interaction), expected, atol=1e-5, rtol=0)
+    assert not torch.allclose(singles[0][:, 1:], singles[1][:, 1:], atol=1e-3)
+
+
+@torch.no_grad()
+def test_improbable_items_stay_apart() -> None:
+    diffrec = model(rounding="linear").eval()
+    assert diffrec.rounding is not None
+    diffrec.rounding.weight.mul_(1000)
+    scores = diffrec.full_sort_predict(batch(HISTORIES, TARGETS))[:, 1:]
+    assert scores.isfinite().all() and scores.min() < -200
+    assert all(len(row.unique()) == 10 for row in scores)
 
 
 @torch.no_grad()

@@ -109,3 +109,10 @@ def test_step_angles() -> None:
     expected = [7 * 10000 ** (-j / 3) for j in range(3)]
     torch.testing.assert_close(angles[1], torch.tensor(expected), rtol=1e-5, atol=0)
     assert torch.equal(angles[0], torch.zeros(3))
+
+
+def test_query_key_and_value_start_alike() -> None:
+    torch.manual_seed(0)
+    attention = Encoder(1, **{**BLOCK, "hidden_size": 128}).blocks[0].attention
+    weights = [attention.query.weight, *attention.key_value.weight.chunk(2)]
+    assert [round(weight.std().item(), 2) for weight in weights] == [0.09] * 3

@@ -49,7 +49,19 @@ def test_pop_on_ml_100k_has_the_recall_of_true_popularity(length_batching: bool)
 
 
 def test_counts_are_part_of_a_saved_model() -> None:
-    config = load_config("Pop", "ml-100k", None, {})
-    train, _, _ = build_loaders(config, build_dataset(config))
-    model = Pop(config, train._dataset)
-    assert torch.equal(model.state_dict()["popularity"], model.popularity)
+    models = []
+    for split in ("valid_and_test", "test_only"):
+        config = load_config("Pop", "ml-100k", None, {"eval_args": {"split": {"LS": split}}})
+        models.append(Pop(config, build_loaders(config, build_dataset(config))[0]._dataset))
+    first, other = models
+    assert not torch.equal(first.popularity, other.popularity)
+    other.load_state_dict(first.state_dict())
+    assert torch.equal(first.popularity, other.popularity)
+
+
+def test_counts_do_not_depend_on_the_longest_history() -> None:
+    models = []
+    for longest in (1, 20):
+        config = load_config("Pop", "ml-100k", None, {"MAX_ITEM_LIST_LENGTH": longest})
+        models.append(Pop(config, build_loaders(config, build_dataset(config))[0]._dataset))
+    assert torch.equal(models[0].popularity, models[1].popularity)
