@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping, Sequence
-from enum import Enum
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 import yaml
 
 from . import compat
@@ -20,7 +16,7 @@ compat.apply()
 from recbole.config import Config  # noqa: E402
 from recbole.utils import ModelType  # noqa: E402
 
-from . import checks  # noqa: E402
+from . import checkpoint, checks  # noqa: E402
 from .errors import SettingError, UserError  # noqa: E402
 from .parsing import Declaration, SettingsLoader, declarations, read_yaml  # noqa: E402
 from .registry import find_model, property_files  # noqa: E402
@@ -149,19 +145,16 @@ class DiffusionConfig(Config):
     def plain(self) -> dict[str, Any]:
         """The settings as plain data, for checkpoints and reports.
 
-        Enums are names, the device is a text, and what is no plain data is left out. Handed in again as `config_dict`,
+        Enums and the device are texts, and what is no plain data is left out. Handed in again as `config_dict`,
         it gives the same settings.
         """
         plain = {}
         for key, value in {**self.final_config_dict, "data_path": self.data_folder}.items():
             try:
-                plain[key] = _plain(value)
+                plain[key] = checkpoint.plain(value)
             except TypeError:
                 continue
         return plain
-
-    def __str__(self) -> str:
-        return re.sub(r"\x1b\[[0-9;]*m", "", super().__str__())
 
     def _init_parameters_category(self) -> None:
         super()._init_parameters_category()
@@ -247,22 +240,6 @@ class DiffusionConfig(Config):
         for layer in self.layers:
             if str(layer.get("device", settings["device"])) != str(settings["device"]):
                 raise SettingError("device", layer["device"], "is chosen by use_gpu and gpu_id; set those")
-
-
-def _plain(value: Any) -> Any:
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, Enum):
-        return value.name
-    if isinstance(value, (torch.device, os.PathLike)):
-        return str(value)
-    if isinstance(value, Mapping):
-        return {str(key): _plain(part) for key, part in value.items()}
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return [_plain(part) for part in value]
-    raise TypeError(f"{type(value).__name__} is no plain data")
 
 
 def load_config(

@@ -17,7 +17,6 @@ from tqdm import tqdm
 
 from .errors import SettingError
 
-LEVELS = ("debug", "info", "warning", "error", "critical")
 COLOUR_CODE = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -96,8 +95,7 @@ def run_logging(config: Any) -> Iterator[Path | None]:
         path = Path(in_file.baseFilename)
         handlers.append(in_file)
 
-    state = str(config["state"]).lower()
-    level = getattr(logging, state.upper()) if state in LEVELS else logging.INFO
+    level = getattr(logging, str(config["state"]).upper(), logging.INFO)
     root = logging.getLogger()
     level_before = root.level
     root.setLevel(level)

