@@ -216,7 +216,8 @@ class Trainer(recbole.trainer.Trainer):
         self.train_loss_dict[epoch] = total
         self._add_train_loss_to_tensorboard(epoch, losses)
         self.wandblogger.log_metrics({"epoch": epoch, "train_loss": losses, "train_step": epoch}, head="train")
-        parts = losses if isinstance(losses, tuple) else (losses,)
+        # A mean means something by itself; the sums that RecBole works with go to tensorboard and wandb.
+        parts = [part / len(train_data) for part in (losses if isinstance(losses, tuple) else (losses,))]
         told = " + ".join(f"{part:.{self.config['loss_decimal_place'] or 4}f}" for part in parts)
         return f"epoch {epoch}: loss {told}, {perf_counter() - begin:.1f} s"
 
