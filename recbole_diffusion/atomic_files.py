@@ -32,7 +32,7 @@ def load_feat(self: Any, filepath: str, source: Any) -> pd.DataFrame | None:
     ------
     UserError
         For an empty file, a header that is none, a column that is wanted and not there, a word in a float column, and a
-        hole in a column of user or item ids.
+        hole in a column of user or item ids, or of times that order the data.
     """
     from recbole.utils import FeatureType
 
@@ -59,9 +59,10 @@ def load_feat(self: Any, filepath: str, source: Any) -> pd.DataFrame | None:
             if "float" in ftype.value:
                 self.field2bucketnum[field] = 2
     table = file.read(fields)
-    for field in ids:
+    times = [self.time_field] if _orders_by_time(self, source) else []
+    for field in (*ids, *times):
         if table[field].isna().any():
-            raise UserError(f"{filepath}: column {field} is empty in {file.where(field, lambda cell: not cell)}")
+            raise UserError(f"{filepath}: column {field} is empty in {file.where(field, _is_hole)}")
     for field, ftype in fields.items():
         if ftype == FeatureType.TOKEN_SEQ or ftype == FeatureType.FLOAT_SEQ:
             sequences = file.sequences(table[field], ftype, self.config["seq_separator"])
@@ -162,8 +163,12 @@ class _AtomicFile:
                     yield number, line.rstrip("\r\n").split(self.separator)
 
 
+def _is_hole(cell: str) -> bool:
+    return cell.strip() in MISSING_FLOATS
+
+
 def _is_word(cell: str) -> bool:
-    if cell.strip() in MISSING_FLOATS:
+    if _is_hole(cell):
         return False
     try:
         float(cell)
@@ -181,6 +186,16 @@ def _id_fields(dataset: Any, source: Any) -> list[str]:
     return [field for field in fields.get(source, []) if field]
 
 
+def _orders_by_time(dataset: Any, source: Any) -> bool:
+    """Whether the rows of a file are put into order by their time field."""
+    from recbole.utils import FeatureSource, ModelType
+
+    config = dataset.config
+    ordered = config["MODEL_TYPE"] == ModelType.SEQUENTIAL or config["eval_args"]["order"] == "TO"
+    interactions = source == FeatureSource.INTERACTION and config["benchmark_filename"] is None
+    return bool(interactions and ordered and dataset.time_field)
+
+
 def _check_columns(
     dataset: Any, file: _AtomicFile, fields: dict[str, Any], ids: list[str], load_col: set[str] | None, source: Any
 ) -> None:
@@ -189,14 +204,10 @@ def _check_columns(
 
     config, time_field = dataset.config, dataset.time_field
     sequential = config["MODEL_TYPE"] == ModelType.SEQUENTIAL
-    wanted = dict.fromkeys(ids)
-    needs_time = False
-    if source == FeatureSource.INTERACTION:
-        if config["benchmark_filename"] is not None:
-            wanted |= dict.fromkeys([dataset.iid_field + config["LIST_SUFFIX"]] if sequential else [])
-        elif time_field:
-            needs_time = sequential or config["eval_args"]["order"] == "TO"
-            wanted |= dict.fromkeys([time_field] if needs_time else [])
+    needs_time = _orders_by_time(dataset, source)
+    wanted = dict.fromkeys([*ids, *([time_field] if needs_time else [])])
+    if source == FeatureSource.INTERACTION and config["benchmark_filename"] is not None and sequential:
+        wanted[dataset.iid_field + config["LIST_SUFFIX"]] = None
     # RecBole's and our defaults name the time field for every model.
     wanted |= dict.fromkeys(sorted((load_col or set()) - (set() if needs_time else {time_field})))
     there = ", ".join(file.fields)

@@ -31,6 +31,9 @@ CHANGEABLE_KEYS = {
     *("metrics", "topk", "eval_batch_size", "metric_decimal_place", "config_files"),
     *("inference_steps", "inference_seeds", "reverse_sampler", "reverse_variance", "ddim_eta"),
     *("embedding_noise_at_inference", "encoding"),
+    # What RecBole derives from other settings.
+    *("MODEL_TYPE", "MODEL_INPUT_TYPE", "eval_type", "valid_metric_bigger", "single_spec", "local_rank"),
+    *("valid_neg_sample_args", "test_neg_sample_args"),
 }
 # And those that may change too where weights are only used.
 DATA_CATEGORIES = ("Evaluation", "Dataset")

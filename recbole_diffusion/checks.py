@@ -59,6 +59,14 @@ SHORTHANDS = {
     "patience": "stopping_step",
     "optimizer": "learner",
 }
+INTERVALS = (
+    "user_inter_num_interval",
+    "item_inter_num_interval",
+    "entity_kg_num_interval",
+    "relation_kg_num_interval",
+)
+# Settings that RecBole's transforms read without a default.
+TRANSFORM_NEEDS = {"mask_itemseq": ("mask_ratio",), "crop_itemseq": ("eta",), "reorder_itemseq": ("beta",)}
 DISTRIBUTIONS = ("uniform", "popularity")
 
 
@@ -127,10 +135,30 @@ def check_values(settings: Mapping[str, Any]) -> None:
     for key, choices in CHOICES.items():
         if settings.get(key) is not None and settings[key].lower() not in choices:
             raise SettingError(key, settings[key], f"one of {', '.join(choices)} is wanted")
+    for key in INTERVALS:
+        _require_interval(key, settings.get(key))
+    for field, interval in (settings.get("val_interval") or {}).items():
+        if isinstance(interval, str):  # a list names the tokens to keep
+            _require_interval(f"val_interval.{field}", interval)
+    for parameter in TRANSFORM_NEEDS.get(settings.get("transform") or "", ()):
+        if settings.get(parameter) is None:
+            raise SettingError("transform", settings["transform"], f"the setting {parameter} is wanted with it")
     if settings["clip_grad_norm"] is not None and "max_norm" not in settings["clip_grad_norm"]:
         raise SettingError("clip_grad_norm", settings["clip_grad_norm"], "max_norm is wanted, as in {max_norm: 5.0}")
     if settings["resume"] is not None and not Path(settings["resume"]).is_file():
         raise SettingError("resume", settings["resume"], "there is no such file")
+
+
+def _require_interval(key: str, value: Any) -> None:
+    """RecBole itself warns of a malformed interval, and then takes everything."""
+    for part in str(value).split(";") if value is not None else ():
+        found = re.fullmatch(r"\s*[\[(]([^,]*),([^,]*)[\])]\s*", part)
+        try:
+            ordered = found is not None and float(found[1]) <= float(found[2])
+        except ValueError:
+            ordered = False
+        if not ordered:
+            raise SettingError(key, value, "an interval is wanted, such as [5,inf), or several with ; between")
 
 
 def check_metrics(settings: Mapping[str, Any]) -> None:
@@ -155,13 +183,17 @@ def check_metrics(settings: Mapping[str, Any]) -> None:
     modes = settings["eval_args"]["mode"].values()
     if metric_types[metrics[0].lower()] == EvaluatorType.VALUE and "full" in modes:
         raise SettingError("metrics", metrics, "metrics of values need eval_args.mode labeled, uniN or popN, not full")
+    if "labeled" in modes and metric_types[metrics[0].lower()] == EvaluatorType.RANKING:
+        raise SettingError("eval_args.mode", "labeled", "ranking takes full, uniN or popN; labels go with AUC")
+    if "labeled" in modes and not settings.get("threshold") and not _loads(settings, settings["LABEL_FIELD"]):
+        raise SettingError("eval_args.mode", "labeled", "labels are wanted for it, such as threshold={rating: 4}")
 
     names = []
     for metric in metrics:
         by_rank = {"rec.topk", "rec.items"} & set(metric_information[metric.lower()])
         names += [f"{metric}@{k}" for k in topk] if by_rank else [metric]
     if valid_metric.lower() not in [name.lower() for name in names]:
-        wanted = f"one of the metrics that are computed is wanted: {', '.join(names)}"
+        wanted = f"metrics and topk={topk} do not give it; one of {', '.join(names)} is wanted"
         raise SettingError("valid_metric", valid_metric, wanted)
 
 
@@ -294,7 +326,9 @@ def columns(settings: Mapping[str, Any], given: Mapping[str, Any], default_field
     needed = {field: key for key in ("threshold", "val_interval", "normalize_field") for field in given.get(key) or ()}
     if settings.get("inter_matrix_type") == "rating":
         needed[settings["RATING_FIELD"]] = "inter_matrix_type"
-    if settings["eval_args"]["order"] == "TO" and settings["benchmark_filename"] is None:
+    if settings["benchmark_filename"] is not None and settings["MODEL_TYPE"] == ModelType.SEQUENTIAL:
+        needed[settings["ITEM_ID_FIELD"] + settings["LIST_SUFFIX"]] = "benchmark_filename"
+    elif settings["eval_args"]["order"] == "TO" and settings["benchmark_filename"] is None:
         needed[settings["TIME_FIELD"]] = "TIME_FIELD"
     needed[settings["ITEM_ID_FIELD"]], needed[settings["USER_ID_FIELD"]] = "ITEM_ID_FIELD", "USER_ID_FIELD"
     for field, key in needed.items():
@@ -304,6 +338,11 @@ def columns(settings: Mapping[str, Any], given: Mapping[str, Any], default_field
             raise SettingError("load_col", own, f"{key} needs the field {field}; add it to inter")
         load_col["inter"].append(field)
     return load_col
+
+
+def _loads(settings: Mapping[str, Any], field: str) -> bool:
+    columns = (settings["load_col"] or {}).get("inter", "*")
+    return columns == "*" or field in columns
 
 
 def pick_device(gpu_id: str, use_gpu: bool) -> torch.device:

@@ -118,8 +118,9 @@ def print_keys(model: str, dataset: str) -> None:
     """Print the property files that hold for a model on a dataset, as they stand."""
     from .config import default_files
 
+    files = default_files(find_model(model), dataset)
     print(f"Settings of {model} on {dataset}; of a key that stands in several files the last one holds.")
-    for file in default_files(find_model(model), dataset):
+    for file in files:
         print(f"\n--- {file}\n\n{file.read_text(encoding='utf-8').strip()}")
 
 

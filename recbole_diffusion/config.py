@@ -218,6 +218,10 @@ class DiffusionConfig(Config):
             self.model_class, settings, given, self.base["train_neg_sample_args"]
         )
         settings["load_col"] = checks.columns(settings, given, self.base)
+        sequential = settings["MODEL_TYPE"] == ModelType.SEQUENTIAL
+        if settings["benchmark_filename"] is not None and sequential and settings.get("alias_of_item_id") is None:
+            # Histories that come with the files hold items.
+            settings["alias_of_item_id"] = [settings["ITEM_ID_FIELD"] + settings["LIST_SUFFIX"]]
         self.external_config_dict = given
         return settings
 
@@ -227,10 +231,9 @@ class DiffusionConfig(Config):
             super()._set_default_parameters()
         except (ValueError, TypeError, NotImplementedError, RuntimeError) as error:
             raise UserError(str(error)) from error
-        own = os.path.join(self.data_folder, self.dataset)
-        if os.path.isdir(own):
-            # RecBole takes ml-100k out of its own package, even where the user has put another.
-            self.final_config_dict["data_path"] = own
+        if os.path.normpath(self.data_folder) != os.path.normpath(self.base["data_path"]):
+            # RecBole takes ml-100k out of its own package, wherever the user has put it.
+            self.final_config_dict["data_path"] = os.path.join(self.data_folder, self.dataset)
         self.final_config_dict["data_path"] = os.path.normpath(self.final_config_dict["data_path"])
 
     def _init_device(self) -> None:

@@ -67,6 +67,11 @@ def file_handler(folder: str, model: str, dataset: str) -> logging.FileHandler:
     return handler
 
 
+def shows_progress() -> bool:
+    """Whether somebody sees a progress bar move: on a terminal or in a notebook, not in a file."""
+    return sys.stderr.isatty() or "ipykernel" in sys.modules
+
+
 @contextmanager
 def run_logging(config: Any) -> Iterator[Path | None]:
     """Log to stderr and to a new file for as long as the context lasts.
@@ -92,7 +97,7 @@ def run_logging(config: Any) -> Iterator[Path | None]:
     path = None
     if config["log_dir"]:
         in_file = file_handler(config["log_dir"], config["model"], config["dataset"])
-        path = Path(in_file.baseFilename)
+        path = Path(config["log_dir"], *Path(in_file.baseFilename).parts[-2:])
         handlers.append(in_file)
 
     level = getattr(logging, str(config["state"]).upper(), logging.INFO)

@@ -18,7 +18,9 @@ from recbole.utils import init_seed  # noqa: E402
 
 from .config import load_config  # noqa: E402
 from .data import build_dataset, build_loaders  # noqa: E402
-from .log import run_logging  # noqa: E402
+from .data.dataset import is_recboles  # noqa: E402
+from .errors import SettingError, UserError  # noqa: E402
+from .log import run_logging, shows_progress  # noqa: E402
 from .trainer import build_trainer  # noqa: E402
 
 logger = logging.getLogger(__name__)
@@ -57,6 +59,24 @@ class Outcome(NamedTuple):
         return "\n".join(lines)
 
 
+def build_model(config: Any, dataset: Any) -> Any:
+    """A model of the class that the settings name, on their device.
+
+    Raises
+    ------
+    UserError
+        Where a package is missing, or a model of RecBole's refuses its settings.
+    """
+    try:
+        return config.model_class(config, dataset).to(config["device"])
+    except ImportError as error:
+        raise SettingError("model", config["model"], f"the package {error.name} is wanted for it") from error
+    except (ValueError, AssertionError, NotImplementedError) as error:
+        if not is_recboles(config.model_class):
+            raise
+        raise UserError(f"model={config['model']}: {error}") from error
+
+
 def train_and_test(
     model: str | type,
     dataset: str,
@@ -93,7 +113,7 @@ def train_and_test(
 
         # Again, so that the weights do not depend on how the data was read.
         init_seed(config["seed"], config["reproducibility"])
-        network = config.model_class(config, train_data._dataset).to(config["device"])
+        network = build_model(config, train_data._dataset)
         trainer = build_trainer(config, network)
         trainer.check_catalogue(train_data)
         if config["resume"]:
@@ -106,7 +126,7 @@ def train_and_test(
             logger.info(part)
         rows = [0 if part is None else len(part._dataset) for part in (train_data, valid_data, test_data)]
         logger.info("rows for training, validation and test: %d, %d, %d", *rows)
-        show_progress = bool(config["show_progress"])
+        show_progress = config["show_progress"] and shows_progress()
         try:
             best_valid_score, best_valid_result = trainer.fit(
                 train_data, valid_data, saved=saved, show_progress=show_progress
@@ -116,8 +136,8 @@ def train_and_test(
                 logger.warning("broken off; to go on, run the same with --resume=%s", trainer.last_checkpoint)
             raise
         test_result = trainer.evaluate(test_data, load_best_model=saved, show_progress=show_progress)
-        logger.info("best valid: %s", best_valid_result)
-        logger.info("test result: %s", test_result)
+        for name, metrics in (("best valid", best_valid_result), ("test result", test_result)):
+            logger.info("%s: %s", name, ", ".join(f"{metric} {value:.4f}" for metric, value in (metrics or {}).items()))
     result = {
         "best_valid_score": best_valid_score,
         "valid_score_bigger": config["valid_metric_bigger"],

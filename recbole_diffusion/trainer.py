@@ -178,6 +178,8 @@ class Trainer(recbole.trainer.Trainer):
         # Trainers of models that train for one epoch set `epochs` after RecBole has settled `eval_step`.
         eval_step = min(self.eval_step, self.epochs)
 
+        if verbose and self.epoch + 1 >= self.epochs:
+            self.logger.info(f"nothing to train: {self.epoch + 1} epochs are done, and epochs={self.epochs}")
         with closing(self.tensorboard):
             while self.epoch + 1 < self.epochs and self.cur_step <= self.stopping_step:
                 epoch = self.epoch + 1

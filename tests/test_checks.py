@@ -37,10 +37,10 @@ from recbole_diffusion.errors import SettingError
         ({"metrics": "AUC", "valid_metric": "AUC"}, "metrics=['AUC']: metrics of values need eval_args.mode"),
         ({"topk": "0"}, "topk=[0]: positive whole numbers are wanted"),
         ({"topk": []}, "topk=[]: positive whole numbers are wanted"),
-        ({"topk": 5}, "valid_metric='NDCG@10': one of the metrics that are computed is wanted: Hit@5, NDCG@5, MRR@5"),
+        ({"topk": 5}, "valid_metric='NDCG@10': metrics and topk=[5] do not give it; one of Hit@5, NDCG@5, MRR@5"),
         (
             {"metrics": ["GAUC", "Hit"], "topk": 5, "valid_metric": "GAUC@5"},
-            "valid_metric='GAUC@5': one of the metrics that are computed is wanted: GAUC, Hit@5",
+            "valid_metric='GAUC@5': metrics and topk=[5] do not give it; one of GAUC, Hit@5",
         ),
         ({"eval_args": {"mode": "uni"}}, "eval_args.mode='uni': full, labeled, uniN or popN is wanted"),
         ({"eval_args": {"mode": "uni0"}}, "eval_args.mode='uni0': full, labeled, uniN or popN is wanted"),

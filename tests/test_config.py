@@ -165,8 +165,16 @@ def test_load_col_without_time_is_refused() -> None:
     own = {"inter": ["user_id", "item_id"]}
     with pytest.raises(SettingError, match="TIME_FIELD needs the field timestamp"):
         toy(load_col=own)
+
+
+def test_benchmark_files_bring_their_histories() -> None:
     files = {"benchmark_filename": ["train", "valid", "test"]}
-    assert toy(load_col=own, **files)["load_col"] == own
+    own = {"inter": ["user_id", "item_id", "item_id_list"]}
+    config = toy(load_col=own, **files)
+    assert config["load_col"] == own and config["alias_of_item_id"] == ["item_id_list"]
+    assert "item_id_list" in toy(**files)["load_col"]["inter"]
+    with pytest.raises(SettingError, match="benchmark_filename needs the field item_id_list"):
+        toy(load_col={"inter": ["user_id", "item_id"]}, **files)
 
 
 def test_unload_col_takes_the_place_of_the_default() -> None:
@@ -328,10 +336,9 @@ def test_data_path() -> None:
     assert sasrec("ml-1m", data_path="~/data")["data_path"] == str(Path.home() / "data" / "ml-1m")
 
 
-def test_the_users_own_ml_100k_is_taken_where_there_is_one() -> None:
+def test_data_path_holds_for_ml_100k_too() -> None:
     package = load_config("SASRec", "ml-100k")["data_path"]
-    assert sasrec("ml-100k", data_path="mine")["data_path"] == package
-    Path("mine", "ml-100k").mkdir(parents=True)
+    assert sasrec("ml-100k", data_path="dataset")["data_path"] == package
     assert sasrec("ml-100k", data_path="mine")["data_path"] == os.path.join("mine", "ml-100k")
 
 

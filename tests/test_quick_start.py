@@ -164,8 +164,6 @@ def test_benchmark_files(tmp_path: Path) -> None:
     changes = {
         "data_path": str(tmp_path),
         "benchmark_filename": ["train", "valid", "test"],
-        "load_col": {"inter": ["user_id", "item_id", "item_id_list"]},
-        "alias_of_item_id": ["item_id_list"],
         "user_inter_num_interval": "[0,inf)",
     }
     for model in ("DiffuRec", "DiffRec", "SASRec"):

@@ -21,7 +21,7 @@ from recbole.sampler import KGSampler, RepeatableSampler
 from recbole.utils import ModelType
 from torch import Tensor
 
-from ..errors import UserError
+from ..errors import SettingError, UserError
 from .dataset import PrefixDataset, check_parts, is_recboles, recbole_complaints
 
 # Rounds of drawing with replacement before what is left of the catalogue is drawn from exactly.
@@ -72,7 +72,11 @@ def _eval_loader(config: Any, part: Dataset, sampler: Any, phase: str) -> Abstra
     if isinstance(part, PrefixDataset) and part.trim:
         # Rows of like length together; no metric depends on the order of the rows.
         part.sort(by=part.item_list_length_field)
-    if config["eval_args"]["mode"][phase] == "full":
+    mode = config["eval_args"]["mode"][phase]
+    if mode[:3] in ("uni", "pop") and int(mode[3:]) > part.item_num - 2:
+        wanted = f"at most {part.item_num - 2} of the catalogue's items can be sampled beside the target"
+        raise SettingError("eval_args.mode", mode, wanted)
+    if mode == "full":
         return FullSortEvalDataLoader(config, part, sampler)
     if sampler is not None:
         sampler = FixedNegatives(sampler, config["seed"], phase)

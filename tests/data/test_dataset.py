@@ -140,8 +140,8 @@ def test_histories_that_come_with_the_files(atomic: Callable[..., str]) -> None:
     def build(**more: Any) -> Dataset:
         return build_dataset(load_config("SASRec", "made", None, {"data_path": path, **settings, **more}))
 
-    with pytest.raises(SettingError, match=r"alias_of_item_id=None: \[item_id_list\]"):
-        build(alias_of_item_id=None)
+    with pytest.raises(SettingError, match=r"alias_of_item_id=\[\]: \[item_id_list\]"):
+        build(alias_of_item_id=[])
     with pytest.raises(SettingError, match="MAX_ITEM_LIST_LENGTH=2: item_id_list holds up to 3 items"):
         build(MAX_ITEM_LIST_LENGTH=2)
     with pytest.raises(SettingError, match=r"benchmark_filename.*3 files are wanted"):
