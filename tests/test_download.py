@@ -135,7 +135,7 @@ def test_unknown_names_and_missing_parts_are_told_without_asking_the_network(
     serve: Callable[[Any], list[str]], tmp_path: Path
 ) -> None:
     asked = serve(archive())
-    with pytest.raises(UserError, match=r"dataset=ml-1n: .*did you mean ml-1m\?.*--data_path=FOLDER"):
+    with pytest.raises(UserError, match=r"dataset=ml-1n: .*--data_path=FOLDER.*did you mean ml-1m\?"):
         ensure_files(tmp_path / "ml-1n", "ml-1n")
     with pytest.raises(UserError, match=r"ml-1m\.train\.inter, which benchmark_filename="):
         ensure_files(tmp_path / "ml-1m", "ml-1m", ["train", "valid", "test"])
