@@ -26,14 +26,11 @@ PACKED = "packed as"
 # Settings that may change when training goes on, by RecBole's categories and by name.
 CHANGEABLE_CATEGORIES = ("General", "Training")
 CHANGEABLE_KEYS = {
-    *("resume", "log_dir", "tensorboard_dir", "wandb_project", "worker", "device", "lr_step_size", "lr_gamma"),
+    *("resume", "log_dir", "tensorboard_dir", "wandb_project", "worker", "lr_step_size", "lr_gamma"),
     *("enable_amp", "enable_scaler", "nproc", "world_size", "ip", "port", "offset"),
     *("metrics", "topk", "eval_batch_size", "metric_decimal_place", "config_files"),
     *("inference_steps", "inference_seeds", "reverse_sampler", "reverse_variance", "ddim_eta"),
     *("embedding_noise_at_inference", "encoding"),
-    # What RecBole derives from other settings.
-    *("MODEL_TYPE", "MODEL_INPUT_TYPE", "eval_type", "valid_metric_bigger", "single_spec", "local_rank"),
-    *("valid_neg_sample_args", "test_neg_sample_args"),
 }
 # And those that may change too where weights are only used.
 DATA_CATEGORIES = ("Evaluation", "Dataset")
@@ -306,7 +303,7 @@ def require_model(
     if state["model"] != config["model"]:
         raise UserError(f"{path}: the checkpoint is of the model {state['model']}, not of {config['model']}")
     categories = (*CHANGEABLE_CATEGORIES, *(() if resume else DATA_CATEGORIES))
-    changeable = CHANGEABLE_KEYS.union(*(config.parameters.get(name, ()) for name in categories))
+    changeable = CHANGEABLE_KEYS.union(config.computed, *(config.parameters.get(name, ()) for name in categories))
     changeable -= {"MAX_ITEM_LIST_LENGTH", *(("seed",) if resume else ())}
     there, here = state["config"], config.plain()
     for key in here:

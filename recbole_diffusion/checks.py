@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -22,8 +21,6 @@ from recbole.utils import EvaluatorType, InputType, ModelType  # noqa: E402
 from .errors import SettingError, nearest, perhaps  # noqa: E402
 from .parsing import TOP_LEVEL_KEY, Declaration  # noqa: E402
 from .registry import PROPERTIES, recbole_folder  # noqa: E402
-
-logger = logging.getLogger(__name__)
 
 FIELDS = ("USER_ID_FIELD", "ITEM_ID_FIELD", "TIME_FIELD")
 POSITIVE = (

@@ -19,7 +19,7 @@ from recbole.utils import ModelType  # noqa: E402
 from . import checkpoint, checks  # noqa: E402
 from .errors import SettingError, UserError  # noqa: E402
 from .parsing import Declaration, SettingsLoader, declarations, read_yaml  # noqa: E402
-from .registry import find_model, property_files  # noqa: E402
+from .registry import find_model, is_recboles, property_files  # noqa: E402
 
 # Of a user's value for these maps the keys count one by one; any other map is replaced as a whole.
 MERGED = ("eval_args", "train_neg_sample_args", "load_col")
@@ -60,7 +60,7 @@ class _RecBoleFiles(Config):
         self.files: list[Path] = []
         self.parameters: dict[str, list[str]] = {"Dataset": []}
         # By the class that comes from RecBole: a model of ours or of the user's is not given the yaml of a namesake.
-        names = [base.__name__ for base in model.__mro__ if base.__module__.split(".")[0] == "recbole"]
+        names = [base.__name__ for base in model.__mro__ if is_recboles(base)]
         self._load_internal_config_dict(names[0] if names else "", model, dataset)
 
     def _update_internal_config_dict(self, file: str) -> dict[str, Any]:
@@ -141,6 +141,9 @@ class DiffusionConfig(Config):
         check_settings = getattr(self.model_class, "check_settings", None)
         if check_settings is not None:
             check_settings(self)
+
+    # A checkpoint is not compared by what follows from other settings.
+    computed = COMPUTED
 
     def plain(self) -> dict[str, Any]:
         """The settings as plain data, for checkpoints and reports.

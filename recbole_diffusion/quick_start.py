@@ -18,9 +18,9 @@ from recbole.utils import init_seed  # noqa: E402
 
 from .config import load_config  # noqa: E402
 from .data import build_dataset, build_loaders  # noqa: E402
-from .data.dataset import is_recboles  # noqa: E402
 from .errors import SettingError, UserError  # noqa: E402
 from .log import run_logging, shows_progress  # noqa: E402
+from .registry import is_recboles  # noqa: E402
 from .trainer import build_trainer  # noqa: E402
 
 logger = logging.getLogger(__name__)

@@ -64,9 +64,9 @@ def find_model(model: str | type) -> type:
     return _checked(model, getattr(module, model))
 
 
-def is_ours(model: type) -> bool:
-    """Whether a class is one of this package's models."""
-    return model.__module__.startswith(f"{__package__}.")
+def is_recboles(model: type) -> bool:
+    """Whether a class is one that RecBole ships."""
+    return model.__module__.startswith("recbole.")
 
 
 def property_files(model: type, dataset: str) -> list[Path]:
@@ -77,11 +77,7 @@ def property_files(model: type, dataset: str) -> list[Path]:
     """
     ours = our_models()
     # A model of RecBole's that merely shares its name with one of ours (DiffRec) has nothing to do with it.
-    lineage = [
-        base
-        for base in reversed(model.__mro__)
-        if not (base.__module__.split(".")[0] == "recbole" and base.__name__ in ours)
-    ]
+    lineage = [base for base in reversed(model.__mro__) if not (is_recboles(base) and base.__name__ in ours)]
     files = [PROPERTIES / "overall.yaml"]
     for base in lineage:
         files += [PROPERTIES / "model" / f"{base.__name__}.yaml", *_beside(base)]

@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from . import checkpoint, compat
 from .errors import SettingError, UserError
+from .registry import is_recboles
 
 compat.apply()
 
@@ -530,7 +531,7 @@ def build_trainer(config: Any, model: nn.Module) -> Trainer:
     """
     compat.undo_anomaly_detection()
     # The nearest ancestor of RecBole's, so that a subclass of S3Rec is trained as S3Rec is.
-    ancestor = next(c for c in type(model).__mro__ if c.__module__.startswith("recbole."))
+    ancestor = next(c for c in type(model).__mro__ if is_recboles(c))
     theirs = get_trainer(config["MODEL_TYPE"], ancestor.__name__)
     if theirs is recbole.trainer.Trainer:
         return Trainer(config, model)

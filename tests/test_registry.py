@@ -8,7 +8,7 @@ from recbole.model.general_recommender import DiffRec as RecBoleDiffRec
 from recbole.model.sequential_recommender import SASRec
 
 from recbole_diffusion.errors import UserError
-from recbole_diffusion.registry import PROPERTIES, find_model, is_ours, our_models, property_files, recbole_models
+from recbole_diffusion.registry import PROPERTIES, find_model, is_recboles, our_models, property_files, recbole_models
 
 MODEL = """
 from recbole.model.abstract_recommender import SequentialRecommender
@@ -33,7 +33,7 @@ def model_file(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("name", ["DiffuRec", "DiffRec", "Pop"])
 def test_ours_come_first(name: str) -> None:
     model = find_model(name)
-    assert model.__name__ == name and is_ours(model)
+    assert model.__name__ == name and model.__module__.startswith("recbole_diffusion.")
     assert name in our_models() and name not in recbole_models()
 
 
@@ -44,7 +44,7 @@ def test_diffrec_is_not_recboles() -> None:
 @pytest.mark.parametrize("name", ["SASRec", "BERT4Rec", "GRU4Rec", "BPR", "FM", "KGAT"])
 def test_recboles_models_are_found(name: str) -> None:
     model = find_model(name)
-    assert model.__module__.startswith("recbole.model.") and not is_ours(model)
+    assert model.__module__.startswith("recbole.model.") and is_recboles(model)
     assert name in recbole_models()
 
 
@@ -86,7 +86,7 @@ def test_class_that_is_no_model_is_refused() -> None:
 
 def test_model_in_a_file(model_file: Path) -> None:
     model = find_model(f"{model_file}:Mine")
-    assert model.__name__ == "Mine" and not is_ours(model)
+    assert model.__name__ == "Mine" and not is_recboles(model) and not model.__module__.startswith("recbole_diffusion.")
 
 
 @pytest.mark.parametrize(

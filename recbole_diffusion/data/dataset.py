@@ -17,6 +17,7 @@ from recbole.data.interaction import Interaction
 from recbole.utils import ModelType
 
 from ..errors import SettingError, UserError
+from ..registry import is_recboles
 from .prefixes import Prefixes, Sequences
 
 PICKLES = ("save_dataset", "dataset_save_path", "save_dataloaders", "dataloaders_save_path")
@@ -47,11 +48,6 @@ def build_dataset(config: Any) -> Dataset:
         raise SettingError("benchmark_filename", files, f"{len(PARTS)} files are wanted: {', '.join(PARTS)}")
     with recbole_complaints(config):
         return _dataset_class(config)(config)
-
-
-def is_recboles(model: type) -> bool:
-    """Whether a model's class is one that RecBole ships."""
-    return model.__module__.startswith("recbole.")
 
 
 def _dataset_class(config: Any) -> type[Dataset]:

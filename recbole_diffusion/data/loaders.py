@@ -22,7 +22,8 @@ from recbole.utils import ModelType
 from torch import Tensor
 
 from ..errors import SettingError, UserError
-from .dataset import PrefixDataset, check_parts, is_recboles, recbole_complaints
+from ..registry import is_recboles
+from .dataset import PrefixDataset, check_parts, recbole_complaints
 
 # Rounds of drawing with replacement before what is left of the catalogue is drawn from exactly.
 DRAWING_ROUNDS = 8
