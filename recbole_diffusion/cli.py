@@ -6,7 +6,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -146,11 +146,13 @@ def run(argv: Sequence[str]) -> None:
         print(train_and_test(model, dataset, arguments.config_files, arguments.settings).table())
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; give the exit code.
+def guarded(act: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None) -> int:
+    """Act on a command line; errors become a line on stderr and an exit code.
 
     Parameters
     ----------
+    act : callable
+        Takes the arguments.
     argv : sequence of str, optional
         By default that of the process.
 
@@ -162,7 +164,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     debug = "--debug" in argv
     try:
-        run(argv)
+        act(argv)
         sys.stdout.flush()
     except BrokenPipeError:
         # Python flushes stdout once more at exit, which would complain again.
@@ -182,3 +184,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"internal error: {type(error).__name__}: {message}{hint}", file=sys.stderr)
         return 1
     return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the script's command line; give the exit code of `guarded`."""
+    return guarded(run, argv)

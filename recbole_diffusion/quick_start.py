@@ -21,7 +21,7 @@ from .data import build_dataset, build_loaders  # noqa: E402
 from .errors import SettingError, UserError  # noqa: E402
 from .log import run_logging, shows_progress  # noqa: E402
 from .registry import is_recboles  # noqa: E402
-from .trainer import build_trainer  # noqa: E402
+from .trainer import Trainer, build_trainer  # noqa: E402
 
 logger = logging.getLogger(__name__)
 
@@ -77,6 +77,57 @@ def build_model(config: Any, dataset: Any) -> Any:
         raise UserError(f"model={config['model']}: {error}") from error
 
 
+class Prepared(NamedTuple):
+    """What a run works with, before its first step.
+
+    data : recbole Dataset
+    train_data, valid_data, test_data : loaders of RecBole's kind
+    model : recbole AbstractRecommender
+    trainer : Trainer
+        With the state of `resume`, where that is set.
+    """
+
+    data: Any
+    train_data: Any
+    valid_data: Any
+    test_data: Any
+    model: Any
+    trainer: Trainer
+
+
+def prepare(config: Any) -> Prepared:
+    """Read the data and build model and trainer.
+
+    Raises
+    ------
+    UserError
+        For any mistake in settings or data, in one line.
+    """
+    init_seed(config["seed"], config["reproducibility"])
+    data = build_dataset(config)
+    train_data, valid_data, test_data = build_loaders(config, data)
+
+    # Again, so that the weights do not depend on how the data was read.
+    init_seed(config["seed"], config["reproducibility"])
+    model = build_model(config, train_data._dataset)
+    trainer = build_trainer(config, model)
+    trainer.check_catalogue(train_data)
+    if config["resume"]:
+        trainer.resume_checkpoint(config["resume"], train_data)
+    return Prepared(data, train_data, valid_data, test_data, model, trainer)
+
+
+def log_settings(config: Any, prepared: Prepared) -> None:
+    """Log what a run is about to do: warnings, settings, data, network and the number of rows."""
+    for warning in config.warnings:
+        logger.warning(warning)
+    for part in (config, prepared.data, prepared.model):
+        logger.info(part)
+    loaders = (prepared.train_data, prepared.valid_data, prepared.test_data)
+    rows = [0 if part is None else len(part._dataset) for part in loaders]
+    logger.info("rows for training, validation and test: %d, %d, %d", *rows)
+
+
 def train_and_test(
     model: str | type,
     dataset: str,
@@ -107,35 +158,20 @@ def train_and_test(
     begin = time.perf_counter()
     config = load_config(model, dataset, config_file_list, config_dict)
     with run_logging(config) as log_file:
-        init_seed(config["seed"], config["reproducibility"])
-        data = build_dataset(config)
-        train_data, valid_data, test_data = build_loaders(config, data)
-
-        # Again, so that the weights do not depend on how the data was read.
-        init_seed(config["seed"], config["reproducibility"])
-        network = build_model(config, train_data._dataset)
-        trainer = build_trainer(config, network)
-        trainer.check_catalogue(train_data)
-        if config["resume"]:
-            trainer.resume_checkpoint(config["resume"], train_data)
-
-        for warning in config.warnings:
-            logger.warning(warning)
+        prepared = prepare(config)
         # Only now, so that a mistake is told in one line and not below a page of settings.
-        for part in (config, data, network):
-            logger.info(part)
-        rows = [0 if part is None else len(part._dataset) for part in (train_data, valid_data, test_data)]
-        logger.info("rows for training, validation and test: %d, %d, %d", *rows)
+        log_settings(config, prepared)
+        trainer = prepared.trainer
         show_progress = config["show_progress"] and shows_progress()
         try:
             best_valid_score, best_valid_result = trainer.fit(
-                train_data, valid_data, saved=saved, show_progress=show_progress
+                prepared.train_data, prepared.valid_data, saved=saved, show_progress=show_progress
             )
         except KeyboardInterrupt:
             if trainer.last_checkpoint:
                 logger.warning("broken off; to go on, run the same with --resume=%s", trainer.last_checkpoint)
             raise
-        test_result = trainer.evaluate(test_data, load_best_model=saved, show_progress=show_progress)
+        test_result = trainer.evaluate(prepared.test_data, load_best_model=saved, show_progress=show_progress)
         for name, metrics in (("best valid", best_valid_result), ("test result", test_result)):
             logger.info("%s: %s", name, ", ".join(f"{metric} {value:.4f}" for metric, value in (metrics or {}).items()))
     result = {
