@@ -22,7 +22,9 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from . import checkpoint, compat
+from .collector import TopCollector
 from .errors import SettingError, UserError
+from .ranking import row_pieces
 from .registry import is_recboles
 
 compat.apply()
@@ -98,6 +100,8 @@ class Trainer(recbole.trainer.Trainer):
         self.saved_model_file = str(saved)
         if config["tensorboard_dir"]:
             self.tensorboard = self._tensorboard(Path(config["tensorboard_dir"]) / saved.stem)
+        if TopCollector.suffices(config):
+            self.eval_collector = TopCollector(config)
         half = self.enable_amp and self.enable_scaler and self.device.type == "cuda"
         self.amp_dtype = torch.float16 if half else torch.bfloat16
         self.scaler = torch.amp.GradScaler("cuda", enabled=half)
@@ -489,6 +493,44 @@ class Trainer(recbole.trainer.Trainer):
         finally:
             checkpoint.set_random_state(before)
         return OrderedDict((metric, float(value)) for metric, value in result.items())
+
+    def score_pieces(self, batched_data: Any, n_items: int) -> Iterator[tuple[slice, Tensor]]:
+        """Scores [rows, V] of a batch of full ranking, a block of rows at a time; what may not be recommended has -inf.
+
+        Parameters
+        ----------
+        batched_data : tuple
+            As RecBole's `FullSortEvalDataLoader` gives it.
+        n_items : int
+            V, with the padding item.
+
+        Yields
+        ------
+        (slice, Tensor [rows, V])
+        """
+        interaction, history_index, *_ = batched_data
+        self.tot_item_num = n_items
+        for piece in row_pieces(len(interaction), n_items):
+            hidden = None
+            if history_index is not None:
+                inside = (history_index[0] >= piece.start) & (history_index[0] < piece.stop)
+                hidden = (history_index[0][inside] - piece.start, history_index[1][inside])
+            _, scores, _, _ = super()._full_sort_batch_eval((interaction[piece], hidden, None, None))
+            yield piece, scores
+
+    def _full_sort_batch_eval(self, batched_data: Any) -> tuple[Any, Tensor, Tensor, Tensor]:
+        if not isinstance(self.eval_collector, TopCollector):
+            return super()._full_sort_batch_eval(batched_data)
+        interaction, _, positive_u, positive_i = batched_data
+        pieces = self.score_pieces(batched_data, self.tot_item_num)
+        best = torch.cat([self.eval_collector.best(scores) for _, scores in pieces])
+        return interaction, best, positive_u, positive_i
+
+    def _neg_sample_batch_eval(self, batched_data: Any) -> tuple[Any, Tensor, Tensor, Tensor]:
+        interaction, scores, positive_u, positive_i = super()._neg_sample_batch_eval(batched_data)
+        if isinstance(self.eval_collector, TopCollector):
+            scores = self.eval_collector.best(scores)
+        return interaction, scores, positive_u, positive_i
 
     def _spilt_predict(self, interaction: Any, batch_size: int) -> Tensor:
         if getattr(self.model, "predicts_whole_batches", False):

@@ -29,6 +29,7 @@ NEEDED = (
     "reverse_sampler",
     "reverse_variance",
     "ddim_eta",
+    "diffusion",
     "diffusion_steps",
     "inference_steps",
 )
@@ -145,6 +146,8 @@ class DiffusionRecommender(SequentialRecommender):
         }
         self.timesteps = sub_chain(config["diffusion_steps"], config["inference_steps"])
         self.evaluation_noise = HashedNoise(config["seed"])
+        self.diffuses: bool = config["diffusion"]
+        self.inference_seeds = 1
         self.item_embedding = nn.Embedding(self.n_items, self.hidden_size)
         nn.init.normal_(self.item_embedding.weight, std=config["initializer_range"])
         self.eval_batch_size: int = config["eval_batch_size"]
@@ -210,17 +213,29 @@ class DiffusionRecommender(SequentialRecommender):
         history = self.history(interaction)
         draw = at_step(noise or self.training_noise(), 0)
         timestep, weight = self.draw_timestep(len(history.length), timestep)
-        x_0 = self.item_embedding(interaction[self.POS_ITEM_ID])
-        x_t = self.process.q_sample(x_0, timestep, draw("x_t", x_0.shape))
+        x_t = self.noised(self.item_embedding(interaction[self.POS_ITEM_ID]), timestep, draw)
         x0_hat = self.denoiser(history, draw)(x_t, timestep, draw)
         loss = self.item_loss(x0_hat, interaction)
         self.step_sampler.update(timestep, loss.detach())
         return (weight * loss).mean()
 
+    def noised(self, x_0: Tensor, timestep: Tensor, draw: Draw) -> Tensor:
+        """Training's x_t [B, d] ~ q(x_t | x_0); zeros with `diffusion: False`."""
+        if not self.diffuses:
+            return torch.zeros_like(x_0)
+        return self.process.q_sample(x_0, timestep, draw("x_t", x_0.shape))
+
     def reverse(self, history: History, noise: NoiseSource) -> list[ReverseStep]:
-        """The reverse chain from x_T ~ N(0, I), step by step; the x of the last step is the restored x_0."""
+        """The reverse chain from x_T ~ N(0, I), step by step; the x of the last step is the restored x_0.
+
+        With `diffusion: False` it is a single step from zeros.
+        """
         denoise = self.denoiser(history, at_step(noise, 0))
         shape = (len(history.length), self.hidden_size)
+        if not self.diffuses:
+            zeros = self.item_embedding.weight.new_zeros(shape)
+            x0_hat = denoise(zeros, history.length.new_zeros(shape[:1]), at_step(noise, 0))
+            return [ReverseStep(0, x0_hat, x0_hat)]
 
         def network(x_t: Tensor, timestep: int) -> Tensor:
             steps = torch.full(shape[:1], timestep, device=x_t.device)
@@ -233,9 +248,14 @@ class DiffusionRecommender(SequentialRecommender):
         chain = reverse_chain(network, x_T, self.process, self.timesteps, noise=draw, **self.reverse_settings)
         return list(chain)
 
-    def score(self, x_0: Tensor) -> Tensor:
-        """Round x_0 [B, d] to items: scores [B, V]."""
-        return F.linear(x_0, *self.rounding_parameters())
+    def draws(self, history: History, noise: NoiseSource | None = None) -> Tensor:
+        """Restored x_0 [S, B, d]: one draw from `noise`, or `inference_seeds` of the repeatable noise."""
+        sources = [noise] if noise else [self.inference_noise(history, draw) for draw in range(self.inference_seeds)]
+        return torch.stack([self.reverse(history, source)[-1].x for source in sources])
+
+    def score(self, draws: Tensor) -> Tensor:
+        """Round draws of x_0 [S, B, d] to items: scores [B, V], the mean over the draws."""
+        return F.linear(draws.mean(dim=0), *self.rounding_parameters())
 
     def rounding_parameters(self) -> tuple[Tensor, Tensor | None]:
         """Weight [V, d] and bias [V] of the rounding: the item embeddings and none, a plain dot product."""
@@ -266,7 +286,12 @@ class DiffusionRecommender(SequentialRecommender):
         return scores if bias is None else scores + bias[items]
 
     def draw_timestep(self, rows: int, given: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The training steps, `given` or drawn: timestep int64 [B], weight [B] that keeps the objective unbiased."""
+        """The training steps, `given` or drawn: timestep int64 [B], weight [B] that keeps the objective unbiased.
+
+        With `diffusion: False` there are none: all are 0.
+        """
+        if not self.diffuses:
+            given = torch.zeros(rows, dtype=torch.int64, device=self.item_embedding.weight.device)
         if given is not None:
             return given, torch.ones(rows, device=given.device)
         return self.step_sampler.sample(rows, self.item_embedding.weight.device)
@@ -280,8 +305,7 @@ class DiffusionRecommender(SequentialRecommender):
         noise : NoiseSource, optional
             Gives every random draw; by default a function of seed, history, step and draw.
         """
-        history = self.history(interaction)
-        return self.score(self.reverse(history, noise or self.inference_noise(history))[-1].x)
+        return self.score(self.draws(self.history(interaction), noise))
 
     def predict(self, interaction: Any) -> Tensor:
         """Scores [B] of one candidate a row; each distinct history is denoised once."""

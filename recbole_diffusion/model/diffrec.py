@@ -55,7 +55,7 @@ class DiffRec(DiffusionRecommender):
         self.noises_all = config["noise_positions"] == "all"
         self.rounding_reads: str = config["rounding_reads"]
         self.rounding_weight: float = config["rounding_weight"]
-        self.embedding_spread: float = config["embedding_noise"] ** 0.5
+        self.embedding_spread: float = config["embedding_noise"] ** 0.5 if self.diffuses else 0.0
         self.noises_history_at_inference: bool = config["embedding_noise_at_inference"]
         self.inference_seeds: int = config["inference_seeds"]
         self.position_embedding = nn.Embedding(self.max_seq_length + 1, self.hidden_size)
@@ -93,12 +93,14 @@ class DiffRec(DiffusionRecommender):
 
         def reconstruct(x_t: Tensor, timestep: Tensor, draw: Draw) -> Tensor:
             seen = embedded
-            if self.noises_all:
+            if self.noises_all and self.diffuses:
                 seen = self.process.q_sample(seen, timestep, draw("history_x_t", seen.shape))
             sequence = torch.where(slot[:, :, None], x_t[:, None], F.pad(seen, (0, 0, 0, 1)))
-            angles = step_angles(timestep + 1, width)
-            step = torch.stack([angles.sin(), angles.cos()], dim=-1).view(rows, 1, width).to(x_t.dtype)
-            sequence = sequence + self.position_embedding.weight[: length + 1] + step
+            sequence = sequence + self.position_embedding.weight[: length + 1]
+            if self.diffuses:
+                angles = step_angles(timestep + 1, width)
+                step = torch.stack([angles.sin(), angles.cos()], dim=-1).view(rows, 1, width)
+                sequence = sequence + step.to(x_t.dtype)
             encoded = self.encoder(self.input_dropout(self.input_norm(sequence)), history.length, mask)
             return self.output(self.output_norm(encoded))
 
@@ -122,7 +124,7 @@ class DiffRec(DiffusionRecommender):
         timestep, weight = self.draw_timestep(len(history.length), timestep)
         target = interaction[self.POS_ITEM_ID]
         truth = self.to_continuous(target, "target", draw)
-        x_t = self.process.q_sample(truth, timestep, draw("x_t", truth.shape))
+        x_t = self.noised(truth, timestep, draw)
         x0_hat = self.denoiser(history, draw)(x_t, timestep, draw)
         # For the paper's n = 1 the bound compares with the embedding itself.
         wanted = torch.where((timestep == 0)[:, None], self.item_embedding(target), truth)
@@ -132,25 +134,16 @@ class DiffRec(DiffusionRecommender):
             return (weight * (reconstruction + self.rounding_weight * self.item_loss(x0_hat, interaction))).mean()
         return (weight * reconstruction + self.rounding_weight * self.item_loss(truth, interaction)).mean()
 
-    def full_sort_predict(self, interaction: Any, noise: NoiseSource | None = None) -> Tensor:
-        """Log of the probabilities of all items, averaged over `inference_seeds` draws: [B, V] ("efficient inference").
+    def score(self, draws: Tensor) -> Tensor:
+        """Log of the items' probabilities [B, V], averaged over draws of x_0 [S, B, d] ("efficient inference").
 
         As logarithms, small probabilities stay apart that would all be 0 in float32.
-
-        Parameters
-        ----------
-        interaction : recbole Interaction
-        noise : NoiseSource, optional
-            Gives every random draw of a single run; by default each seed has its own, a function of seed, history,
-            step and draw.
         """
-        history = self.history(interaction)
-        sources = [noise] if noise else [self.inference_noise(history, draw) for draw in range(self.inference_seeds)]
         total: Tensor | None = None
-        for source in sources:
-            scores = self.score(self.reverse(history, source)[-1].x)
+        for x_0 in draws:
+            scores = F.linear(x_0, *self.rounding_parameters())
             scores[:, : self.first_item] = -torch.inf
             log_probability = scores.log_softmax(dim=-1)
             total = log_probability if total is None else torch.logaddexp(total, log_probability)
         assert total is not None
-        return total - math.log(len(sources))
+        return total - math.log(len(draws))

@@ -62,11 +62,14 @@ class DiffuRec(DiffusionRecommender):
         embedded = self.embed_history(history)
         key_mask, query_mask = (history.real, None) if self.pads_to is None else (None, history.real)
 
-        def approximate(x_t: Tensor, timestep: Tensor, draw: Draw) -> Tensor:
+        def conditioned(x_t: Tensor, timestep: Tensor, draw: Draw) -> Tensor:
             angles = step_angles(timestep * self.step_scale, self.hidden_size)
             step = self.step_mlp(torch.cat([angles.cos(), angles.sin()], dim=-1).to(x_t.dtype))
             scale = self.lambda_uncertainty * (1.0 + draw("lambda", embedded.shape))
-            z = embedded + scale * (x_t + step)[:, None]
+            return embedded + scale * (x_t + step)[:, None]
+
+        def approximate(x_t: Tensor, timestep: Tensor, draw: Draw) -> Tensor:
+            z = conditioned(x_t, timestep, draw) if self.diffuses else embedded
             encoded = self.encoder(z, history.length - 1, key_mask, query_mask)
             return self.output_norm(self.output_dropout(encoded))
 

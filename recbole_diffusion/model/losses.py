@@ -7,8 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-# Scores that may be held at once: 256 MB in float32.
-LARGEST_BLOCK = 2**26
+from ..ranking import LARGEST_BLOCK
 
 
 def catalogue_cross_entropy(

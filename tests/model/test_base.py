@@ -183,3 +183,30 @@ def test_impossible_settings_are_named(cls: type[DiffusionRecommender], changes:
         cls.check_settings(settings(cls.__name__, **changes))
     assert str(error.value).startswith(named)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("cls", MODELS)
+def test_switched_off_neither_noise_nor_step_enters(cls: type[DiffusionRecommender]) -> None:
+    def refuse(kind: str, timestep: int, shape: tuple[int, ...]) -> torch.Tensor:
+        # What DiffRec scales by an embedding noise of 0.
+        assert kind in ("target", "history"), f"drew {kind}"
+        return torch.full(shape, 7.0)
+
+    model = make(cls, diffusion=False, inference_steps=4)
+    interaction = random_batch()
+    model.calculate_loss(interaction, noise=refuse).backward()
+    assert model.item_embedding.weight.grad is not None
+    model.eval()
+    with torch.no_grad():
+        steps = model.reverse(model.history(interaction), refuse)
+        assert [step.timestep for step in steps] == [0]
+        seeds = [make(cls, diffusion=False, seed=seed).eval().full_sort_predict(interaction) for seed in (1, 2)]
+    assert torch.equal(*seeds)
+
+
+@pytest.mark.parametrize("cls", MODELS)
+@torch.no_grad()
+def test_switched_on_the_noise_reaches_the_scores(cls: type[DiffusionRecommender]) -> None:
+    interaction = random_batch()
+    seeds = [make(cls, seed=seed).eval().full_sort_predict(interaction) for seed in (1, 2)]
+    assert not torch.allclose(*seeds, atol=1e-4)
