@@ -251,7 +251,8 @@ def test_published_settings_are_whole_on_any_dataset() -> None:
     config = load_config("DiffuRec", "ml-100k", [file])
     wanted = read_yaml(file)
     assert {key: config[key] for key in wanted} == wanted
-    assert set(read_yaml(PROPERTIES / "model" / "DiffuRec.yaml")) - set(wanted) == {"ddim_eta", "eval_batch_size"}
+    left_to_choose = {"ddim_eta", "diffusion", "eval_batch_size"}
+    assert set(read_yaml(PROPERTIES / "model" / "DiffuRec.yaml")) - set(wanted) == left_to_choose
 
 
 @pytest.mark.parametrize("model", ["SASRec", "BERT4Rec", "GRU4Rec", "DiffuRec", "DiffRec"])
