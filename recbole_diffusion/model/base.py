@@ -275,9 +275,7 @@ class DiffusionRecommender(SequentialRecommender):
         if self.loss_type == "BPR":
             negative = interaction[self.NEG_ITEM_ID]
             return -F.logsigmoid(self.item_scores(x, target) - self.item_scores(x, negative))
-        weight, bias = self.rounding_parameters()
-        bias = None if bias is None else bias[self.first_item :]
-        return catalogue_cross_entropy(x, weight[self.first_item :], bias, target - self.first_item)
+        return catalogue_cross_entropy(x, *self.rounding_parameters(), target, self.first_item)
 
     def item_scores(self, x: Tensor, items: Tensor) -> Tensor:
         """Score [B] of one item a row, `items` [B], by `x` [B, d]."""

@@ -7,16 +7,18 @@ import torch.nn.functional as F
 from recbole_diffusion.model.losses import catalogue_cross_entropy
 
 
+@pytest.mark.parametrize("first_item", [0, 1])
 @pytest.mark.parametrize("with_bias", [False, True])
 @pytest.mark.parametrize("largest_block", [1, 7 * 10, 7 * 33, 7 * 1000])
-def test_pieces_equal_the_whole(largest_block: int, with_bias: bool) -> None:
+def test_pieces_equal_the_whole(largest_block: int, with_bias: bool, first_item: int) -> None:
     torch.manual_seed(0)
     x, weight = torch.randn(7, 16, requires_grad=True), torch.randn(100, 16, requires_grad=True)
     bias = torch.randn(100, requires_grad=True) if with_bias else None
     leaves = [x, weight] + ([bias] if bias is not None else [])
-    target, upstream = torch.randint(0, 100, (7,)), torch.rand(7)
-    plain = F.cross_entropy(F.linear(x, weight, bias), target, reduction="none")
-    ours = catalogue_cross_entropy(x, weight, bias, target, largest_block)
+    target, upstream = torch.randint(first_item, 100, (7,)), torch.rand(7)
+    scores = F.linear(x, weight, bias)[:, first_item:]
+    plain = F.cross_entropy(scores, target - first_item, reduction="none")
+    ours = catalogue_cross_entropy(x, weight, bias, target, first_item, largest_block)
     torch.testing.assert_close(ours, plain, atol=1e-5, rtol=0)
     for mine, theirs in zip(
         torch.autograd.grad(ours, leaves, upstream), torch.autograd.grad(plain, leaves, upstream), strict=True
@@ -37,5 +39,13 @@ def test_scores_are_never_held_at_once() -> None:
 
     x, weight = torch.randn(64, 4, requires_grad=True), torch.randn(5000, 4, requires_grad=True)
     with Watch():
-        catalogue_cross_entropy(x, weight, None, torch.zeros(64, dtype=torch.int64), 64 * 500).sum().backward()
+        catalogue_cross_entropy(x, weight, None, torch.ones(64, dtype=torch.int64), 1, 64 * 500).sum().backward()
     assert largest <= 64 * 500
+
+
+def test_in_pieces_autocast_changes_nothing() -> None:
+    torch.manual_seed(0)
+    x, weight, target = torch.randn(7, 16), torch.randn(100, 16), torch.randint(1, 100, (7,))
+    exact = catalogue_cross_entropy(x, weight, None, target, 1, 70)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(catalogue_cross_entropy(x, weight, None, target, 1, 70), exact)
