@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import re
 import sys
-import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from .errors import UserError
+from .exit_codes import guarded
 from .parsing import read_yaml
 from .registry import PROPERTIES, find_model, our_models
 from .version import __version__
@@ -37,6 +36,7 @@ flags:
   -d, --dataset NAME    dataset (default {dataset}, which ships with RecBole)
   --config_files FILES  yaml files of settings, separated by spaces, the later the stronger
   --KEY VALUE           any setting, also as --KEY=VALUE; stronger than the files
+  --model_list LIST     several models side by side, --seeds=LIST and --output=FOLDER with it (see the README)
   --resume PATH         go on with the run that wrote this checkpoint
   --nproc, --ip, --port, --world_size, --group_offset
                         as in RecBole's script; several processes are not supported yet
@@ -80,7 +80,7 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
         name, given, value = word.partition("=")
         if name in SHORT:
             key = SHORT[name]
-        elif re.fullmatch(r"--\w[\w-]*", name):
+        elif re.fullmatch(r"--\w[\w.-]*", name):
             key = name[2:].replace("-", "_")
         elif word.startswith("-"):
             raise UserError(f"{word}: no flag is called so; settings are written --KEY=VALUE")
@@ -139,6 +139,10 @@ def run(argv: Sequence[str]) -> None:
         print_keys(_chosen(arguments, "model"), _chosen(arguments, "dataset"))
     elif "help" in arguments.switches:
         print(HELP.format(ours=", ".join(our_models()), properties=PROPERTIES, **DEFAULTS), end="")
+    elif "model_list" in arguments.settings:
+        from .compare.cli import run as compare
+
+        compare(arguments.settings, arguments.config_files, DEFAULTS["dataset"], argv)
     else:
         model, dataset = _chosen(arguments, "model"), _chosen(arguments, "dataset")
         from .quick_start import train_and_test
@@ -146,46 +150,13 @@ def run(argv: Sequence[str]) -> None:
         print(train_and_test(model, dataset, arguments.config_files, arguments.settings).table())
 
 
-def guarded(act: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None) -> int:
-    """Act on a command line; errors become a line on stderr and an exit code.
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; give the exit code, see `exit_codes.guarded`.
 
     Parameters
     ----------
-    act : callable
-        Takes the arguments.
     argv : sequence of str, optional
         By default that of the process.
-
-    Returns
-    -------
-    int
-        0 done; 1 an error of the program; 2 a mistake of the user's; 130 interrupted; 141 nobody reads stdout any more.
     """
     argv = sys.argv[1:] if argv is None else argv
-    debug = "--debug" in argv
-    try:
-        act(argv)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # Python flushes stdout once more at exit, which would complain again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    except Exception as error:
-        if debug:
-            traceback.print_exc()
-        message = " ".join(str(error).split())
-        if isinstance(error, UserError):
-            print(f"error: {message}", file=sys.stderr)
-            return 2
-        hint = "" if debug else "; run again with --debug for the stack"
-        print(f"internal error: {type(error).__name__}: {message}{hint}", file=sys.stderr)
-        return 1
-    return 0
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the script's command line; give the exit code of `guarded`."""
-    return guarded(run, argv)
+    return guarded(lambda: run(argv), debug="--debug" in argv)

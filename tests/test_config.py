@@ -251,7 +251,7 @@ def test_published_settings_are_whole_on_any_dataset() -> None:
     config = load_config("DiffuRec", "ml-100k", [file])
     wanted = read_yaml(file)
     assert {key: config[key] for key in wanted} == wanted
-    left_to_choose = {"ddim_eta", "diffusion", "eval_batch_size"}
+    left_to_choose = {"compile", "ddim_eta", "diffusion", "eval_batch_size"}
     assert set(read_yaml(PROPERTIES / "model" / "DiffuRec.yaml")) - set(wanted) == left_to_choose
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
@@ -81,6 +83,10 @@ def check_encoder(config: Any) -> None:
     for key in ("hidden_dropout_prob", "attn_dropout_prob"):
         require(config, key, 0 <= config[key] < 1, "a number from 0 to below 1 is wanted")
     one_of(config, "hidden_act", tuple(ACTIVATIONS))
+    if config["compile"] and config["device"].type == "cpu":
+        compilers = (os.environ.get("CXX"), "g++", "clang++", "cl")
+        found = any(name and shutil.which(name) for name in compilers)
+        require(config, "compile", found, "a C++ compiler (g++ or clang++) is wanted on the CPU, or False")
 
 
 class DiffusionRecommender(SequentialRecommender):
@@ -156,8 +162,8 @@ class DiffusionRecommender(SequentialRecommender):
         self.pads_to: int | None = None
 
     def make_encoder(self, config: Any) -> Encoder:
-        """The transformer that the settings describe."""
-        return Encoder(
+        """The transformer that the settings describe, compiled where `compile` says so."""
+        encoder = Encoder(
             config["n_layers"],
             hidden_size=config["hidden_size"],
             n_heads=config["n_heads"],
@@ -167,6 +173,10 @@ class DiffusionRecommender(SequentialRecommender):
             hidden_act=config["hidden_act"],
             layer_norm_eps=config["layer_norm_eps"],
         )
+        if config["compile"]:
+            # Batches differ in length, and each length would be compiled by itself.
+            encoder.compile(dynamic=True)
+        return encoder
 
     def history(self, interaction: Any) -> History:
         """Read the histories of a batch, cut to the longest of them."""

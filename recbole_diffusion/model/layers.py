@@ -61,7 +61,7 @@ class Dropout(nn.Module):
     """Dropout as of `torch.nn.Dropout`, some five times cheaper on a CPU.
 
     There, `torch.nn.Dropout` costs as much as the matrix products around it, nearly all of it for
-    random floats; the mask needs only a few bits. On other devices torch's own is used. The
+    random floats; the mask needs only a few bits. On other devices and where it is compiled, torch's own is used. The
     probability is rounded to a multiple of 2^-16, and the scale is that of the rounded one, so the
     expectation is kept exactly.
 
@@ -78,7 +78,7 @@ class Dropout(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.probability == 0:
             return x
-        if x.device.type != "cpu":
+        if x.device.type != "cpu" or torch.compiler.is_compiling():
             return F.dropout(x, self.probability)
         return _RandomBitsDropout.apply(x, round(self.probability * 2**16))
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from typing import Any
 
 import pytest
@@ -210,3 +211,21 @@ def test_switched_on_the_noise_reaches_the_scores(cls: type[DiffusionRecommender
     interaction = random_batch()
     seeds = [make(cls, seed=seed).eval().full_sort_predict(interaction) for seed in (1, 2)]
     assert not torch.allclose(*seeds, atol=1e-4)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile wants a C++ compiler")
+def test_compiled_loss_and_gradients_are_the_same() -> None:
+    losses = []
+    for compiled in (False, True):
+        model = make(DiffuRec, compile=compiled, n_layers=1)
+        torch.manual_seed(1)
+        loss = model.calculate_loss(random_batch(), torch.arange(30) % 16)
+        loss.backward()
+        losses.append((loss.detach(), model.encoder.blocks[0].expand.weight.grad))
+    torch.testing.assert_close(*losses, atol=1e-5, rtol=0)
+
+
+def test_compiling_without_a_compiler_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(SettingError, match="compile=True: a C\\+\\+ compiler"):
+        make(DiffuRec, compile=True)

@@ -1,0 +1,1 @@
+"""How fast models train and rank, against what the machine can do."""
