@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import copy
+import functools
 import itertools
 import os
 import random
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import UserError
+from .titles import read_titles
 from .version import __version__
 
 FORMAT = 1
@@ -256,10 +258,29 @@ def set_random_state(state: Mapping[str, Any]) -> None:
         torch.cuda.set_rng_state(cuda, device)
 
 
-def tokens(dataset: Any) -> dict[str, list[str]]:
-    """What the internal ids of items and users stand for, by internal id."""
+def _tokens(dataset: Any) -> dict[str, list[str]]:
     names = {"item_tokens": dataset.iid_field, "user_tokens": dataset.uid_field}
     return {key: [str(token) for token in dataset.field2id_token[field]] for key, field in names.items()}
+
+
+def tokens(dataset: Any) -> dict[str, list[str] | None]:
+    """What the internal ids of items and users stand for, by internal id.
+
+    With the items' titles where the dataset has an `.item` file with a column of names, else None; one that cannot be
+    read is no reason to lose a training.
+    """
+    names = _tokens(dataset)
+    titles = _titles(Path(dataset.dataset_path) / f"{dataset.dataset_name}.item", dataset.config["encoding"])
+    return {**names, "item_titles": [titles.get(token, "") for token in names["item_tokens"]] if titles else None}
+
+
+# Asked for at every epoch.
+@functools.lru_cache(maxsize=1)
+def _titles(path: Path, encoding: str | None) -> dict[str, str]:
+    try:
+        return read_titles(path, encoding=encoding) if path.is_file() else {}
+    except UserError:
+        return {}
 
 
 def require_catalogue(path: str | Path, state: Mapping[str, Any], dataset: Any, names: Sequence[str]) -> None:
@@ -275,7 +296,7 @@ def require_catalogue(path: str | Path, state: Mapping[str, Any], dataset: Any, 
     UserError
         Saying how many there are on either side.
     """
-    here = tokens(dataset)
+    here = _tokens(dataset)
     for name in names:
         saved, wanted = state[f"{name}_tokens"], here[f"{name}_tokens"]
         if saved != wanted:

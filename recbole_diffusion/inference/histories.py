@@ -1,0 +1,149 @@
+"""Histories as users hand them in, and those of the users of a dataset."""
+
+from __future__ import annotations
+
+import reprlib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from .. import checkpoint
+from ..errors import SettingError, UserError, perhaps
+from .vocabulary import LARGEST_TO_SEARCH
+
+
+class Labelled(NamedTuple):
+    """Histories of tokens, and the label of each."""
+
+    users: list[Any]
+    histories: list[Iterable[Any]]
+
+
+def labelled(histories: Any, columns: Mapping[str, str]) -> Labelled:
+    """Read one history or several.
+
+    Parameters
+    ----------
+    histories : sequence, mapping, array or DataFrame
+        One history of item tokens; a sequence of histories, or an array of two dimensions; a mapping from users to
+        histories; or a DataFrame of interactions, one a row, which are put in order of time where it has such a column.
+    columns : mapping
+        What a DataFrame's columns "user", "item" and "time" are called.
+
+    Raises
+    ------
+    UserError
+        Where it is none of these.
+    """
+    if isinstance(histories, pd.DataFrame):
+        return _of_frame(histories, columns)
+    if isinstance(histories, Mapping):
+        return Labelled(list(histories), list(histories.values()))
+    if isinstance(histories, str) or not isinstance(histories, Sequence | np.ndarray | pd.Series):
+        raise UserError(
+            f"histories={reprlib.repr(histories)}: a list of item tokens is wanted, or a list of such lists"
+        )
+    rows = list(histories)
+    if any(isinstance(row, str) or np.ndim(row) == 0 for row in rows):
+        if not all(isinstance(row, str) or np.ndim(row) == 0 for row in rows):
+            raise UserError("histories mix items and lists of items: a list of item tokens is wanted, or of such lists")
+        rows = [rows]
+    return Labelled(list(range(len(rows))), rows)
+
+
+def _of_frame(frame: pd.DataFrame, columns: Mapping[str, str]) -> Labelled:
+    for column in (columns["user"], columns["item"]):
+        if column not in frame:
+            there = ", ".join(map(str, frame.columns))
+            raise UserError(f"the DataFrame has no column {column} (there are: {there})")
+    if columns["time"] in frame:
+        frame = frame.sort_values(columns["time"], kind="stable")
+    groups = frame.groupby(columns["user"], sort=False)[columns["item"]]
+    names, rows = [], []
+    for name, items in groups:
+        names.append(name)
+        rows.append(items.tolist())
+    return Labelled(names, rows)
+
+
+class UserHistories:
+    """The items of every user of a dataset, by internal id, oldest first.
+
+    Parameters
+    ----------
+    tokens : sequence of str
+        The users.
+    items : int64 array [N]
+        All histories, one after the other.
+    start : int64 array [users + 1]
+        Where each begins and ends in `items`.
+    """
+
+    def __init__(self, tokens: Sequence[str], items: np.ndarray, start: np.ndarray) -> None:
+        self.tokens = list(tokens)
+        self.items, self.start = items, start
+        self._rows = {token: row for row, token in enumerate(self.tokens)}
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def row(self, row: int) -> np.ndarray:
+        """Internal ids int64 [L] of one history."""
+        return self.items[self.start[row] : self.start[row + 1]]
+
+    def of(self, user: Any) -> np.ndarray:
+        """Internal ids int64 [L] of the user with this token.
+
+        Raises
+        ------
+        UserError
+            Where there is no such user.
+        """
+        row = self._rows.get(str(user))
+        if row is None:
+            hint = perhaps(str(user), self._rows) if len(self) <= LARGEST_TO_SEARCH else ""
+            raise UserError(f"user {str(user)!r}: not among the {len(self):,} users of the dataset{hint}")
+        return self.row(row)
+
+
+def read_users(path: str | Path, state: Mapping[str, Any], model: Any, data_path: str | None = None) -> UserHistories:
+    """The histories of a checkpoint's dataset, filtered as in training, with the held-out interactions at their ends.
+
+    Parameters
+    ----------
+    path : str or Path
+        The checkpoint, named in messages.
+    state : mapping
+        What it holds.
+    model : nn.Module
+    data_path : str, optional
+        Folder of the dataset; by default where it was in training.
+
+    Raises
+    ------
+    UserError
+        Where the dataset cannot be read or has other items.
+    """
+    # Reading a dataset takes all of RecBole; recommending from a history must not wait for it.
+    from ..config import load_config
+    from ..data import build_dataset
+
+    changes = {} if data_path is None else {"data_path": data_path}
+    settings = {**state["config"], "resume": None, **changes}
+    if settings["benchmark_filename"] is not None:
+        wanted = "recommending to users takes a dataset of interactions; hand in histories instead"
+        raise SettingError("benchmark_filename", settings["benchmark_filename"], wanted)
+    config = load_config(type(model), state["dataset"], None, settings)
+    dataset = build_dataset(config)
+    checkpoint.require_catalogue(path, state, dataset, ["item"])
+    user, item, time = dataset.uid_field, dataset.iid_field, dataset.time_field
+    table = dataset.inter_feat
+    order = [user, time] if time in table else [user]
+    table = table.sort_values(order, kind="stable")
+    ids, counts = np.unique(table[user].to_numpy(), return_counts=True)
+    tokens = [str(token) for token in dataset.field2id_token[user][ids]]
+    items = table[item].to_numpy(dtype=np.int64, copy=True)
+    return UserHistories(tokens, items, np.concatenate([[0], counts.cumsum()]))

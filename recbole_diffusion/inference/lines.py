@@ -1,0 +1,148 @@
+"""Histories from a file or from stdin, one a line; a line that cannot be read does not take the others with it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+from ..errors import SettingError, UserError, perhaps
+
+INPUT_FORMATS = ("jsonl", "csv")
+
+
+class Line(NamedTuple):
+    """A line of the input.
+
+    number : int
+        From 1.
+    user : str
+        As the line says, else its number.
+    history : list of str
+        Empty where there is a problem.
+    problem : str or None
+        Why the line cannot be read.
+    """
+
+    number: int
+    user: str
+    history: list[str]
+    problem: str | None = None
+
+
+def input_format(path: str, given: str | None) -> str:
+    """The format of an input, by its name where none is given; that of stdin is jsonl.
+
+    Raises
+    ------
+    SettingError
+    """
+    chosen = given or ("jsonl" if path == "-" else Path(path).suffix[1:])
+    if chosen not in INPUT_FORMATS:
+        key, value = ("input", path) if given is None else ("input_format", given)
+        raise SettingError(key, value, f"a file of {' or '.join(INPUT_FORMATS)} is wanted; --input_format says which")
+    return chosen
+
+
+@contextmanager
+def opened(path: str) -> Iterator[BinaryIO]:
+    """The bytes of a file, or of stdin for `-`.
+
+    Raises
+    ------
+    UserError
+    """
+    if path == "-":
+        yield sys.stdin.buffer
+        return
+    try:
+        file = open(path, "rb")  # noqa: SIM115 (an error within the context is not one of opening)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    with file:
+        yield file
+
+
+def count_lines(path: str) -> int | None:
+    """How many lines there are to read, for a progress bar; None where nobody knows."""
+    if path == "-":
+        return None
+    with opened(path) as file:
+        return sum(bool(line.strip()) for line in file)
+
+
+def read_lines(file: BinaryIO, name: str, kind: str) -> Iterator[Line]:
+    """The lines of an input.
+
+    Parameters
+    ----------
+    file : binary file
+    name : str
+        What the file is called in messages.
+    kind : {'jsonl', 'csv'}
+        jsonl: `{"user": "7", "history": ["50", "172"]}`, or the list alone. csv: a header with a column `history`, its
+        items separated by spaces, and perhaps a column `user`.
+
+    Raises
+    ------
+    UserError
+        For a csv file without such a header.
+    """
+    numbered = ((number, line) for number, line in enumerate(file, start=1) if line.strip())
+    parse: Callable[[str], tuple[object, object]] = _from_json
+    if kind == "csv":
+        _, header = next(numbered, (0, b""))
+        parse = _csv_reader(_decoded(header, name), name)
+    for number, line in numbered:
+        try:
+            user, history = parse(_decoded(line, name))
+            if not isinstance(history, list) or not all(type(item) in (str, int) for item in history):
+                raise UserError("the history is to be a list of item tokens")
+            if user is not None and type(user) not in (str, int):
+                raise UserError("the user is to be a text or a number")
+        except UserError as error:
+            yield Line(number, str(number), [], str(error))
+        else:
+            yield Line(number, str(number if user is None else user), [str(item) for item in history])
+
+
+def _decoded(line: bytes, name: str) -> str:
+    try:
+        return line.decode("utf-8-sig").rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{name} is not written in UTF-8") from error
+
+
+def _from_json(line: str) -> tuple[object, object]:
+    try:
+        content = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"no valid JSON ({' '.join(str(error).split())})") from error
+    if isinstance(content, dict):
+        if "history" not in content:
+            raise UserError(f"there is no key 'history'{perhaps('history', map(str, content))}")
+        return content.get("user"), content["history"]
+    return None, content
+
+
+def _csv_reader(header: str, name: str) -> Callable[[str], tuple[object, object]]:
+    columns = next(csv.reader([header]), [])
+    if "history" not in columns:
+        raise UserError(f"{name}: there is no column history in the header (there are: {', '.join(columns)})")
+    at = columns.index("history")
+    user_at = columns.index("user") if "user" in columns else None
+
+    def parse(line: str) -> tuple[object, object]:
+        try:
+            cells = next(csv.reader([line], strict=True))
+        except csv.Error as error:
+            raise UserError(f"no valid csv ({error})") from error
+        if len(cells) != len(columns):
+            raise UserError(f"{len(cells)} cells, where the header has {len(columns)}")
+        return None if user_at is None else cells[user_at], cells[at].split()
+
+    return parse

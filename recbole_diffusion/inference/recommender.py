@@ -1,0 +1,319 @@
+"""A saved model that recommends: to histories of its user's, to users of its dataset, to all of them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .. import checkpoint
+from ..errors import SettingError, UserError
+from ..ranking import top_items
+from . import certainty, draws
+from .histories import UserHistories, labelled, read_users
+from .restoring import restore
+from .results import Recommendations, joined
+from .vocabulary import Vocabulary
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to recommend.
+
+    Attributes
+    ----------
+    k : int
+        Items of a list.
+    exclude_seen : bool
+        Whether to leave out the items of the history, of all of it.
+    steps : int, optional
+        Reverse steps; by default as in training's evaluation.
+    samples : int, optional
+        Draws of x_0 for each history, averaged as the model averages them; by default as in training's evaluation.
+        With two or more they also tell how sure the model is.
+    seed : int, optional
+        Seed of the noise; by default that of the training. The noise of a draw depends on seed, history, step and
+        number of the draw alone.
+    noise_scale : float
+        Multiplies the start x_T of the reverse chain and the noise of its steps.
+    diversify : bool
+        Whether the list is to cover the draws (see `certainty.cover`) instead of following their mean.
+    skip_unknown : bool
+        Whether to leave out items that the model does not know, instead of refusing the history.
+    batch_size : int
+        Rows, a history and a draw each, that go through the network at once. It bounds the memory, and changes scores
+        by rounding only.
+    """
+
+    k: int = 10
+    exclude_seen: bool = True
+    steps: int | None = None
+    samples: int | None = None
+    seed: int | None = None
+    noise_scale: float = 1.0
+    diversify: bool = False
+    skip_unknown: bool = False
+    batch_size: int = 512
+
+    def check(self, model: Any, n_items: int) -> None:
+        """Refuse what cannot be done with a model of so many items.
+
+        Raises
+        ------
+        SettingError
+        """
+        _require(
+            "k", self.k, 1 <= self.k <= n_items, f"a number from 1 to {n_items}, the items of the model, is wanted"
+        )
+        _require("batch_size", self.batch_size, self.batch_size >= 1, "a positive number is wanted")
+        _require("noise_scale", self.noise_scale, self.noise_scale >= 0, "a number of at least 0 is wanted")
+        samples = self.samples_of(model)
+        _require("samples", samples, samples >= 1, "a positive number is wanted")
+        _require(
+            "diversify", self.diversify, samples > 1 or not self.diversify, "samples of 2 or more are wanted with it"
+        )
+        if not _diffuses(model):
+            name = type(model).__name__
+            for key in ("steps", "samples", "seed"):
+                given = getattr(self, key)
+                _require(key, given, given is None, f"{name} draws nothing, so leave it out")
+            _require("noise_scale", self.noise_scale, self.noise_scale == 1, f"{name} draws nothing, so leave it out")
+            return
+        last = model.process.diffusion_steps
+        wanted = f"a number from 1 to {last}, the model's diffusion_steps, is wanted"
+        _require("steps", self.steps, self.steps is None or 1 <= self.steps <= last, wanted)
+        _require("seed", self.seed, self.seed is None or self.seed >= 0, "a number of at least 0 is wanted")
+
+    def samples_of(self, model: Any) -> int:
+        """Number of draws."""
+        return getattr(model, "inference_seeds", 1) if self.samples is None else self.samples
+
+
+def _require(key: str, value: object, holds: bool, wanted: str) -> None:
+    if not holds:
+        raise SettingError(key, value, wanted)
+
+
+def _diffuses(model: Any) -> bool:
+    return hasattr(model, "reverse")
+
+
+class Recommender:
+    """A trained sequential model and the items that it knows; made by `Recommender.load`.
+
+    Attributes
+    ----------
+    model : nn.Module
+        In inference mode, on its device.
+    vocabulary : Vocabulary
+        Tokens and titles of the items.
+    dataset : str
+        Name of the dataset that it was trained on.
+    """
+
+    def __init__(self, path: str | Path, state: Mapping[str, Any], model: Any, data_path: str | None = None) -> None:
+        self.path, self.model = path, model
+        self.vocabulary = Vocabulary(state["item_tokens"], state.get("item_titles"))
+        # What reading the dataset takes; the weights in it are in the model already.
+        self._state = {key: state[key] for key in ("dataset", "config", "item_tokens", "user_tokens")}
+        self.dataset: str = state["dataset"]
+        self._data_path = data_path
+        self._users: UserHistories | None = None
+        self._told_of_cut = False
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        device: str | torch.device | None = None,
+        model: str | type | None = None,
+        settings: Mapping[str, Any] | None = None,
+        data_path: str | None = None,
+    ) -> Recommender:
+        """Read a checkpoint; nothing else is needed, neither data nor network.
+
+        Parameters
+        ----------
+        path : str or Path
+            `NAME.pth` or `NAME.last.pth`; the best weights of either are used.
+        device : str or torch.device, optional
+            By default a GPU where there is one.
+        model : str or type, optional
+            The class, or `FILE.py:CLASS`, of a model that is neither ours nor RecBole's.
+        settings : mapping, optional
+            Settings of inference that are to be others than in training, such as `lambda_uncertainty`.
+        data_path : str, optional
+            Folder of the dataset, for `users`; by default where it was in training.
+
+        Raises
+        ------
+        UserError
+            Where the checkpoint cannot be used, in one line.
+        """
+        state = checkpoint.load(path)
+        return cls(path, state, restore(path, state, device, model, settings), data_path)
+
+    @property
+    def users(self) -> UserHistories:
+        """Histories of the users of the dataset, read when they are first asked for.
+
+        Raises
+        ------
+        UserError
+            Where the dataset is not there or is another one.
+        """
+        if self._users is None:
+            self._users = read_users(self.path, self._state, self.model, self._data_path)
+        return self._users
+
+    def recommend(self, histories: Any, k: int = 10, **options: Any) -> Recommendations:
+        """Recommend the next items.
+
+        Parameters
+        ----------
+        histories : sequence, mapping, array or DataFrame
+            Items by their tokens, oldest first: one history, several, a mapping from users to histories, or a
+            DataFrame of interactions with the dataset's columns of users and items. Of a history that is longer than
+            the model's maximum the newest items count.
+        k : int
+            Items of a list.
+        **options
+            See `Options`.
+
+        Raises
+        ------
+        UserError
+            For an unknown item, an empty history, or an option that cannot be used.
+        """
+        chosen = self._options(k, options)
+        config = self._state["config"]
+        fields = {"user": "USER_ID_FIELD", "item": "ITEM_ID_FIELD", "time": "TIME_FIELD"}
+        rows = labelled(histories, {name: config[field] for name, field in fields.items()})
+        ids = [self.vocabulary.ids(history, chosen.skip_unknown) for history in rows.histories]
+        return self.recommend_ids(rows.users, ids, chosen)
+
+    def recommend_users(self, user_tokens: Iterable[Any], k: int = 10, **options: Any) -> Recommendations:
+        """Recommend to users of the dataset by all that they have interacted with, held-out interactions included.
+
+        Parameters
+        ----------
+        user_tokens : iterable of str
+        k, **options
+            As in `recommend`.
+
+        Raises
+        ------
+        UserError
+            For an unknown user, and where the dataset is not there.
+        """
+        chosen = self._options(k, options)
+        users = [str(user) for user in user_tokens]
+        return self.recommend_ids(users, [self.users.of(user) for user in users], chosen)
+
+    def recommend_all(self, k: int = 10, lot: int = 4096, **options: Any) -> Iterator[Recommendations]:
+        """Recommend to all users of the dataset, `lot` of them at a time.
+
+        Held are the model, all histories, the recommendations of one lot, what the network needs for a batch of
+        `batch_size` rows, and at most `ranking.LARGEST_BLOCK` scores (256 MB).
+
+        Parameters
+        ----------
+        k, **options
+            As in `recommend`.
+        lot : int
+            Users of a lot; within it, histories of like length share a batch.
+
+        Yields
+        ------
+        Recommendations
+        """
+        chosen = self._options(k, options)
+        for begin in range(0, len(self.users), lot):
+            rows = range(begin, min(begin + lot, len(self.users)))
+            yield self.recommend_ids(
+                [self.users.tokens[row] for row in rows], [self.users.row(row) for row in rows], chosen
+            )
+
+    def _options(self, k: int, options: Mapping[str, Any]) -> Options:
+        chosen = Options(k, **options)
+        chosen.check(self.model, len(self.vocabulary))
+        return chosen
+
+    @torch.inference_mode()
+    def recommend_ids(self, users: list[Any], histories: Sequence[np.ndarray], options: Options) -> Recommendations:
+        """Recommend to histories of internal ids, int64 [L] each; `users` are their labels."""
+        longest = self.model.max_seq_length
+        if not self._told_of_cut and any(len(history) > longest for history in histories):
+            self._told_of_cut = True
+            logger.warning("histories are cut to their newest %d items, the model's maximum", longest)
+        rows = [torch.from_numpy(history) for history in histories]
+        # Batches of like length have little padding.
+        order = sorted(range(len(rows)), key=lambda row: min(len(rows[row]), longest))
+        size = max(1, options.batch_size // options.samples_of(self.model))
+        lots = [order[begin : begin + size] for begin in range(0, len(order), size)]
+        parts = [self._batch([users[row] for row in lot], [rows[row] for row in lot], options) for lot in lots]
+        if not parts:
+            return self._empty(options.k)
+        return joined(parts).reordered(np.argsort(order))
+
+    def _empty(self, k: int) -> Recommendations:
+        return Recommendations([], np.empty((0, k), dtype=object), np.empty((0, k), dtype=np.float32))
+
+    def _batch(self, users: list[Any], histories: list[Tensor], options: Options) -> Recommendations:
+        device = next(self.model.parameters()).device
+        hidden = None
+        if options.exclude_seen:
+            hidden = torch.nn.utils.rnn.pad_sequence(histories, batch_first=True).to(device)
+        if _diffuses(self.model):
+            items, scores, measured = self._draw(histories, hidden, options)
+        else:
+            all_scores = self._full_scores(histories)
+            best = top_items(lambda piece: all_scores[piece], len(histories), self.model.n_items, options.k, hidden)
+            items, scores, measured = *best, None
+        ids, numbers = items.cpu().numpy(), scores.float().cpu().numpy()
+        missing = (ids == 0) | np.isneginf(numbers)
+        numbers[missing], ids[missing] = np.nan, 0
+        tokens = self.vocabulary.tokens[ids]
+        tokens[missing] = None
+        titles = None if self.vocabulary.titles is None else self.vocabulary.titles[ids]
+        figures = None
+        if measured is not None:
+            arrays = [figure.cpu().numpy() for figure in measured]
+            for array in arrays:
+                if array.shape == missing.shape:
+                    array[missing] = np.nan
+            figures = certainty.Certainty(*arrays)  # type: ignore[arg-type]
+        return Recommendations(users, tokens, numbers, titles, figures)
+
+    def _draw(
+        self, histories: list[Tensor], hidden: Tensor | None, options: Options
+    ) -> tuple[Tensor, Tensor, certainty.Certainty | None]:
+        model, samples = self.model, options.samples_of(self.model)
+        with draws.asked_for(model, options.steps, options.seed):
+            x_0 = draws.draw_points(model, histories, samples, options.noise_scale, options.batch_size)
+        best = top_items(lambda piece: model.score(x_0[:, piece]), len(histories), model.n_items, options.k, hidden)
+        if samples == 1:
+            return best.items, best.scores, None
+        tops = certainty.draw_tops(model, x_0, options.k, hidden)
+        items, scores = best
+        if options.diversify:
+            items = certainty.cover(tops)
+            scores = draws.scores_of(model, x_0, items)
+        return items, scores, certainty.measure(model, x_0, items, tops)
+
+    def _full_scores(self, histories: list[Tensor]) -> Tensor:
+        """Scores [B, V] of a model of RecBole's, some of which read histories of full length only."""
+        batch = draws.batch(self.model, histories, self.model.max_seq_length)
+        try:
+            return self.model.full_sort_predict(batch).view(len(histories), -1)
+        except KeyError as error:
+            name = type(self.model).__name__
+            raise UserError(f"{self.path}: {name} reads {error} besides the history, so it cannot recommend") from error

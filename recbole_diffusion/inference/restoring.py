@@ -1,0 +1,165 @@
+"""A model from its checkpoint alone: no dataset, no RecBole `Config`."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import scipy.sparse
+import torch
+
+from .. import checkpoint
+from ..errors import SettingError, UserError, perhaps
+from ..parsing import parse, read_yaml
+from ..registry import find_model, is_recboles, our_models, property_files
+
+# Settings that change nothing about the weights, and may hence be others than in training.
+CHANGEABLE = (
+    "inference_steps",
+    "inference_seeds",
+    "reverse_sampler",
+    "reverse_variance",
+    "ddim_eta",
+    "embedding_noise_at_inference",
+    "lambda_uncertainty",
+)
+
+
+class Settings(dict[str, Any]):
+    """Settings as plain data; like RecBole's `Config` it gives None for a key that is not there."""
+
+    def __missing__(self, key: str) -> None:
+        return None
+
+
+class Catalogue:
+    """Stands in for the dataset from which models are built: the numbers of users and items, and no interaction."""
+
+    def __init__(self, n_users: int, n_items: int, item_field: str) -> None:
+        self.user_num, self.item_num, self.item_field = n_users, n_items, item_field
+
+    def num(self, field: str) -> int:
+        """Number of ids of a field, the padding included."""
+        return self.item_num if field == self.item_field else self.user_num
+
+    def inter_matrix(self, form: str = "coo", value_field: str | None = None) -> Any:
+        """Sparse [users, items] matrix without entries: what models count, their weights hold."""
+        return scipy.sparse.coo_matrix((self.user_num, self.item_num)).asformat(form)
+
+
+def pick_device(device: str | torch.device | None) -> torch.device:
+    """The device of that name; by default a GPU where there is one.
+
+    Raises
+    ------
+    SettingError
+    """
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.zeros(0, device=device).device
+    except (RuntimeError, AssertionError) as error:
+        wanted = "cpu, or cuda where a GPU is there, is wanted"
+        raise SettingError("device", str(device), wanted) from error
+
+
+def restore(
+    path: str | Path,
+    state: Mapping[str, Any],
+    device: str | torch.device | None = None,
+    model: str | type | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> Any:
+    """Build the model of a checkpoint, with its best weights, ready for inference.
+
+    torch's global generator is left as it was.
+
+    Parameters
+    ----------
+    path : str or Path
+        Named in messages.
+    state : mapping
+        From `checkpoint.load`.
+    device : str or torch.device, optional
+        By default a GPU where there is one.
+    model : str or type, optional
+        The class, or `FILE.py:CLASS`, of a model that is neither ours nor RecBole's.
+    settings : mapping, optional
+        Settings of `CHANGEABLE` that are to be others than in training.
+
+    Raises
+    ------
+    UserError
+        Where class, settings or device do not allow it, or the model cannot be built without its dataset.
+    """
+    from recbole.model.abstract_recommender import SequentialRecommender
+
+    chosen = pick_device(device)
+    model_class = _class_of(path, state["model"], model)
+    if not issubclass(model_class, SequentialRecommender):
+        raise UserError(f"{path}: {state['model']} reads no histories; recommending takes a sequential model")
+    config = _settings(model_class, state, chosen, settings or {})
+    item_field = config["ITEM_ID_FIELD"]
+    catalogue = Catalogue(len(state["user_tokens"]), len(state["item_tokens"]), item_field)
+    try:
+        # Building draws initial weights, which are thrown away.
+        with torch.random.fork_rng(devices=[]):
+            built: Any = model_class(config, catalogue)
+    except (AttributeError, TypeError) as error:
+        if not is_recboles(model_class):
+            raise
+        wanted = f"{path}: {state['model']} cannot be built without its dataset, which no checkpoint holds ({error})"
+        raise UserError(wanted) from error
+    built = built.to(chosen)
+    try:
+        checkpoint.set_weights(built, checkpoint.best_weights(state), chosen)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path}: the weights do not fit {model_class.__name__}: {reason}") from error
+    return built.eval()
+
+
+def _class_of(path: str | Path, name: str, model: str | type | None) -> type:
+    if model is None and name in our_models():
+        # Not through the registry, which mends RecBole for training and takes a second for it.
+        return getattr(importlib.import_module(f"..model.{name.lower()}", __package__), name)
+    try:
+        found = find_model(name if model is None else model)
+    except SettingError as error:
+        if model is not None:
+            raise
+        wanted = f"{path}: {name} is no model of ours or of RecBole's; say where it stands, model=FILE.py:{name}"
+        raise UserError(wanted) from error
+    if found.__name__ != name:
+        raise SettingError("model", found.__name__, f"{path} is of the model {name}")
+    from .. import compat
+
+    compat.undo_anomaly_detection()
+    return found
+
+
+def _settings(
+    model_class: type, state: Mapping[str, Any], device: torch.device, changes: Mapping[str, Any]
+) -> Settings:
+    trained: dict[str, Any] = {}
+    # A key that is newer than the checkpoint has its default.
+    for file in property_files(model_class, state["dataset"]):
+        trained.update(read_yaml(file))
+    trained.update(state["config"])
+    # Compiling pays for a training, and may not be possible where the model is used.
+    config = Settings({**trained, "device": device, "model": model_class.__name__, "compile": False})
+    known = [key for key in CHANGEABLE if key in trained]
+    for key, value in changes.items():
+        if key not in known:
+            wanted = f"a checkpoint's settings that may change are {', '.join(known) or 'none'}{perhaps(key, known)}"
+            raise SettingError(key, value, wanted)
+        value = parse(value) if isinstance(value, str) else value
+        kind = type(trained[key])
+        if type(value) is int and kind is float:
+            value = float(value)
+        if type(value) is not kind:
+            raise SettingError(key, value, f"a value of the kind of {trained[key]!r} is wanted")
+        config[key] = value
+    return config

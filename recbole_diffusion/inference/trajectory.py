@@ -1,0 +1,189 @@
+"""The reverse process of one history: where x goes, and what it is near to, step by step."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..diffusion.samplers import sub_chain
+from ..errors import SettingError, UserError
+from ..ranking import top_items
+from . import draws
+
+# Reverse steps of a trajectory where none are asked for: a single one would show nothing.
+STEPS = 8
+LABELLED = 5
+
+
+class Trajectory(NamedTuple):
+    """States of a reverse chain, x_T first and x_0 last; K steps have K + 1 states.
+
+    timestep : list of int
+        The step that comes next; -1 for x_0.
+    x : float [K + 1, d]
+    items : int64 [K + 1, k]
+        Best items by each state, as the model scores.
+    distance : float [K + 1, k]
+        Distance of the state's direction to those of their embeddings; see `directions`.
+    """
+
+    timestep: list[int]
+    x: np.ndarray
+    items: np.ndarray
+    distance: np.ndarray
+
+
+@torch.inference_mode()
+def trace(
+    model: Any,
+    history: Tensor,
+    k: int = 3,
+    steps: int | None = None,
+    seed: int | None = None,
+    noise_scale: float = 1.0,
+    hidden: Tensor | None = None,
+) -> Trajectory:
+    """Follow the reverse process.
+
+    Parameters
+    ----------
+    model : nn.Module
+        A diffusion model that diffuses.
+    history : int64 Tensor [L]
+        Internal ids, oldest first.
+    k : int
+        Items noted of each state.
+    steps : int, optional
+        Reverse steps; by default at most `STEPS`.
+    seed, noise_scale
+        As in `recommender.Options`.
+    hidden : int64 Tensor [1, H], optional
+        Items that are not to be noted.
+
+    Raises
+    ------
+    UserError
+        For a model without a reverse process, and for steps that it does not have.
+    """
+    if not getattr(model, "diffuses", hasattr(model, "reverse")):
+        raise UserError(f"{type(model).__name__} has no reverse process to explain")
+    last = model.process.diffusion_steps
+    steps = min(STEPS, last) if steps is None else steps
+    if not 1 <= steps <= last:
+        raise SettingError("steps", steps, f"a number from 1 to {last}, the model's diffusion_steps, is wanted")
+    with draws.asked_for(model, steps, seed):
+        read = model.history(draws.batch(model, [history]))
+        noise = draws.draw_noise(model, read, range(1), noise_scale)
+        x_T = noise("x_T", model.timesteps[0], (1, model.hidden_size))
+        x = torch.cat([x_T, *(step.x for step in model.reverse(read, noise))])
+    if hidden is not None:
+        hidden = hidden.to(x.device).expand(len(x), -1)
+    items = top_items(lambda piece: model.score(x[None, piece]), len(x), model.n_items, k, hidden).items
+    distance = (directions(embeddings(model)[items]) - directions(x)[:, None]).norm(dim=-1)
+    return Trajectory([*sub_chain(last, steps), -1], *(part.cpu().numpy() for part in (x, items, distance)))
+
+
+def embeddings(model: Any) -> Tensor:
+    """The points [V, d] that x is scored against."""
+    return model.rounding_parameters()[0].detach()
+
+
+def directions(points: Tensor) -> Tensor:
+    """Points [..., d] at length 1, 0 to 2 apart.
+
+    Items are ranked by dot product, where the length of x changes nothing; and x is often many times longer than any
+    embedding, so that its plain distances to all of them are much the same.
+    """
+    return F.normalize(points, dim=-1)
+
+
+def plane(points: Tensor, seen: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Project onto the two principal axes of `points` [V, d] together with `seen` [n, d]: [V, 2] and [n, 2].
+
+    The axes come from both, each with half of the weight: those of the items alone may be blind to where x goes.
+    """
+    centre = points.double().mean(dim=0)
+    parts = [part.double() - centre for part in (points, seen)]
+    weighed = torch.cat([part / part.square().sum().clamp(min=1e-30).sqrt() for part in parts])
+    axes = torch.linalg.eigh(weighed.t() @ weighed).eigenvectors[:, -2:].flip(1)
+    # Eigenvectors have no sign of their own: the largest entry is to be positive on every machine.
+    axes = axes * axes.gather(0, axes.abs().argmax(dim=0, keepdim=True)).sign()
+    first, second = ((part @ axes).cpu().numpy() for part in parts)
+    return first, second
+
+
+def draw(path: str | Path, trajectory: Trajectory, model: Any, history: np.ndarray, names: np.ndarray) -> None:
+    """Write the picture: distances by step, and a map of the items with history, trajectory and recommendations.
+
+    Both show directions, see `directions`.
+
+    Parameters
+    ----------
+    path : str or Path
+        Its ending says which format, `.png` say.
+    names : array of str [V]
+        What each item is called.
+
+    Raises
+    ------
+    UserError
+        Where the file cannot be written.
+    """
+    # Only here, as importing it takes a second.
+    from matplotlib.figure import Figure
+
+    best = trajectory.items[-1][:LABELLED]
+    points = directions(embeddings(model)).cpu()
+    x = directions(torch.from_numpy(trajectory.x))
+    spots, way = plane(points[1:], x)
+    spots = np.concatenate([np.full((1, 2), np.nan), spots])
+
+    figure = Figure(figsize=(13, 6), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(2, 3))
+    steps = np.arange(len(trajectory.timestep))
+    to_best = (points[torch.from_numpy(best)][None] - x[:, None]).norm(dim=-1).numpy()
+    for column, item in enumerate(best):
+        left.plot(steps, to_best[:, column], marker="o", markersize=3, label=f"{column + 1}  {_short(names[item])}")
+    to_all = torch.cdist(x, points[1:]).median(dim=1).values.numpy()
+    left.plot(steps, to_all, color="0.6", linestyle="--", label="median of all items")
+    left.set(xlabel="timestep t", ylabel="distance of x_t's direction to the item's")
+    left.set_xticks(steps, ["x_0" if t < 0 else str(t) for t in trajectory.timestep])
+    left.legend(title="recommended, best first", fontsize=8)
+
+    right.scatter(*spots.T, s=4, color="0.8", label="items", rasterized=True)
+    shown = history[-model.max_seq_length :]
+    right.scatter(
+        *spots[shown].T,
+        s=30,
+        c=np.arange(len(shown)),
+        cmap="Blues",
+        vmin=-len(shown),
+        edgecolors="0.3",
+        label="history",
+    )
+    right.plot(*way.T, color="tab:orange", marker=".", linewidth=1, label="x_T to x_0")
+    right.scatter(*way[-1:].T, s=40, color="tab:orange", marker="s", zorder=3, label="x_0")
+    right.scatter(*spots[best].T, s=70, color="tab:red", marker="*", zorder=3, label="recommended")
+    for rank, item in enumerate(best, start=1):
+        right.annotate(str(rank), spots[item], fontsize=9, xytext=(5, 4), textcoords="offset points")
+    right.annotate("x_T", way[0], fontsize=9, xytext=(5, 4), textcoords="offset points")
+    right.set(
+        xlabel="first axis", ylabel="second axis", title="directions on the principal axes of items and trajectory"
+    )
+    right.legend(fontsize=8)
+    try:
+        figure.savefig(path, dpi=130)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise UserError(f"{path}: the picture cannot be written ({reason})") from error
+
+
+def _short(name: str) -> str:
+    # A dollar sign would begin a formula.
+    name = name.replace("$", r"\$")
+    return name if len(name) <= 28 else f"{name[:27]}…"

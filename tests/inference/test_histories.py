@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from recbole.data import dataset as recbole_dataset
+
+from recbole_diffusion import checkpoint
+from recbole_diffusion.errors import UserError
+from recbole_diffusion.inference import Recommender
+from recbole_diffusion.inference.histories import read_users
+
+ML_100K = Path(recbole_dataset.__file__).parents[2] / "dataset_example" / "ml-100k" / "ml-100k.inter"
+
+
+def test_users_have_all_their_interactions_in_order_of_time(diffurec: Recommender) -> None:
+    table = pd.read_csv(ML_100K, sep="\t", dtype={"user_id:token": str, "item_id:token": str})
+    table = table.sort_values("timestamp:float", kind="stable")
+    by_user = {user: items.tolist() for user, items in table.groupby("user_id:token")["item_id:token"]}
+    few = {user: items for user, items in by_user.items() if len(items) <= 30}
+    users = diffurec.users
+    assert {token: diffurec.vocabulary.tokens[users.of(token)].tolist() for token in users.tokens} == few
+    assert len(users) == len(few) and users.row(0).tolist() == users.of(users.tokens[0]).tolist()
+
+
+def test_files_of_a_benchmark_have_no_users(diffurec: Recommender) -> None:
+    state = checkpoint.load(diffurec.path)
+    state["config"]["benchmark_filename"] = ["a", "b", "c"]
+    with pytest.raises(UserError, match="hand in histories instead"):
+        read_users(diffurec.path, state, diffurec.model)
+
+
+def test_the_dataset_may_have_moved(diffurec: Recommender, atomic: Callable[..., str]) -> None:
+    path = atomic("ml-100k", inter=ML_100K.read_text())
+    moved = read_users(diffurec.path, checkpoint.load(diffurec.path), diffurec.model, path)
+    assert moved.tokens == diffurec.users.tokens and (moved.items == diffurec.users.items).all()

@@ -1,0 +1,207 @@
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from saved_models import Saved
+
+from recbole_diffusion.errors import UserError
+from recbole_diffusion.inference import Recommender
+from recbole_diffusion.inference.results import joined
+
+HISTORIES = [["50", "258", "286"], ["1"], ["288", "294", "313", "300", "302"]]
+
+
+@pytest.mark.parametrize("model", ["DiffuRec", "DiffRec", "SASRec", "Pop"])
+def test_the_lists_score_as_the_test_of_the_training(
+    saved: Callable[..., Saved], loaded: Callable[[str], Recommender], model: str
+) -> None:
+    recommender, users = loaded(model), loaded(model).users
+    rows = [row for row in range(len(users)) if len(users.row(row)) > 2]
+    histories = [recommender.vocabulary.tokens[users.row(row)[:-1]] for row in rows]
+    targets = recommender.vocabulary.tokens[[users.row(row)[-1] for row in rows]]
+    given = recommender.recommend(histories, k=20, exclude_seen=False)
+    rank = np.argmax(given.items == targets[:, None], axis=1)
+    found = (given.items == targets[:, None]).any(axis=1)
+    for k in (5, 10, 20):
+        hit = found & (rank < k)
+        result = saved(model).test_result
+        assert round(hit.mean(), 4) == result[f"hit@{k}"]
+        assert round((hit / np.log2(rank + 2)).mean(), 4) == pytest.approx(result[f"ndcg@{k}"], abs=1e-4)
+
+
+@pytest.mark.parametrize("model", ["DiffuRec", "DiffRec", "SASRec"])
+def test_scores_do_not_depend_on_the_batch(loaded: Callable[[str], Recommender], model: str) -> None:
+    recommender = loaded(model)
+    histories = [recommender.vocabulary.tokens[recommender.users.row(row)] for row in range(40)]
+    drawn = {} if model == "SASRec" else {"samples": 3, "steps": 4, "noise_scale": 2.0, "seed": 5}
+    whole = recommender.recommend(histories, **drawn)
+    for other in (
+        recommender.recommend(histories, batch_size=1, **drawn),
+        recommender.recommend(histories, batch_size=7, **drawn),
+        joined([recommender.recommend(history, **drawn) for history in histories]),
+    ):
+        np.testing.assert_allclose(other.scores, whole.scores, rtol=1e-5, atol=1e-5)
+        assert (other.items == whole.items).mean() > 0.99
+    assert whole.users == list(range(40))
+
+
+@pytest.mark.parametrize("model", ["DiffuRec", "DiffRec"])
+def test_draws_are_averaged_as_the_model_averages_them(loaded: Callable[[str], Recommender], model: str) -> None:
+    recommender = loaded(model)
+    network = recommender.model
+    ids = [recommender.vocabulary.ids(history) for history in HISTORIES]
+    longest = max(map(len, ids))
+    batch = {
+        "item_id_list": torch.tensor([[*row, *[0] * (longest - len(row))] for row in ids]),
+        "item_length": torch.tensor([len(row) for row in ids]),
+    }
+    seeds = network.inference_seeds
+    try:
+        network.inference_seeds = 4
+        with torch.no_grad():
+            scores = network.full_sort_predict(batch)
+    finally:
+        network.inference_seeds = seeds
+    given = recommender.recommend(HISTORIES, k=5, samples=4, exclude_seen=False)
+    best = scores[:, 1:].topk(5)
+    np.testing.assert_allclose(given.scores, best.values, atol=1e-5)
+    assert given.items.tolist() == recommender.vocabulary.tokens[best.indices + 1].tolist()
+
+
+@pytest.mark.usefixtures("untouched")
+def test_seed_and_steps_change_the_draws_and_are_forgotten(diffurec: Recommender) -> None:
+    first = diffurec.recommend(HISTORIES)
+    timesteps = list(diffurec.model.timesteps)
+    assert (diffurec.recommend(HISTORIES, seed=1).scores != first.scores).any()
+    assert (diffurec.recommend(HISTORIES, steps=8).scores != first.scores).any()
+    assert (diffurec.recommend(HISTORIES, noise_scale=3.0).scores != first.scores).any()
+    again = diffurec.recommend(HISTORIES)
+    np.testing.assert_array_equal(again.scores, first.scores)
+    assert diffurec.model.timesteps == timesteps
+
+
+def test_histories_of_every_form(diffurec: Recommender) -> None:
+    wanted = diffurec.recommend([["50", "258"], ["1", "286"]]).items.tolist()
+    frame = pd.DataFrame(
+        {"user_id": ["a", "b", "a", "b"], "item_id": [258, 286, 50, 1], "timestamp": [2.0, 4.0, 1.0, 3.0]}
+    )
+    forms: list[Any] = [
+        [[50, 258], [1, 286]],
+        np.array([[50, 258], [1, 286]]),
+        np.array([["50", "258"], ["1", "286"]]),
+        [np.array([50, 258]), ("1", 286)],
+        {"a": ["50", "258"], "b": ["1", "286"]},
+        frame,
+    ]
+    for form in forms:
+        assert diffurec.recommend(form).items.tolist() == wanted
+    assert diffurec.recommend(frame).users == ["a", "b"]
+    assert diffurec.recommend(["50", "258"]).items.tolist() == wanted[:1]
+    assert len(diffurec.recommend([])) == 0
+
+
+@pytest.mark.parametrize(
+    ("histories", "message"),
+    [
+        ("50,258", "a list of item tokens is wanted"),
+        (["50", ["258"]], "histories mix items and lists of items"),
+        ([["50"], []], "a history of at least one item is wanted; it is empty"),
+        (["50", "no such item"], "item 'no such item': not among the "),
+        (pd.DataFrame({"user": [1], "item_id": [50]}), "the DataFrame has no column user_id"),
+    ],
+)
+def test_histories_that_cannot_be_read(diffurec: Recommender, histories: Any, message: str) -> None:
+    with pytest.raises(UserError, match=re.escape(message)):
+        diffurec.recommend(histories)
+
+
+def test_unknown_items_may_be_skipped(diffurec: Recommender) -> None:
+    with pytest.raises(UserError, match="skip_unknown"):
+        diffurec.recommend(["50", "x"])
+    skipped = diffurec.recommend(["x", "50", "y"], skip_unknown=True)
+    assert skipped.items.tolist() == diffurec.recommend(["50"]).items.tolist()
+    with pytest.raises(UserError, match="no item of it is known"):
+        diffurec.recommend(["x"], skip_unknown=True)
+
+
+def test_only_the_newest_items_count_and_that_is_said_once(
+    saved: Callable[..., Saved], caplog: pytest.LogCaptureFixture
+) -> None:
+    recommender = Recommender.load(saved("DiffuRec").path, device="cpu")
+    longest = recommender.model.max_seq_length
+    long = list(recommender.vocabulary.tokens[1 : longest + 6])
+    with caplog.at_level(logging.WARNING):
+        cut = recommender.recommend(long, exclude_seen=False)
+        recommender.recommend([long, long])
+    assert [record.getMessage() for record in caplog.records] == [
+        f"histories are cut to their newest {longest} items, the model's maximum"
+    ]
+    np.testing.assert_array_equal(cut.scores, recommender.recommend(long[-longest:], exclude_seen=False).scores)
+
+
+def test_items_of_the_history_are_left_out_beyond_what_the_model_reads(diffurec: Recommender) -> None:
+    everything = list(diffurec.vocabulary.tokens[1:])
+    given = diffurec.recommend([everything[3:], ["50"]], k=5, samples=2)
+    assert set(given.items[0, :3]) == set(everything[:3]) and given.items[0, 3:].tolist() == [None, None]
+    assert np.isnan(given.scores[0, 3:]).all() and np.isfinite(given.scores[0, :3]).all()
+    assert len(given.to_frame()) == 8
+    assert [len(record["items"]) for record in given.records()] == [3, 5]
+    seen = diffurec.recommend(["50"], k=len(diffurec.vocabulary), exclude_seen=False)
+    assert "50" in seen.items[0] and "50" not in diffurec.recommend(["50"], k=len(diffurec.vocabulary)).items[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"k": 0}, "k=0: a number from 1 to "),
+        ({"k": 100_000}, "k=100000: a number from 1 to "),
+        ({"steps": 33}, "steps=33: a number from 1 to 32, the model's diffusion_steps, is wanted"),
+        ({"samples": 0}, "samples=0: a positive number is wanted"),
+        ({"seed": -1}, "seed=-1: a number of at least 0 is wanted"),
+        ({"noise_scale": -1.0}, "noise_scale=-1.0: a number of at least 0 is wanted"),
+        ({"batch_size": 0}, "batch_size=0: a positive number is wanted"),
+        ({"diversify": True}, "diversify=True: samples of 2 or more are wanted with it"),
+    ],
+)
+def test_options_that_cannot_be_used(diffurec: Recommender, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=re.escape(message)):
+        diffurec.recommend(["50"], **options)
+
+
+def test_users_of_the_dataset(diffurec: Recommender) -> None:
+    users = diffurec.users
+    token = users.tokens[7]
+    by_user = diffurec.recommend_users([token])
+    by_history = diffurec.recommend(diffurec.vocabulary.tokens[users.row(7)])
+    assert by_user.users == [token] and by_user.items.tolist() == by_history.items.tolist()
+    with pytest.raises(UserError, match=f"user 'nobody': not among the {len(users)} users"):
+        diffurec.recommend_users([token, "nobody"])
+
+
+def test_all_users_come_in_lots(diffurec: Recommender) -> None:
+    lots = list(diffurec.recommend_all(k=3, lot=50))
+    assert [len(lot) for lot in lots[:-1]] == [50] * (len(lots) - 1)
+    whole = joined(lots)
+    assert whole.users == diffurec.users.tokens
+    np.testing.assert_allclose(whole.scores, diffurec.recommend_users(whole.users, k=3).scores, atol=1e-5)
+
+
+def test_a_dataset_of_other_items_is_refused(saved: Callable[..., Saved], atomic: Callable[..., str]) -> None:
+    rows = "".join(f"u{user}\ti{item}\t1\t{item}\n" for user in range(5) for item in range(6))
+    path = atomic("ml-100k", inter="user_id:token\titem_id:token\trating:float\ttimestamp:float\n" + rows)
+    other = Recommender.load(saved("DiffuRec").path, device="cpu", data_path=path)
+    with pytest.raises(UserError, match="the checkpoint is of another catalogue"):
+        other.recommend_users(["u1"])
+
+
+def test_titles_come_with_the_checkpoint(diffurec: Recommender) -> None:
+    given = diffurec.recommend(["50"], k=len(diffurec.vocabulary), exclude_seen=False)
+    titles = dict(zip(given.items[0], given.titles[0], strict=True)) if given.titles is not None else {}
+    assert titles["50"] == "Star Wars" and "title" in given.to_frame()

@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from saved_models import OLD, Saved
+
+from recbole_diffusion import checkpoint
+from recbole_diffusion.errors import UserError
+from recbole_diffusion.inference import Recommender
+from recbole_diffusion.inference.restoring import restore
+
+# What the version that wrote the checkpoint scored best, the history left out.
+OLD_HISTORY = ["50", "286", "258"]
+OLD_ITEMS = ["305", "288", "332", "597", "257"]
+OLD_SCORES = [0.17164121568202972, 0.14282941818237305, 0.14224769175052643, 0.14108169078826904, 0.1331760585308075]
+
+
+def test_a_checkpoint_of_an_older_version_gives_what_it_gave() -> None:
+    given = Recommender.load(OLD, device="cpu").recommend(OLD_HISTORY, k=5)
+    assert given.items.tolist() == [OLD_ITEMS]
+    np.testing.assert_allclose(given.scores, [OLD_SCORES], atol=1e-6)
+    assert given.titles is None
+
+
+def test_loading_reads_no_dataset_and_little_of_recbole(tmp_path: Path) -> None:
+    code = f"""
+import sys, builtins
+from recbole_diffusion.inference import Recommender
+Recommender.load({str(OLD)!r}, device="cpu").recommend(["50"])
+print(sorted(name for name in ("recbole.data", "recbole.config", "recbole.trainer") if name in sys.modules))
+"""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), *sys.path])}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert done.stdout == "[]\n", done.stderr
+
+
+@pytest.mark.usefixtures("untouched")
+def test_building_leaves_the_generator_alone() -> None:
+    Recommender.load(OLD, device="cpu").recommend(OLD_HISTORY)
+
+
+def test_the_best_weights_are_used(tmp_path: Path) -> None:
+    state = checkpoint.load(OLD)
+    last = {**state, "best_state_dict": state["state_dict"], "best_other_parameter": state["other_parameter"]}
+    last["state_dict"] = {name: torch.zeros_like(tensor) for name, tensor in state["state_dict"].items()}
+    checkpoint.save(tmp_path / "a.last.pth", last)
+    assert Recommender.load(tmp_path / "a.last.pth").recommend(OLD_HISTORY, k=5).items.tolist() == [OLD_ITEMS]
+
+
+def test_settings_of_inference_may_be_others() -> None:
+    model = restore(OLD, checkpoint.load(OLD), "cpu", settings={"lambda_uncertainty": 1, "inference_steps": "20"})
+    assert model.lambda_uncertainty == 1.0 and len(model.timesteps) == 20
+
+
+def test_a_compiled_model_needs_no_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    state = checkpoint.load(OLD)
+    checkpoint.save(tmp_path / "a.pth", {**state, "config": {**state["config"], "compile": True}})
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CXX", raising=False)
+    assert Recommender.load(tmp_path / "a.pth", device="cpu").recommend(OLD_HISTORY, k=5).items.tolist() == [OLD_ITEMS]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"hidden_size": 4}, "hidden_size=4: a checkpoint's settings that may change are inference_steps, "),
+        ({"lambda_uncertanty": 0.1}, "did you mean lambda_uncertainty?"),
+        ({"lambda_uncertainty": "much"}, "lambda_uncertainty='much': a value of the kind of 0.001 is wanted"),
+        ({"lambda_uncertainty": -1.0}, "lambda_uncertainty=-1.0: a number of at least 0 is wanted"),
+        ({"inference_steps": 21}, "inference_steps=21: a number from 1 to diffusion_steps=20 is wanted"),
+    ],
+)
+def test_other_settings_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=re.escape(message)):
+        Recommender.load(OLD, settings=settings)
+
+
+@pytest.mark.parametrize(
+    ("changes", "arguments", "message"),
+    [
+        ({}, {"device": "gpu"}, "device='gpu': cpu, or cuda where a GPU is there, is wanted"),
+        ({"model": "BPR"}, {}, "BPR reads no histories; recommending takes a sequential model"),
+        ({"model": "FDSA"}, {}, "FDSA cannot be built without its dataset, which no checkpoint holds"),
+        ({"model": "Mine"}, {}, "Mine is no model of ours or of RecBole's; say where it stands, model=FILE.py:Mine"),
+        ({}, {"model": "SASRec"}, "is of the model DiffuRec"),
+        ({"state_dict": {}}, {}, "the weights do not fit DiffuRec: "),
+    ],
+)
+def test_what_cannot_be_built_is_told(
+    tmp_path: Path, changes: dict[str, Any], arguments: dict[str, str], message: str
+) -> None:
+    checkpoint.save(tmp_path / "a.pth", {**checkpoint.load(OLD), **changes})
+    with pytest.raises(UserError, match=re.escape(message)) as caught:
+        Recommender.load(tmp_path / "a.pth", **arguments)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_model_of_the_users_own(tmp_path: Path) -> None:
+    text = "from recbole_diffusion.model.diffurec import DiffuRec\n\n\nclass Mine(DiffuRec):\n    pass\n"
+    (tmp_path / "mine.py").write_text(text)
+    checkpoint.save(tmp_path / "a.pth", {**checkpoint.load(OLD), "model": "Mine"})
+    mine = Recommender.load(tmp_path / "a.pth", model=f"{tmp_path / 'mine.py'}:Mine")
+    assert mine.recommend(OLD_HISTORY, k=5).items.tolist() == [OLD_ITEMS]
+
+
+@pytest.mark.parametrize("model", ["Pop", "SASRec"])
+def test_models_that_do_not_diffuse(saved: Callable[..., Saved], model: str) -> None:
+    recommender = Recommender.load(saved(model).path, device="cpu")
+    given = recommender.recommend([["50", "258"], ["1"]], k=3, exclude_seen=False)
+    assert given.items.shape == (2, 3) and given.certainty is None
+    with pytest.raises(UserError, match=f"samples=4: {model} draws nothing"):
+        recommender.recommend(["50"], samples=4)
+    assert not torch.is_anomaly_enabled()

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import matplotlib.image
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from recbole_diffusion.errors import UserError
+from recbole_diffusion.inference import Recommender
+from recbole_diffusion.inference.trajectory import STEPS, directions, draw, embeddings, plane, trace
+
+
+def ids(recommender: Recommender, *tokens: str) -> torch.Tensor:
+    return torch.from_numpy(recommender.vocabulary.ids(tokens))
+
+
+@pytest.mark.parametrize("model", ["DiffuRec", "DiffRec"])
+@pytest.mark.parametrize("steps", [1, 8, 32])
+def test_a_trajectory_ends_where_recommending_does(
+    loaded: Callable[[str], Recommender], model: str, steps: int
+) -> None:
+    recommender = loaded(model)
+    traced = trace(recommender.model, ids(recommender, "50", "258"), k=4, steps=steps, seed=3)
+    wanted = recommender.recommend(["50", "258"], k=4, steps=steps, seed=3, exclude_seen=False)
+    assert recommender.vocabulary.tokens[traced.items[-1]].tolist() == wanted.items[0].tolist()
+    assert len(traced.x) == len(traced.timestep) == steps + 1
+    assert traced.timestep[0] == 31 and traced.timestep[-1] == -1
+
+
+def test_it_begins_with_noise_and_does_not_with_none(diffurec: Recommender) -> None:
+    loud = [trace(diffurec.model, ids(diffurec, item)).x[0] for item in ("50", "258", "286", "1")]
+    assert 0.5 < np.std(loud) < 1.5 and not np.array_equal(loud[0], loud[1])
+    quiet = trace(diffurec.model, ids(diffurec, "50"), noise_scale=0.0)
+    assert not quiet.x[0].any() and quiet.x[-1].any() and len(quiet.x) == STEPS + 1
+
+
+def test_distances_are_between_directions(diffurec: Recommender) -> None:
+    traced = trace(diffurec.model, ids(diffurec, "50"), k=2)
+    points = embeddings(diffurec.model).numpy()[traced.items[3, 1]]
+    cosine = traced.x[3] @ points / np.linalg.norm(traced.x[3]) / np.linalg.norm(points)
+    assert traced.distance[3, 1] == pytest.approx(np.sqrt(2 - 2 * cosine), rel=1e-4)
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 999), scale=st.sampled_from([1e-3, 1.0, 1e3]))
+def test_the_plane_keeps_what_lies_in_a_plane(seed: int, scale: float) -> None:
+    random = np.random.default_rng(seed)
+    axes = np.linalg.qr(random.standard_normal((6, 2)))[0].T
+    points = torch.from_numpy(random.standard_normal((30, 2)) @ axes * scale)
+    seen = torch.from_numpy(random.standard_normal((4, 2)) @ axes)
+    first, second = plane(points, seen)
+    flat, whole = torch.from_numpy(np.concatenate([first, second])), torch.cat([points, seen])
+    torch.testing.assert_close(torch.cdist(flat, flat), torch.cdist(whole, whole), rtol=1e-6, atol=1e-6 * max(scale, 1))
+
+
+def test_directions_have_length_one_but_for_nothing() -> None:
+    points = torch.tensor([[3.0, 4.0], [0.0, 0.0]])
+    torch.testing.assert_close(directions(points), torch.tensor([[0.6, 0.8], [0.0, 0.0]]))
+
+
+def test_the_picture_is_one(diffurec: Recommender) -> None:
+    history = ids(diffurec, "50", "258", "286")
+    traced = trace(diffurec.model, history, k=3)
+    names = diffurec.vocabulary.names().copy()
+    # Would be a formula that does not parse.
+    names[traced.items[-1][0]] = "$x^$ a name that is longer than there is room for"
+    draw("a.png", traced, diffurec.model, history.numpy(), names)
+    picture = matplotlib.image.imread("a.png")
+    assert picture.shape[:2] == (780, 1690) and picture.std() > 0.01
+    for path in ("nowhere/a.png", "a.xyz"):
+        with pytest.raises(UserError, match=f"{path}: the picture cannot be written"):
+            draw(path, traced, diffurec.model, history.numpy(), names)
+    assert not Path("a.xyz").exists()
+
+
+def test_steps_that_the_model_has_not(diffurec: Recommender) -> None:
+    with pytest.raises(UserError, match=re.escape("steps=33: a number from 1 to 32")):
+        trace(diffurec.model, ids(diffurec, "50"), steps=33)
+
+
+@pytest.mark.parametrize("model", ["SASRec"])
+def test_models_without_a_reverse_process(loaded: Callable[[str], Recommender], model: str) -> None:
+    recommender = loaded(model)
+    with pytest.raises(UserError, match="SASRec has no reverse process to explain"):
+        trace(recommender.model, ids(recommender, "50"))
