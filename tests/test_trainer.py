@@ -19,7 +19,7 @@ import torch
 from recbole.utils import init_seed
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from recbole_diffusion import checkpoint
+from recbole_diffusion import checkpoint, trainer
 from recbole_diffusion.config import load_config
 from recbole_diffusion.data import build_dataset, build_loaders
 from recbole_diffusion.errors import SettingError, UserError
@@ -675,3 +675,17 @@ def test_a_killed_run_leaves_a_checkpoint_to_go_on_from(
         resumed = make(tmp_path / "resumed")
         resumed.trainer.resume_checkpoint(last, resumed.train)
         assert resumed.trainer.start_epoch >= epoch + 1 > 0
+
+
+@pytest.mark.parametrize("learner", ["adam", "adamw"])
+def test_adam_in_one_pass_gives_the_plain_weights(
+    tmp_path: Path, learner: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = []
+    for fuses in (True, False):
+        monkeypatch.setattr(trainer, "FUSES", fuses)
+        run = make(tmp_path, epochs=1, learner=learner, weight_decay=0.01)
+        run.fit(saved=False)
+        assert run.trainer.optimizer.param_groups[0]["fused"] is (True if fuses else None)
+        weights.append(run.trainer.model.item_embedding.weight.detach())
+    torch.testing.assert_close(*weights, atol=1e-5, rtol=0)
