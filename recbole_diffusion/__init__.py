@@ -6,7 +6,7 @@ from typing import Any
 
 from .version import __version__
 
-__all__ = ["__version__", "run"]
+__all__ = ["Recommender", "__version__", "run"]
 
 
 def __getattr__(name: str) -> Any:
@@ -15,4 +15,8 @@ def __getattr__(name: str) -> Any:
         from .quick_start import run
 
         return run
+    if name == "Recommender":
+        from .inference import Recommender
+
+        return Recommender
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -157,6 +157,22 @@ def save(path: str | Path, state: Mapping[str, Any]) -> None:
     release(path)
 
 
+def newest(path: str | Path) -> Path:
+    """The checkpoint that a path means: of a folder, the best state of the run that wrote there last.
+
+    Raises
+    ------
+    UserError
+        If there is none in the folder.
+    """
+    if not Path(path).is_dir():
+        return Path(path)
+    found = [file for file in Path(path).glob("*.pth") if not file.name.endswith(".last.pth")]
+    if not found:
+        raise UserError(f"{path}: no checkpoint is in this folder; train a model first, or name the file")
+    return max(found, key=lambda file: (file.stat().st_mtime_ns, file.name))
+
+
 def load(path: str | Path) -> dict[str, Any]:
     """Read a checkpoint by torch's safe loader, all tensors on the CPU.
 

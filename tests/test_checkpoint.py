@@ -297,3 +297,13 @@ def test_the_umask_decides_who_may_read_a_checkpoint(tmp_path: Path) -> None:
     finally:
         os.umask(before)
     assert (tmp_path / "a.pth").stat().st_mode & 0o777 == 0o644
+
+
+def test_a_folder_stands_for_its_newest_best_state(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no checkpoint is in this folder"):
+        checkpoint.newest(tmp_path)
+    for age, name in enumerate(("new.last.pth", "new.pth", "old.pth", "old.last.pth")):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (1000 - age, 1000 - age))
+    assert checkpoint.newest(tmp_path) == tmp_path / "new.pth"
+    assert checkpoint.newest(tmp_path / "old.pth") == tmp_path / "old.pth"

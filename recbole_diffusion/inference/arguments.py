@@ -45,7 +45,7 @@ def _underscored(flag: re.Match[str]) -> str:
 def add_model(parser: Parser) -> None:
     """Flags that say which model, and how it draws."""
     group = parser.add_argument_group("model")
-    group.add_argument("--checkpoint", required=True, metavar="PATH", help="the saved model, saved/NAME.pth")
+    group.add_argument("--checkpoint", required=True, metavar="PATH", help="the saved model; of a folder, the newest")
     group.add_argument("--model", metavar="FILE.py:CLASS", help="its class, where it is neither ours nor RecBole's")
     group.add_argument("--device", help="cpu, cuda or cuda:1; by default a GPU where there is one")
     group.add_argument(

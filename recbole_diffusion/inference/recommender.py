@@ -143,7 +143,7 @@ class Recommender:
         Parameters
         ----------
         path : str or Path
-            `NAME.pth` or `NAME.last.pth`; the best weights of either are used.
+            `NAME.pth` or `NAME.last.pth`; the best weights of either are used. A folder stands for its newest model.
         device : str or torch.device, optional
             By default a GPU where there is one.
         model : str or type, optional
@@ -158,6 +158,7 @@ class Recommender:
         UserError
             Where the checkpoint cannot be used, in one line.
         """
+        path = checkpoint.newest(path)
         state = checkpoint.load(path)
         return cls(path, state, restore(path, state, device, model, settings), data_path)
 
