@@ -140,7 +140,7 @@ def read(path: str, changes: dict[str, Any]) -> tuple[dict[str, Any], Prepared]:
     state = checkpoint.load(path)
     quiet = {"log_dir": None, "tensorboard_dir": None, "resume": None, "show_progress": False}
     config = load_config(state["model"], state["dataset"], None, {**state["config"], **quiet, **changes})
-    if not config["diffusion"]:
+    if config["diffusion"] is False or not hasattr(config.model_class, "reverse"):
         raise UserError(f"{path}: {state['model']} has no reverse steps, or was trained with diffusion: False")
     prepared = prepare(config)
     checkpoint.release(prepared.trainer.saved_model_file)

@@ -31,7 +31,6 @@ NEEDED = (
     "reverse_sampler",
     "reverse_variance",
     "ddim_eta",
-    "diffusion",
     "diffusion_steps",
     "inference_steps",
 )
@@ -152,7 +151,7 @@ class DiffusionRecommender(SequentialRecommender):
         }
         self.timesteps = sub_chain(config["diffusion_steps"], config["inference_steps"])
         self.evaluation_noise = HashedNoise(config["seed"])
-        self.diffuses: bool = config["diffusion"]
+        self.diffuses: bool = config["diffusion"] is not False
         self.inference_seeds = 1
         self.item_embedding = nn.Embedding(self.n_items, self.hidden_size)
         nn.init.normal_(self.item_embedding.weight, std=config["initializer_range"])
