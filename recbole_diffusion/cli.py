@@ -108,10 +108,14 @@ def _is_flag(word: str) -> bool:
     return word.startswith("-") and not re.match(r"-\.?\d", word)
 
 
+def _layers(arguments: Arguments) -> list[dict[str, Any]]:
+    """Command line and files, the strongest first."""
+    return [arguments.settings, *reversed([read_yaml(file) for file in arguments.config_files])]
+
+
 def _chosen(arguments: Arguments, key: str) -> str:
     """Model or dataset: by the command line, else by the last file that names it, else the default."""
-    layers = [read_yaml(file) for file in arguments.config_files]
-    return next((layer[key] for layer in [arguments.settings, *reversed(layers)] if key in layer), DEFAULTS[key])
+    return next((layer[key] for layer in _layers(arguments) if key in layer), DEFAULTS[key])
 
 
 def print_keys(model: str, dataset: str) -> None:
@@ -139,7 +143,7 @@ def run(argv: Sequence[str]) -> None:
         print_keys(_chosen(arguments, "model"), _chosen(arguments, "dataset"))
     elif "help" in arguments.switches:
         print(HELP.format(ours=", ".join(our_models()), properties=PROPERTIES, **DEFAULTS), end="")
-    elif "model_list" in arguments.settings:
+    elif any(key in layer for layer in _layers(arguments) for key in ("model_list", "variants")):
         from .compare.cli import run as compare
 
         compare(arguments.settings, arguments.config_files, DEFAULTS["dataset"], argv)

@@ -1,0 +1,217 @@
+"""One model with one seed, in a process of its own: `python -m recbole_diffusion.compare.one RUN_FOLDER`.
+
+Its peak memory is its own, and if it crashes or is killed it takes no other run with it. In its folder it finds
+`run.json` and leaves `progress.json` after every epoch, `model.pth` (the best state), `ranks.npz`, and at last
+`record.json`; or `failed.json`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .. import checkpoint
+from ..config import load_config
+from ..diffusion.samplers import sub_chain
+from ..errors import UserError
+from ..log import run_logging
+from ..quick_start import Prepared, log_settings, prepare
+from ..ranking import user_ranks
+from .environment import machine, peak_gpu_memory, peak_memory, seconds_since_start, versions
+from .files import read_json, write_json
+from .plan import plain_config
+from .ranks import save_ranks, training_popularity, whole_lengths
+
+STEPS = (1, 2, 4, 8, 16, 32)
+
+logger = logging.getLogger(__name__)
+
+
+class Progress:
+    """What a run has done, kept in `progress.json` so that nothing of it is lost when it is broken off.
+
+    Parameters
+    ----------
+    folder : Path
+    epochs_done : int
+        Later epochs that the file tells of are forgotten: they are trained again.
+    """
+
+    def __init__(self, folder: Path, epochs_done: int) -> None:
+        self.path = folder / "progress.json"
+        before = read_json(self.path)
+        epochs = [epoch for epoch in before.get("epochs", []) if epoch["epoch"] < epochs_done]
+        self.content: dict[str, Any] = {
+            "state": "training",
+            "pid": os.getpid(),
+            "seconds": before.get("seconds", 0.0),
+            "peak_memory": before.get("peak_memory"),
+            "peak_gpu_memory": before.get("peak_gpu_memory"),
+            "epochs": epochs,
+        }
+        self.seconds_before = self.content["seconds"]
+        self.parent = os.getppid()
+
+    def write(self, state: str | None = None) -> None:
+        """Bring the file up to date; leave the process when nobody waits for it any more."""
+        if os.getppid() != self.parent:
+            raise KeyboardInterrupt
+        self.content["state"] = state or self.content["state"]
+        self.content["seconds"] = self.seconds_before + seconds_since_start()
+        for key, measured in (("peak_memory", peak_memory()), ("peak_gpu_memory", peak_gpu_memory())):
+            known = [value for value in (self.content[key], measured) if value is not None]
+            self.content[key] = max(known, default=None)
+        write_json(self.path, self.content)
+
+    def trained(self, epoch: int, loss: float, seconds: float) -> None:
+        """Note an epoch of training."""
+        self.content["epochs"].append({"epoch": epoch, "loss": loss, "train_seconds": seconds})
+        self.write()
+
+    def validated(self, epoch: int, score: float, seconds: float) -> None:
+        """Note the validation after an epoch."""
+        self.content["epochs"][-1] |= {"valid_score": score, "valid_seconds": seconds}
+        self.write()
+
+
+def timed(call: Callable[..., Any], seconds: list[float]) -> Callable[..., Any]:
+    """The same function, which appends to `seconds` how long each call took."""
+
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        begin = time.perf_counter()
+        try:
+            return call(*args, **kwargs)
+        finally:
+            seconds.append(time.perf_counter() - begin)
+
+    return wrapped
+
+
+def train(prepared: Prepared, progress: Progress) -> tuple[float, dict[str, float] | None]:
+    """Train to the early stopping, telling `progress` of every epoch; best validation score and metrics."""
+    trainer: Any = prepared.trainer
+    train_seconds: list[float] = []
+    valid_seconds: list[float] = []
+    train_epoch = timed(trainer._train_epoch, train_seconds)
+    batches = len(prepared.train_data)
+
+    def train_and_note(train_data: Any, epoch_idx: int, *args: Any, **kwargs: Any) -> Any:
+        losses = train_epoch(train_data, epoch_idx, *args, **kwargs)
+        total = sum(losses) if isinstance(losses, tuple) else losses
+        progress.trained(epoch_idx, total / batches, train_seconds[-1])
+        return losses
+
+    # By attribute, so that every trainer of RecBole's is measured alike.
+    trainer._train_epoch = train_and_note
+    trainer._valid_epoch = timed(trainer._valid_epoch, valid_seconds)
+    return trainer.fit(
+        prepared.train_data,
+        prepared.valid_data,
+        callback_fn=lambda epoch, score: progress.validated(epoch, score, valid_seconds[-1]),
+    )
+
+
+def accuracy_by_steps(prepared: Prepared, config: Any) -> list[dict[str, Any]]:
+    """Test metrics and seconds with 1, 2, 4, ... reverse steps; empty for a model without such steps."""
+    model = prepared.model
+    if not hasattr(model, "timesteps") or config["diffusion"] is False:
+        return []
+    own, largest = model.timesteps, config["diffusion_steps"]
+    results = []
+    for steps in sorted({*(steps for steps in STEPS if steps <= largest), len(own)}):
+        model.timesteps = sub_chain(largest, steps)
+        seconds: list[float] = []
+        metrics = timed(prepared.trainer.evaluate, seconds)(prepared.test_data, load_best_model=False)
+        results.append({"steps": steps, "seconds": seconds[0], "metrics": dict(metrics)})
+    model.timesteps = own
+    return results
+
+
+def run_one(folder: Path) -> None:
+    """Train, test and record the run that `run.json` in the folder describes, from where it was broken off.
+
+    Raises
+    ------
+    UserError
+    """
+    wanted = read_json(folder / "run.json")
+    best = folder / "model.pth"
+    last = checkpoint.last_path(best)
+    settings = {
+        **wanted["settings"],
+        "seed": wanted["seed"],
+        "checkpoint_dir": str(folder),
+        "log_dir": None,
+        "tensorboard_dir": None,
+        "resume": str(last) if last.is_file() else None,
+    }
+    config = load_config(wanted["model"], wanted["dataset"], None, settings)
+    with run_logging(config):
+        prepared = prepare(config)
+        log_settings(config, prepared)
+        trainer = prepared.trainer
+        checkpoint.release(trainer.saved_model_file)
+        trainer.saved_model_file = str(best)
+        progress = Progress(folder, trainer.start_epoch)
+        progress.write("training")
+        valid_score, valid_result = train(prepared, progress)
+        progress.write("testing")
+        seconds: list[float] = []
+        test_result = timed(trainer.evaluate, seconds)(prepared.test_data)
+        tested = prepared.test_data._dataset
+        ranks = user_ranks(trainer, prepared.test_data)._replace(length=whole_lengths(tested))
+        save_ranks(folder / "ranks.npz", ranks, training_popularity(prepared.train_data._dataset))
+        progress.write()
+        # The steps are no part of the model's own evaluation.
+        memory = {key: progress.content[key] for key in ("peak_memory", "peak_gpu_memory")}
+        by_steps = accuracy_by_steps(prepared, config)
+        progress.write()
+    epochs = progress.content["epochs"]
+    record = {
+        **{key: wanted[key] for key in ("name", "model", "dataset", "seed", "command")},
+        "config": plain_config(config),
+        "parameters": sum(parameter.numel() for parameter in prepared.model.parameters() if parameter.requires_grad),
+        "epochs": epochs,
+        "best_epoch": trainer.best_epoch,
+        "best_valid_score": valid_score,
+        "valid_result": valid_result,
+        "test_result": dict(test_result),
+        "seconds_per_epoch": float(np.mean([epoch["train_seconds"] for epoch in epochs])) if epochs else None,
+        "seconds_per_evaluation": seconds[0],
+        "seconds": progress.content["seconds"],
+        **memory,
+        "by_steps": by_steps,
+        "versions": versions(),
+        "machine": machine(),
+    }
+    write_json(folder / "record.json", record)
+    last.unlink(missing_ok=True)
+
+
+def main(folder: Path) -> int:
+    """Do the run of a folder; gives the exit code."""
+    try:
+        run_one(folder)
+        return 0
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:
+        traceback.print_exc()
+        told = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+        # A full disk may be what has failed; the runner then tells what it sees.
+        with suppress(UserError):
+            write_json(folder / "failed.json", {"error": told + " ".join(str(error).split())})
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

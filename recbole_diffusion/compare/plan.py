@@ -1,0 +1,352 @@
+"""From the command line to the runs of a comparison: which models, with which settings, in which folders."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from recbole.utils import ModelType
+
+from ..config import MERGED, PATHS, DiffusionConfig, load_config, merge
+from ..errors import SettingError, UserError, perhaps
+from ..parsing import Declaration, parse, read_yaml
+from ..registry import PROPERTIES
+from .files import read_json
+
+# The settings of a comparison itself, with the types that they may have.
+OWN = {
+    "model_list": Declaration(("list",)),
+    "variants": Declaration(("dict",)),
+    "seeds": Declaration(("list",), "int"),
+    "output": Declaration(("str",)),
+    "off_switch": Declaration(("bool",)),
+    "tuned": Declaration(("str",), nullable=True),
+    "valid_latex": Declaration(("str",), nullable=True),
+    "test_latex": Declaration(("str",), nullable=True),
+    "trials": Declaration(("int",), nullable=True),
+    "trial_minutes": Declaration(("float",), nullable=True),
+}
+DEFAULTS: dict[str, Any] = {
+    "model_list": [],
+    "variants": {},
+    "seeds": [2024, 2025, 2026],
+    "output": None,
+    "off_switch": True,
+    "tuned": None,
+    "valid_latex": None,
+    "test_latex": None,
+    "trials": None,
+    "trial_minutes": None,
+}
+# What no result depends on, or what a run sets itself.
+IGNORED = (*PATHS, "show_progress", "state", "seed")
+# What all models of a comparison have in common.
+ALIKE = (
+    *("eval_args", "repeatable", "metrics", "topk", "valid_metric", "stopping_step", "eval_step", "data_path"),
+    *("rm_dup_inter", "val_interval", "filter_inter_by_user_or_item", "user_inter_num_interval"),
+    *("item_inter_num_interval", "benchmark_filename"),
+)
+_ENTRY = re.compile(r"(?:(?P<name>[^=()]+)=)?(?P<model>[^=()]+)(?:\((?P<settings>.*)\))?", re.DOTALL)
+
+
+@dataclass(frozen=True, eq=False)
+class Variant:
+    """A row of the comparison.
+
+    name : str
+    model : str
+        As `registry.find_model` takes it.
+    settings : dict
+        All of its settings but the seed, as `load_config` takes them.
+    config : dict
+        The whole configuration as plain data.
+    """
+
+    name: str
+    model: str
+    settings: dict[str, Any]
+    config: dict[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A variant trained with a seed, in a folder of its own."""
+
+    variant: Variant
+    seed: int
+    folder: Path
+
+    @property
+    def title(self) -> str:
+        """Name and seed."""
+        return f"{self.variant.name}, seed {self.seed}"
+
+
+class Plan(NamedTuple):
+    """A whole comparison.
+
+    dataset : str
+    folder : Path
+    runs : list of Run
+        All seeds of a variant one after another.
+    valid_latex, test_latex : Path
+    """
+
+    dataset: str
+    folder: Path
+    runs: list[Run]
+    valid_latex: Path
+    test_latex: Path
+
+    @property
+    def variants(self) -> list[Variant]:
+        """The rows, in order."""
+        return list(dict.fromkeys(run.variant for run in self.runs))
+
+    def runs_of(self, variant: Variant) -> list[Run]:
+        """The runs of a row, by seed."""
+        return [run for run in self.runs if run.variant is variant]
+
+
+class Wanted(NamedTuple):
+    """What the user asks of a comparison.
+
+    dataset : str
+    own : dict
+        The keys of `OWN`, typed.
+    entries : list of (str, str, dict)
+        Name, model and own settings of each model that he names.
+    shared : dict
+        Settings of all models.
+    by_name : dict of dict
+        Settings of single models, written NAME.KEY.
+    """
+
+    dataset: str
+    own: dict[str, Any]
+    entries: list[tuple[str, str, dict[str, Any]]]
+    shared: dict[str, Any]
+    by_name: dict[str, dict[str, Any]]
+
+
+def file_name(name: str) -> str:
+    """A name that any file system takes."""
+    return re.sub(r"[^\w.+-]+", "_", name).strip("_.") or "_"
+
+
+def split_outside(text: str) -> list[str]:
+    """The parts of a text between the commas that stand in no bracket."""
+    parts, depth = [""], 0
+    for character in text:
+        depth += (character in "([{") - (character in ")]}")
+        if character == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return [part.strip() for part in parts if part.strip()]
+
+
+def read_entry(entry: str) -> tuple[str, str, dict[str, Any]]:
+    """Name, model and settings of `MODEL`, `MODEL(KEY=VALUE, ...)` or `NAME=MODEL(KEY=VALUE, ...)`.
+
+    Raises
+    ------
+    SettingError
+        For anything else.
+    """
+    wanted = "MODEL or NAME=MODEL(KEY=VALUE, ...) is wanted"
+    match = _ENTRY.fullmatch(entry.strip())
+    if match is None:
+        raise SettingError("model_list", entry, wanted)
+    settings = {}
+    for part in split_outside(match["settings"] or ""):
+        key, given, value = part.partition("=")
+        if not given:
+            raise SettingError("model_list", entry, f"{wanted}, and {part} is no KEY=VALUE")
+        settings[key.strip()] = value.strip()
+    return (match["name"] or entry).strip(), match["model"].strip(), settings
+
+
+def _entries(own: Mapping[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
+    entries = [read_entry(str(entry)) for entry in own["model_list"]]
+    for name, settings in own["variants"].items():
+        if not isinstance(settings, Mapping) or not isinstance(settings.get("model"), str):
+            raise SettingError(f"variants.{name}", settings, "a mapping with the key model is wanted")
+        entries.append((name, settings["model"], {key: settings[key] for key in settings if key != "model"}))
+    if not entries:
+        raise SettingError("model_list", own["model_list"], "the name of a model is wanted, or several, with commas")
+    return entries
+
+
+def read_wanted(settings: Mapping[str, Any], config_files: Sequence[str], dataset: str) -> Wanted:
+    """Read what the user asks for.
+
+    Parameters
+    ----------
+    settings : mapping
+        The command line, key -> text; stronger than the files.
+    config_files : sequence of str
+    dataset : str
+        Used where nothing names one.
+
+    Raises
+    ------
+    UserError
+    """
+    given = {k: parse(v) if k in MERGED and isinstance(v, str) else v for k, v in settings.items()}
+    if isinstance(given.get("model_list"), str):
+        given["model_list"] = split_outside(given["model_list"])
+    merged = merge(*(read_yaml(file) for file in config_files), given)
+    own = DEFAULTS | {key: OWN[key].typed(key, value) for key, value in merged.items() if key in OWN}
+    if not own["seeds"] or len(set(own["seeds"])) < len(own["seeds"]):
+        raise SettingError("seeds", own["seeds"], "different whole numbers are wanted, such as 2024,2025,2026")
+    entries = _entries(own)
+    known = {known for name, model, _ in entries for known in (name, model)}
+    shared: dict[str, Any] = {}
+    by_name: dict[str, dict[str, Any]] = {}
+    for key, value in merged.items():
+        name, dot, setting = key.rpartition(".")
+        if dot:
+            # The command line writes every dash of a key as an underscore.
+            spelt = next((model for model in known if model.replace("-", "_") == name.replace("-", "_")), None)
+            if spelt is None:
+                wanted = f"no model of the comparison is called {name}{perhaps(name, known)}"
+                raise SettingError(key, value, wanted)
+            by_name.setdefault(spelt, {})[setting] = value
+        elif key not in OWN and key not in ("model", "dataset"):
+            shared[key] = value
+    for key in ("seed", "resume"):
+        if shared.pop(key, None) is not None:
+            wanted = "--seeds is wanted" if key == "seed" else "the same command and --output go on by themselves"
+            raise SettingError(key, merged[key], f"in a comparison {wanted}")
+    return Wanted(str(merged.get("dataset", dataset)), own, entries, shared, by_name)
+
+
+def space_file(model: str) -> Path:
+    """Where the space that a model is tuned in is stated."""
+    return PROPERTIES / "tune" / f"{model}.yaml"
+
+
+def _tuned(folder: str | None, name: str, model: str) -> dict[str, Any]:
+    """What tuning found best for a row, or else for its model."""
+    if folder is None:
+        return {}
+    files = [Path(folder, file_name(key), "best.yaml").expanduser() for key in (name, model)]
+    file = next((file for file in files if file.is_file()), files[-1])
+    if not file.is_file() and not space_file(model).is_file():
+        return {}
+    if not file.is_file():
+        # A comparison in which some models are tuned and others not would not be fair.
+        raise SettingError("tuned", folder, f"{file} is wanted: tune {model} as well")
+    return read_yaml(file)
+
+
+def plain_config(config: DiffusionConfig) -> dict[str, Any]:
+    """The configuration in the form that json gives back."""
+    return json.loads(json.dumps(config.plain()))
+
+
+def _check_alike(variants: Iterable[Variant]) -> None:
+    first, *others = variants
+    for other in others:
+        for key in ALIKE:
+            if other.config[key] != first.config[key]:
+                wanted = f"{first.config[key]!r} is wanted, as {first.name} has it: all models are evaluated alike"
+                raise SettingError(f"{other.name}.{key}", other.config[key], wanted)
+
+
+def _make_variant(wanted: Wanted, name: str, model: str, settings: dict[str, Any]) -> tuple[Variant, bool]:
+    """A row, and whether it has a diffusion that is on."""
+    config = load_config(model, wanted.dataset, None, {**settings, "seed": wanted.own["seeds"][0]})
+    if config["MODEL_TYPE"] != ModelType.SEQUENTIAL:
+        raise SettingError("model_list", model, "a sequential model is wanted; Pop of this package is one")
+    if set(config["eval_args"]["mode"].values()) != {"full"}:
+        raise SettingError("eval_args.mode", config["eval_args"]["mode"], "a comparison ranks all items: full")
+    variant = Variant(name, model, settings, plain_config(config))
+    return variant, "diffusion" in config.declared and bool(config["diffusion"])
+
+
+def settings_of(wanted: Wanted, entry: tuple[str, str, dict[str, Any]], *weaker: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a named row: those of all models, `weaker`, those of its model, of its name, its own."""
+    name, model, own = entry
+    by_name = [wanted.by_name.get(key, {}) for key in dict.fromkeys((model, name))]
+    return merge(wanted.shared, *weaker, *by_name, own)
+
+
+def make_variants(wanted: Wanted) -> list[Variant]:
+    """The rows of a comparison: what the user names, and each model of ours with its diffusion switched off.
+
+    Raises
+    ------
+    UserError
+        For any setting that a model cannot be run with, before anything is trained.
+    """
+    named = []
+    for entry in wanted.entries:
+        name, model, _ = entry
+        settings = settings_of(wanted, entry, _tuned(wanted.own["tuned"], name, model))
+        named.append(_make_variant(wanted, name, model, settings))
+    variants = []
+    configs = [variant.config for variant, _ in named]
+    for variant, is_on in named:
+        variants.append(variant)
+        if is_on and wanted.own["off_switch"]:
+            off = {**variant.settings, "diffusion": False}
+            switched_off, _ = _make_variant(wanted, f"{variant.name}-off", variant.model, off)
+            if switched_off.config not in configs:
+                variants.append(switched_off)
+                configs.append(switched_off.config)
+    files = [file_name(variant.name) for variant in variants]
+    for number, variant in enumerate(variants):
+        if files[number] in files[:number]:
+            wanted_names = "each row needs a name of its own, as in NAME=MODEL(KEY=VALUE)"
+            raise SettingError("model_list", variant.name, wanted_names)
+    _check_alike(variants)
+    return variants
+
+
+def make_plan(wanted: Wanted) -> Plan:
+    """The runs of a comparison, and where each of them stands.
+
+    Raises
+    ------
+    UserError
+        For any mistake in the settings, and where the folder holds runs with other ones.
+    """
+    folder = Path(wanted.own["output"] or Path("compare", file_name(wanted.dataset))).expanduser()
+    runs = [
+        Run(variant, seed, folder / "runs" / file_name(variant.name) / str(seed))
+        for variant in make_variants(wanted)
+        for seed in wanted.own["seeds"]
+    ]
+    latex = [Path(wanted.own[f"{part}_latex"] or folder / f"{part}.tex").expanduser() for part in ("valid", "test")]
+    plan = Plan(wanted.dataset, folder, runs, *latex)
+    for run in runs:
+        check_same(run)
+    return plan
+
+
+def first_difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str | None:
+    """The first setting that differs between two configurations, of those that a result depends on."""
+    keys = (key for key in dict.fromkeys((*here, *there)) if key not in IGNORED)
+    return next((key for key in keys if there.get(key) != here.get(key)), None)
+
+
+def check_same(run: Run) -> None:
+    """Refuse a folder that holds the run with other settings.
+
+    Raises
+    ------
+    UserError
+        Naming the first setting that differs.
+    """
+    here = run.variant.config
+    there = read_json(run.folder / "run.json").get("config", here)
+    key = first_difference(there, here)
+    if key is not None:
+        told = f"{run.variant.name} was run with {key}={there.get(key)!r} there, not {here.get(key)!r}"
+        raise UserError(f"output={run.folder.parents[2]}: {told}; set it so, or choose another folder by --output")

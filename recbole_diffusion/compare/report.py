@@ -1,0 +1,253 @@
+"""The report of a comparison: markdown, one html file, json, csv and LaTeX."""
+
+from __future__ import annotations
+
+import base64
+import html
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import markdown
+import pandas as pd
+from tabulate import tabulate
+
+from .files import write_json, write_text
+from .plan import Plan
+from .plots import draw_all
+from .ranks import HEAD, K
+from .runner import duration
+from .statistics import DRAWS, LEVEL
+
+STYLE = """\
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 75em; margin: 2em auto; padding: 0 1em; color: #222; }
+table { border-collapse: collapse; display: block; overflow-x: auto; margin: 1em 0; }
+th, td { padding: .3em .7em; border-bottom: 1px solid #ddd; text-align: right; white-space: nowrap; }
+th:first-child, td:first-child { text-align: left; }
+img { max-width: 100%; }
+pre { background: #f6f6f6; padding: .7em; overflow-x: auto; }
+"""
+
+
+def _number(value: Mapping[str, Any] | None, form: str = ".4f", scale: float = 1) -> str:
+    """Mean ± standard deviation."""
+    if value is None:
+        return "-"
+    spread = "" if value["std"] is None else f" ± {value['std'] / scale:{form}}"
+    return f"{value['mean'] / scale:{form}}{spread}"
+
+
+def _p(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _bold(text: str, holds: bool) -> str:
+    return f"**{text}**" if holds else text
+
+
+def _table(rows: Sequence[Mapping[str, str]], names: int = 1) -> str:
+    """A table in markdown, whose first `names` columns are names."""
+    # A bar in a name would begin a new cell.
+    cells = [{key: text.replace("|", r"\|") for key, text in row.items()} for row in rows]
+    align = [*["left"] * names, *["right"] * (len(rows[0]) - names)]
+    return tabulate(cells, headers="keys", tablefmt="pipe", disable_numparse=True, colalign=align)
+
+
+def metric_rows(results: Mapping[str, Any], part: str = "test") -> list[dict[str, str]]:
+    """Mean ± standard deviation of every metric, a model a row; bold (in markdown) where a test difference holds."""
+    rows = []
+    metrics = next((list(row[part]) for row in results["rows"] if part in row), [])
+    for row in results["rows"]:
+        cells = {"model": row["name"]}
+        for metric in metrics:
+            holds = part == "test" and results["bold"].get(metric) == row["name"]
+            cells[metric] = _bold(_number(row[part][metric]), holds) if part in row else "failed"
+        rows.append(cells)
+    return rows
+
+
+def cost_rows(results: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Seeds, parameters, epochs, time and memory, a model a row."""
+    rows = []
+    with_gpu = any(row.get("peak_gpu_memory") for row in results["rows"])
+    for row in results["rows"]:
+        done = "test" in row
+        cells = {
+            "model": row["name"],
+            "seeds": ", ".join(map(str, row["seeds"])) or "none",
+            "parameters": f"{row['parameters']:,}" if done else "-",
+            "epochs (best, from 0)": ", ".join(
+                f"{n} ({best})" for n, best in zip(row["epochs"], row["best_epoch"], strict=True)
+            )
+            if done
+            else "-",
+            "s an epoch": _number(row.get("seconds_per_epoch"), ".2f"),
+            "s an evaluation": _number(row.get("seconds_per_evaluation"), ".2f"),
+            "peak memory (MB)": _number(row.get("peak_memory"), ".0f", 1e6),
+        }
+        if with_gpu:
+            cells["peak GPU memory (MB)"] = _number(row.get("peak_gpu_memory"), ".0f", 1e6)
+        rows.append(cells)
+    return rows
+
+
+def pair_rows(results: Mapping[str, Any]) -> list[dict[str, str]]:
+    """The tests of the differences, a pair of models a row."""
+    return [
+        {
+            "first": pair["first"],
+            "second": pair["second"],
+            f"NDCG@{K} first - second": _bold(f"{pair['difference']:+.4f}", pair["ndcg_holds"]),
+            f"{LEVEL:.0%} interval": f"{pair['low']:+.4f} to {pair['high']:+.4f}",
+            "Wilcoxon p": _p(pair["wilcoxon"]),
+            "Wilcoxon, Holm": _p(pair["wilcoxon_holm"]),
+            f"Hit@{K} McNemar p": _p(pair["mcnemar"]),
+            "McNemar, Holm": _bold(_p(pair["mcnemar_holm"]), pair["hit_holds"]),
+        }
+        for pair in results["pairs"]
+    ]
+
+
+def _how_tested(results: Mapping[str, Any]) -> str:
+    several = len(results["seeds"]) > 1
+    drawn = "users and, for each model by itself, seeds" if several else "users alone, since there is one seed"
+    most = "; a user counts for the model that hits with more of its seeds" if several else ""
+    pairs = len(results["pairs"])
+    corrected = f"Both are corrected by Holm over the {pairs} pairs." if pairs > 1 else "One pair needs no correction."
+    return (
+        f"First minus second over the {results['users']} test users, the seeds averaged within a user. Interval:"
+        f" percentile bootstrap, {DRAWS:,} draws of {drawn}. Wilcoxon: signed ranks of the users' NDCG@{K}, two-sided."
+        f" McNemar: exact, on Hit@{K}{most}. {corrected} Bold: for NDCG@{K} where the interval leaves out zero and"
+        f" Holm's p is below {1 - LEVEL:.2f}, for Hit@{K} where Holm's p is."
+    )
+
+
+def _how_measured(results: Mapping[str, Any]) -> str:
+    several = len(results["seeds"]) > 1
+    return (
+        f"{'Mean ± standard deviation over the seeds.' if several else 'One seed.'} Bold: a model whose NDCG@{K} or"
+        f" Hit@{K} is better than that of every other row by a difference that holds in the tests below; other metrics"
+        " are not tested and never bold."
+    )
+
+
+def to_markdown(results: Mapping[str, Any], pictures: Mapping[str, Path]) -> str:
+    """The report."""
+    seeds = ", ".join(map(str, results["seeds"]))
+    runs = results["runs"]
+    command = next((run["command"] for run in runs if "command" in run), "")
+    split = results["eval_args"]["split"]
+    how = "leave-one-out" if "LS" in split else f"split {split}"
+    parts = [
+        f"# {results['dataset']}: models side by side",
+        f"Seeds: {seeds}. All models: the same split ({how}), ranking of all items, training until validation"
+        f" {results['valid_metric']} has not improved for {results['stopping_step'] + 1} validations in a row, test of"
+        " the best state.",
+        f"```sh\n{command}\n```",
+        "## Test metrics",
+        _table(metric_rows(results)),
+        _how_measured(results),
+    ]
+    failed = [f"- {row['name']}, seed {seed}: {why}" for row in results["rows"] for seed, why in row["failed"].items()]
+    if failed:
+        parts += ["## Failed", "\n".join(failed)]
+    if results["pairs"]:
+        parts += ["## Differences", _table(pair_rows(results), names=2), _how_tested(results)]
+    parts += ["## Cost", _table(cost_rows(results)), _how_timed(results), "## Validation metrics"]
+    parts += [_table(metric_rows(results, "valid"))]
+    if pictures:
+        parts.append("## Pictures")
+        told = f"Head: the {HEAD:.0%} of the items with the most training interactions; tail: the others."
+        for title, path in pictures.items():
+            parts += [f"### {title}", f"![{title}]({path.name})"]
+            parts += [told] if "popularity" in title else []
+    return "\n\n".join(parts) + "\n"
+
+
+def _how_timed(results: Mapping[str, Any]) -> str:
+    record = next((run for run in results["runs"] if run["state"] == "done"), None)
+    if record is None:
+        return "No run is done."
+    machine, total = record["machine"], sum(run["seconds"] for run in results["runs"])
+    where = f"{machine['threads']} of {machine['cores']} cores of {machine['processor']}"
+    versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
+    return (
+        "Peak memory: the most that the run's process held, interpreter and libraries included. Seconds an epoch:"
+        f" training without validation. Seconds an evaluation: the test. All runs together took {duration(total)} on"
+        f" {where}"
+        f"{', ' + machine['gpu'] if machine['gpu'] else ''} ({machine['system']}); {versions}."
+    )
+
+
+def to_html(text: str, title: str, folder: Path) -> str:
+    """The markdown report as one page, the pictures inside it."""
+
+    def inside(match: re.Match[str]) -> str:
+        data = base64.b64encode((folder / match[1]).read_bytes()).decode()
+        return f'src="data:image/png;base64,{data}"'
+
+    body = re.sub(r'src="([^":]+\.png)"', inside, markdown.markdown(text, extensions=["tables", "fenced_code"]))
+    head = f"<meta charset='utf-8'><title>{html.escape(title)}</title><style>\n{STYLE}</style>"
+    return f"<!doctype html>\n<html lang='en'><head>{head}</head>\n<body>\n{body}\n</body></html>\n"
+
+
+def to_latex(rows: Sequence[Mapping[str, str]], caption: str) -> str:
+    """A LaTeX table in RecBole's layout; what is bold in markdown is bold here. It wants the package booktabs."""
+    frame = pd.DataFrame(rows)
+    bold = frame.apply(lambda column: column.str.startswith("**"))
+    frame = frame.apply(lambda column: column.str.strip("*"))
+    style = frame.style.hide(axis="index").format(escape="latex").format_index(escape="latex", axis="columns")
+    style = style.apply(lambda _: bold.replace({True: "textbf:--rwrap;", False: ""}), axis=None)
+    text = style.to_latex(
+        hrules=True, caption=caption, column_format="l" + "c" * (frame.shape[1] - 1), position_float="centering"
+    )
+    return text.replace(" ± ", r" $\pm$ ")
+
+
+def run_table(results: Mapping[str, Any]) -> pd.DataFrame:
+    """A row for each model and seed."""
+    rows = []
+    for run in results["runs"]:
+        row = {"name": run["name"], "seed": run["seed"], "state": run["state"]}
+        if run["state"] == "done":
+            row |= {f"test {metric}": value for metric, value in run["test_result"].items()}
+            row |= {f"valid {metric}": value for metric, value in (run["valid_result"] or {}).items()}
+            keys = ("parameters", "best_epoch", "seconds_per_epoch", "seconds_per_evaluation", "peak_memory", "seconds")
+            row |= {key: run[key] for key in keys} | {"epochs": len(run["epochs"])}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def write_report(plan: Plan, results: dict[str, Any]) -> Path:
+    """Write every form of the report into the plan's folder; gives the path of the markdown.
+
+    Raises
+    ------
+    UserError
+        Where the folder cannot be written to.
+    """
+    folder = plan.folder
+    pictures = draw_all(results, folder)
+    text = to_markdown(results, pictures)
+    title = f"{plan.dataset}: models side by side"
+    write_text(folder / "report.md", text)
+    write_text(folder / "report.html", to_html(text, title, folder))
+    write_json(folder / "results.json", results)
+    write_text(folder / "results.csv", run_table(results).to_csv(index=False))
+    if results["pairs"]:
+        write_text(folder / "differences.tex", to_latex(pair_rows(results), f"Differences on {plan.dataset}"))
+    for part, path in (("valid", plan.valid_latex), ("test", plan.test_latex)):
+        name = "Validation" if part == "valid" else "Test"
+        write_text(path, to_latex(metric_rows(results, part), f"{name} metrics on {plan.dataset}"))
+    return folder / "report.md"
+
+
+def final_table(results: Mapping[str, Any]) -> str:
+    """What the command prints: metrics, cost and differences."""
+    tables = [metric_rows(results), cost_rows(results), pair_rows(results)]
+    told = [tabulate(table, headers="keys", disable_numparse=True) for table in tables if table]
+    failed = [
+        f"{row['name']}, seed {seed} failed: {why}" for row in results["rows"] for seed, why in row["failed"].items()
+    ]
+    return "\n\n".join([*told, *failed])

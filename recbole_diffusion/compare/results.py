@@ -1,0 +1,163 @@
+"""What a comparison found, as one mapping of plain data: the source of the report and its pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from . import statistics
+from .files import read_json
+from .plan import Plan, Run, Variant
+from .ranks import HEAD, Aligned, K, align, by_user, hit, is_head, length_groups, load_ranks, ndcg
+from .runner import state_of
+
+# For the many intervals of the pictures; those of the tables have more.
+GROUP_DRAWS = 1000
+COSTS = ("seconds_per_epoch", "seconds_per_evaluation", "peak_memory", "peak_gpu_memory", "seconds")
+
+
+def mean_and_std(values: Sequence[float]) -> dict[str, Any]:
+    """Mean, standard deviation (of a sample; None of a single value) and the values, by seed."""
+    std = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    return {"mean": float(np.mean(values)), "std": std, "values": [float(value) for value in values]}
+
+
+def _over_seeds(records: Sequence[dict[str, Any]], part: str) -> dict[str, Any]:
+    metrics = records[0][part] or {}
+    return {metric: mean_and_std([record[part][metric] for record in records]) for metric in metrics}
+
+
+def _row(variant: Variant, states: dict[Run, dict[str, Any]]) -> dict[str, Any]:
+    """A row of the table, of the seeds that are done."""
+    done = {run.seed: state for run, state in states.items() if state["state"] == "done"}
+    row: dict[str, Any] = {
+        "name": variant.name,
+        "model": variant.config["model"],
+        "seeds": list(done),
+        "failed": {run.seed: state["error"] for run, state in states.items() if state["state"] == "failed"},
+    }
+    if not done:
+        return row
+    records = list(done.values())
+    for cost in COSTS:
+        values = [record[cost] for record in records]
+        row[cost] = mean_and_std(values) if None not in values else None
+    return row | {
+        "parameters": records[0]["parameters"],
+        "epochs": [len(record["epochs"]) for record in records],
+        "best_epoch": [record["best_epoch"] for record in records],
+        "valid": _over_seeds(records, "valid_result"),
+        "test": _over_seeds(records, "test_result"),
+    }
+
+
+def _estimates(
+    names: Sequence[str], scores: Sequence[np.ndarray], draws: int = statistics.DRAWS
+) -> dict[str, dict[str, float]]:
+    """Mean and bootstrap interval of each model's scores [S, U]."""
+    means = statistics.resampled_means(scores, draws)
+    intervals = [statistics.interval(column) for column in means.T]
+    return {
+        name: {"mean": float(score.mean()), "low": low, "high": high}
+        for name, score, (low, high) in zip(names, scores, intervals, strict=True)
+    }
+
+
+def _in_groups(names: Sequence[str], rows: Aligned, group: np.ndarray, titles: Sequence[str]) -> list[dict[str, Any]]:
+    """NDCG@k of each model within each group [n] of the test rows."""
+    groups = []
+    for number, title in enumerate(titles):
+        inside = group == number
+        if not inside.any():
+            continue
+        scores = [by_user(rows.user[inside], ndcg(ranks[:, inside])) for ranks in rows.ranks]
+        users = len(np.unique(rows.user[inside]))
+        groups.append({"group": title, "users": users, "models": _estimates(names, scores, GROUP_DRAWS)})
+    return groups
+
+
+def _by_steps(records: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Test metrics over seeds by number of reverse steps, for the models that have such steps."""
+    table = []
+    for name, seeds in records.items():
+        for alike in zip(*(record["by_steps"] for record in seeds), strict=True):
+            metrics = {
+                metric: mean_and_std([one["metrics"][metric] for one in alike]) for metric in alike[0]["metrics"]
+            }
+            seconds = mean_and_std([one["seconds"] for one in alike])
+            table.append({"name": name, "steps": alike[0]["steps"], "seconds": seconds, "metrics": metrics})
+    return table
+
+
+def _tests(plan: Plan, states: dict[Run, dict[str, Any]]) -> dict[str, Any]:
+    """Everything that comes from the ranks of the single users."""
+    done = {
+        variant.name: [run for run in plan.runs_of(variant) if states[run]["state"] == "done"]
+        for variant in plan.variants
+    }
+    done = {name: runs for name, runs in done.items() if runs}
+    if not done:
+        return {"users": 0, "pairs": [], "estimates": {}, "by_length": [], "by_popularity": [], "by_steps": []}
+    names = list(done)
+    rows = align([[load_ranks(run.folder / "ranks.npz") for run in runs] for runs in done.values()])
+    of_users: Callable[[Any], list[np.ndarray]] = lambda metric: [by_user(rows.user, metric(r)) for r in rows.ranks]  # noqa: E731
+    user_ndcg, user_hits = of_users(ndcg), of_users(hit)
+    groups, titles = length_groups(rows.length)
+    head = is_head(rows.popularity)[rows.item]
+    return {
+        "users": len(np.unique(rows.user)),
+        "pairs": [
+            {**pair._asdict(), "ndcg_holds": pair.ndcg_holds(), "hit_holds": pair.hit_holds()}
+            for pair in statistics.compare_pairs(names, user_ndcg, user_hits)
+        ],
+        "estimates": {
+            f"ndcg@{K}": _estimates(names, user_ndcg),
+            f"hit@{K}": _estimates(names, user_hits),
+        },
+        "by_length": _in_groups(names, rows, groups, titles),
+        "by_popularity": _in_groups(names, rows, (~head).astype(int), [f"head ({HEAD:.0%} of items)", "tail"]),
+        "by_steps": _by_steps({name: [states[run] for run in runs] for name, runs in done.items()}),
+    }
+
+
+def best_by(results: dict[str, Any], metric: str, holds: str) -> str | None:
+    """The model that is better in `metric` than every other by a difference that holds; None where there is none."""
+    estimates = results["estimates"].get(metric, {})
+    if len(estimates) < 2:
+        return None
+    best = max(estimates, key=lambda name: estimates[name]["mean"])
+    against = [pair for pair in results["pairs"] if best in (pair["first"], pair["second"])]
+    return best if all(pair[holds] for pair in against) else None
+
+
+def collect(plan: Plan) -> dict[str, Any]:
+    """Everything that the runs of a plan have left.
+
+    Returns
+    -------
+    dict
+        `rows` (a model each), `pairs` (tests of differences), `estimates`, `by_length`, `by_popularity`, `by_steps` and
+        `runs` (the record of every run, with configuration, command, versions and machine).
+    """
+    states = {run: state_of(run) for run in plan.runs}
+    config = plan.variants[0].config
+    results = {
+        "dataset": plan.dataset,
+        "seeds": list(dict.fromkeys(run.seed for run in plan.runs)),
+        "eval_args": config["eval_args"],
+        "valid_metric": config["valid_metric"],
+        "stopping_step": config["stopping_step"],
+        "rows": [_row(variant, {run: states[run] for run in plan.runs_of(variant)}) for variant in plan.variants],
+        **_tests(plan, states),
+    }
+    results["bold"] = {
+        f"ndcg@{K}": best_by(results, f"ndcg@{K}", "ndcg_holds"),
+        f"hit@{K}": best_by(results, f"hit@{K}", "hit_holds"),
+    }
+    results["runs"] = [
+        {**read_json(run.folder / "run.json"), **state, "name": run.variant.name, "seed": run.seed}
+        for run, state in states.items()
+    ]
+    return results

@@ -1,0 +1,232 @@
+"""Runs of a comparison, one after another, each in a process of its own; a live table while they go."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import psutil
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from ..errors import UserError
+from ..log import screen_handler, shows_progress
+from ..registry import PACKAGE
+from .files import read_json, write_json
+from .plan import Plan, Run
+
+# Seconds between two looks at a run.
+LOOK_EVERY = 0.5
+
+logger = logging.getLogger(__name__)
+
+
+def state_of(run: Run) -> dict[str, Any]:
+    """What a run's folder tells: its record with state `done`, or its progress with the error where it failed."""
+    record = read_json(run.folder / "record.json")
+    if record:
+        return {**record, "state": "done"}
+    progress = {"state": "waiting", "epochs": [], "seconds": 0.0, **read_json(run.folder / "progress.json")}
+    failed = read_json(run.folder / "failed.json")
+    if failed:
+        return {**progress, "state": "failed", **failed}
+    return progress
+
+
+def _soonest_end(run: Run, state: dict[str, Any]) -> float | None:
+    """Seconds until a run's training ends if its score does not improve any more; None before its first epoch."""
+    config, epochs = run.variant.config, state["epochs"]
+    if not epochs:
+        return None
+    scores = [epoch["valid_score"] for epoch in epochs if "valid_score" in epoch]
+    misses = scores[::-1].index(max(scores)) if scores else 0
+    until_stopped = (config["stopping_step"] + 1 - misses) * config["eval_step"]
+    left = min(config["epochs"] - len(epochs), until_stopped)
+    return max(0, left) * mean(epoch["train_seconds"] + epoch.get("valid_seconds", 0) for epoch in epochs)
+
+
+def seconds_left(states: dict[Run, dict[str, Any]]) -> float | None:
+    """Seconds that the runs not yet ended will take, as far as can be told; None before the first epoch.
+
+    A run takes as long as those of its variant that are done, else as those of the others, else as the one at work if
+    that does not improve any more.
+    """
+    done = {run: state["seconds"] for run, state in states.items() if state["state"] == "done"}
+    waiting = {run: state for run, state in states.items() if state["state"] not in ("done", "failed")}
+    soonest = {run: _soonest_end(run, state) for run, state in waiting.items()}
+    guesses = [waiting[run]["seconds"] + seconds for run, seconds in soonest.items() if seconds is not None]
+    left = 0.0
+    for run, state in waiting.items():
+        alike = [seconds for other, seconds in done.items() if other.variant is run.variant]
+        known = alike or list(done.values()) or guesses
+        if not known:
+            return None
+        left += max(soonest[run] or 0.0, mean(known) - state["seconds"])
+    return left
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds as people write them."""
+    if seconds is None:
+        return "unknown"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _best(state: dict[str, Any]) -> tuple[str, str]:
+    """Epoch reached, and the best validation score so far with its epoch."""
+    epochs = state["epochs"]
+    scores = [(epoch["valid_score"], epoch["epoch"]) for epoch in epochs if "valid_score" in epoch]
+    if "best_valid_score" in state and scores:
+        return str(epochs[-1]["epoch"]), f"{state['best_valid_score']:.4f} (epoch {state['best_epoch']})"
+    best = max(scores, default=None)
+    return str(epochs[-1]["epoch"]) if epochs else "", f"{best[0]:.4f} (epoch {best[1]})" if best else ""
+
+
+def live_table(plan: Plan, states: dict[Run, dict[str, Any]]) -> Table:
+    """The state of all runs."""
+    metric = plan.runs[0].variant.config["valid_metric"]
+    done = sum(state["state"] in ("done", "failed") for state in states.values())
+    left = duration(seconds_left(states))
+    table = Table(title=f"{plan.dataset}: {done} of {len(states)} runs ended, time left: {left}", title_justify="left")
+    for heading in ("model", "seed", "state", "epoch", f"best valid {metric}", "time"):
+        table.add_column(heading, justify="left" if heading in ("model", "state") else "right")
+    for run, state in states.items():
+        style = {"done": "green", "failed": "red", "waiting": "dim"}.get(state["state"], "bold")
+        told = f"failed: {state['error']}" if state["state"] == "failed" else state["state"]
+        spent = duration(state["seconds"]) if state["seconds"] else ""
+        table.add_row(run.variant.name, str(run.seed), told, *_best(state), spent, style=style)
+    return table
+
+
+class Screen:
+    """Shows how the runs go: a live table on a terminal, else a line when a run begins and when it ends.
+
+    Parameters
+    ----------
+    plan : Plan
+    live : Live or None
+    """
+
+    def __init__(self, plan: Plan, live: Live | None) -> None:
+        self.plan = plan
+        self.live = live
+        self.states = {run: state_of(run) for run in plan.runs}
+
+    def look(self, run: Run) -> dict[str, Any]:
+        """Read a run's state, and show it."""
+        self.states[run] = state_of(run)
+        if self.live is not None:
+            self.live.update(live_table(self.plan, self.states))
+        return self.states[run]
+
+    def line(self, run: Run, text: str) -> None:
+        """Tell of a run where there is no table."""
+        if self.live is None:
+            place = self.plan.runs.index(run) + 1
+            logger.info("%d of %d: %s: %s", place, len(self.plan.runs), run.title, text)
+
+
+@contextmanager
+def _shown(plan: Plan) -> Iterator[Screen]:
+    live = Live(console=Console(stderr=True), refresh_per_second=2) if shows_progress() else None
+    handler = screen_handler()
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        with live or nullcontext():
+            yield Screen(plan, live)
+    finally:
+        logger.removeHandler(handler)
+
+
+def _ended_by(code: int, log: Path) -> str:
+    if code < 0:
+        name = signal.Signals(-code).name
+        hint = ", as the system does when memory runs out" if name == "SIGKILL" else ""
+        return f"the process was ended by {name}{hint}; its log is {log}"
+    return f"the process ended with {code}; its log is {log}"
+
+
+def _start(run: Run) -> subprocess.Popen[bytes]:
+    (run.folder / "failed.json").unlink(missing_ok=True)
+    command = [sys.executable, "-m", f"{__package__}.one", str(run.folder)]
+    # Where the package is not installed, only this process knows where it is.
+    path = os.pathsep.join(filter(None, (str(PACKAGE.parent), os.environ.get("PYTHONPATH"))))
+    with open(run.folder / "log.txt", "ab") as log:
+        environment = {**os.environ, "PYTHONPATH": path}
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment)
+
+
+def _watch(process: subprocess.Popen[bytes], screen: Screen, run: Run) -> int:
+    try:
+        while (code := process.poll()) is None:
+            screen.look(run)
+            time.sleep(LOOK_EVERY)
+        return code
+    finally:
+        # When the comparison is broken off; what the run has done stands in its folder.
+        if process.poll() is None:
+            process.terminate()
+            process.wait()
+
+
+def _require_free(plan: Plan) -> None:
+    """Refuse a folder in which another process trains."""
+    for run in plan.runs:
+        progress = read_json(run.folder / "progress.json")
+        if not progress or (run.folder / "record.json").exists():
+            continue
+        with suppress(psutil.Error):
+            # The number may be that of another program by now.
+            if f"{__package__}.one" in psutil.Process(progress["pid"]).cmdline():
+                raise UserError(f"output={plan.folder}: process {progress['pid']} trains {run.title} in it")
+
+
+def run_all(plan: Plan, command: Sequence[str]) -> None:
+    """Do every run of a plan that is not done; one that fails leaves its error, and the others go on.
+
+    Parameters
+    ----------
+    plan : Plan
+    command : sequence of str
+        What the user typed, for the records.
+
+    Raises
+    ------
+    UserError
+        Where the folder cannot be written to or another process uses it.
+    """
+    _require_free(plan)
+    with _shown(plan) as screen:
+        for run in plan.runs:
+            if screen.look(run)["state"] == "done":
+                screen.line(run, "done before")
+                continue
+            variant = run.variant
+            wanted = {"name": variant.name, "model": variant.model, "dataset": plan.dataset, "seed": run.seed}
+            config = {**variant.config, "seed": run.seed}
+            content = {**wanted, "settings": variant.settings, "command": shlex.join(command), "config": config}
+            write_json(run.folder / "run.json", content)
+            screen.line(run, "begins" if not screen.states[run]["epochs"] else "goes on")
+            code = _watch(_start(run), screen, run)
+            if not (run.folder / "record.json").exists() and not (run.folder / "failed.json").exists():
+                write_json(run.folder / "failed.json", {"error": _ended_by(code, run.folder / "log.txt")})
+            state = screen.look(run)
+            if state["state"] == "done":
+                told = f"best valid {_best(state)[1]}, {duration(state['seconds'])}"
+                screen.line(run, f"done, {told}; time left: {duration(seconds_left(screen.states))}")
+            else:
+                screen.line(run, f"failed: {state['error']}")

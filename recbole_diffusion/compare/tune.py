@@ -1,0 +1,253 @@
+"""Each model's own small, stated space searched by validation alone, with the same number of trials for all."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import optuna
+import psutil
+import yaml
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
+from tabulate import tabulate
+
+from ..config import load_config
+from ..errors import SettingError, UserError
+from ..log import screen_handler, shows_progress
+from ..parsing import read_yaml
+from ..quick_start import prepare
+from .files import write_text
+from .plan import Wanted, file_name, first_difference, plain_config, settings_of, space_file
+
+# Trials before the first is pruned, and validations before a trial can be.
+TRIALS_UNPRUNED = 2
+VALIDATIONS_UNPRUNED = 5
+# Trials drawn at random before the sampler learns from them.
+TRIALS_AT_RANDOM = 4
+
+logger = logging.getLogger(__name__)
+
+
+class _TimeUp(Exception):
+    """A trial has had its minutes."""
+
+
+def read_space(model: str) -> dict[str, Any]:
+    """The space of a model: setting -> list of choices, or mapping of `low`, `high` and `log`.
+
+    Raises
+    ------
+    UserError
+        Where none is stated, or not in that form.
+    """
+    file = space_file(model)
+    if not file.is_file():
+        raise SettingError("model_list", model, f"nothing is stated to be tuned for it: {file} is wanted")
+    space = read_yaml(file)
+    for key, choice in space.items():
+        whole = isinstance(choice, Mapping) and {"low", "high"} <= set(choice) <= {"low", "high", "log"}
+        if not whole and not (isinstance(choice, list) and choice):
+            raise SettingError(key, choice, f"in {file} a list or {{low: ..., high: ..., log: ...}} is wanted")
+    return space
+
+
+def suggest(trial: optuna.Trial, space: Mapping[str, Any]) -> dict[str, Any]:
+    """A point of the space."""
+    point: dict[str, Any] = {}
+    for key, choice in space.items():
+        if isinstance(choice, list):
+            point[key] = trial.suggest_categorical(key, choice)
+            continue
+        low, high = choice["low"], choice["high"]
+        draw: Any = trial.suggest_int if isinstance(low, int) and isinstance(high, int) else trial.suggest_float
+        point[key] = draw(key, low, high, log=choice.get("log", False))
+    return point
+
+
+def counted(study: optuna.Study, before: int | None = None) -> int:
+    """Number of trials that count: all but those broken off; of those numbered below `before`, where it is given."""
+    states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING, TrialState.FAIL)
+    return sum(
+        (trial.state != TrialState.FAIL or "error" in trial.user_attrs) and (before is None or trial.number < before)
+        for trial in study.get_trials(deepcopy=False, states=states)
+    )
+
+
+def _repeat_broken_off(study: optuna.Study) -> None:
+    """Ask again for the trials whose process on this machine is gone."""
+    for trial in study.get_trials(states=(TrialState.RUNNING,)):
+        mine = trial.user_attrs.get("host") == socket.gethostname()
+        if mine and not psutil.pid_exists(trial.user_attrs["pid"]):
+            study.tell(trial.number, state=TrialState.FAIL)
+            study.enqueue_trial(trial.params)
+
+
+def _score(trial: optuna.Trial, model: str, dataset: str, settings: Mapping[str, Any], minutes: float | None) -> float:
+    """Best validation score of the model with the trial's settings."""
+    begin = time.monotonic()
+
+    def after_validation(epoch: int, score: float) -> None:
+        trial.report(score, epoch)
+        if trial.should_prune():
+            raise optuna.TrialPruned
+        if minutes is not None and time.monotonic() - begin > 60 * minutes:
+            trial.set_user_attr("stopped", f"after {minutes:g} minutes, epoch {epoch}")
+            raise _TimeUp
+
+    with TemporaryDirectory() as folder:
+        nothing = {"checkpoint_dir": folder, "log_dir": None, "tensorboard_dir": None}
+        config = load_config(model, dataset, None, {**settings, **nothing})
+        prepared = prepare(config)
+        progress = config["show_progress"] and shows_progress()
+        try:
+            prepared.trainer.fit(
+                prepared.train_data,
+                prepared.valid_data,
+                verbose=False,
+                saved=False,
+                show_progress=progress,
+                callback_fn=after_validation,
+            )
+        except _TimeUp:
+            pass
+        finally:
+            trial.set_user_attr("seconds", time.monotonic() - begin)
+            trial.set_user_attr("best_epoch", prepared.trainer.best_epoch)
+        return prepared.trainer.best_valid_score
+
+
+def _one_trial(
+    study: optuna.Study, trial: optuna.Trial, model: str, wanted: Wanted, settings: Mapping[str, Any], space: Any
+) -> None:
+    """Do a trial and tell the study how it ended; broken off, it is asked for again."""
+    trial.set_user_attr("host", socket.gethostname())
+    trial.set_user_attr("pid", os.getpid())
+    try:
+        point = suggest(trial, space)
+        score = _score(trial, model, wanted.dataset, {**settings, **point}, wanted.own["trial_minutes"])
+        study.tell(trial, score)
+    except optuna.TrialPruned:
+        study.tell(trial, state=TrialState.PRUNED)
+    except UserError as error:
+        # Such as a learning rate at which the loss is no number: a result of the search.
+        trial.set_user_attr("error", str(error))
+        study.tell(trial, state=TrialState.FAIL)
+    except BaseException:
+        study.tell(trial, state=TrialState.FAIL)
+        study.enqueue_trial(trial.params)
+        raise
+
+
+def _open_study(folder: Path, model: str, config: Mapping[str, Any], space: Any, bigger: bool) -> optuna.Study:
+    """The study of a model, on disk; several processes and machines may work on it at once."""
+    folder.mkdir(parents=True, exist_ok=True)
+    storage = JournalStorage(JournalFileBackend(str(folder / "study.journal")))
+    study = optuna.create_study(
+        storage=storage,
+        study_name=model,
+        direction="maximize" if bigger else "minimize",
+        pruner=optuna.pruners.MedianPruner(TRIALS_UNPRUNED, VALIDATIONS_UNPRUNED),
+        load_if_exists=True,
+    )
+    here = {**config, "space": space}
+    there = study.user_attrs.get("config", here)
+    key = first_difference(there, here)
+    if key is not None:
+        told = f"{model} was tuned with {key}={there.get(key)!r} there, not {here.get(key)!r}"
+        raise UserError(f"output={folder.parent}: {told}; set it so, or choose another folder by --output")
+    study.set_user_attr("config", here)
+    return study
+
+
+def _record(study: optuna.Study, folder: Path, metric: str) -> None:
+    """Write every trial, and the settings of the best, to files that people read."""
+    write_text(folder / "trials.csv", study.trials_dataframe().to_csv(index=False))
+    done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    if done:
+        best = study.best_trial
+        head = f"# The best of {counted(study)} trials, number {best.number}: validation {metric} {best.value:.4f}.\n\n"
+        write_text(folder / "best.yaml", head + yaml.safe_dump(best.params, sort_keys=False))
+
+
+def tune_model(name: str, model: str, settings: Mapping[str, Any], wanted: Wanted, folder: Path) -> dict[str, str]:
+    """Search a model's space until the study has its trials; gives a row of the table.
+
+    Raises
+    ------
+    UserError
+    """
+    trials = wanted.own["trials"]
+    space = read_space(model)
+    settings = {**settings, "seed": wanted.own["seeds"][0]}
+    config = load_config(model, wanted.dataset, None, settings)
+    study = _open_study(folder, model, plain_config(config), space, config["valid_metric_bigger"])
+    # The defaults are the first trial, so that tuning can only gain on validation.
+    study.enqueue_trial({key: config[key] for key in space}, skip_if_exists=True)
+    _repeat_broken_off(study)
+    while counted(study) < trials:
+        # By the number of the trial, so that processes that share a study do not draw the same.
+        seed = settings["seed"] + len(study.get_trials(deepcopy=False))
+        study.sampler = optuna.samplers.TPESampler(n_startup_trials=TRIALS_AT_RANDOM, seed=seed)
+        trial = study.ask()
+        if counted(study, trial.number) >= trials:
+            study.tell(trial, state=TrialState.FAIL)
+            break
+        _one_trial(study, trial, model, wanted, settings, space)
+        _record(study, folder, config["valid_metric"])
+        ended = study.get_trials(deepcopy=False)[trial.number]
+        told = ended.user_attrs.get("error") or (f"{ended.value:.4f}" if ended.value is not None else "")
+        state = ended.state.name.lower()
+        logger.info("%s, trial %d of %d: %s %s %s", name, counted(study), trials, state, told, ended.params)
+    _record(study, folder, config["valid_metric"])
+    done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    pruned = study.get_trials(deepcopy=False, states=(TrialState.PRUNED,))
+    return {
+        "model": name,
+        "trials": str(counted(study)),
+        "pruned": str(len(pruned)),
+        f"best valid {config['valid_metric']}": f"{study.best_value:.4f}" if done else "none",
+        "best settings": ", ".join(
+            f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in study.best_params.items()
+        )
+        if done
+        else "",
+    }
+
+
+def tune_all(wanted: Wanted) -> str:
+    """Tune each model that the user names; gives the table of what was best.
+
+    The folder is `output`, by default `tune/<dataset>`; in it a folder a model has `study.journal`, which several
+    processes may share, `trials.csv` and `best.yaml`, which a comparison takes by `--tuned`.
+
+    Raises
+    ------
+    UserError
+    """
+    trials = wanted.own["trials"]
+    if trials < 1:
+        raise SettingError("trials", trials, "a positive number is wanted")
+    root = Path(wanted.own["output"] or Path("tune", file_name(wanted.dataset))).expanduser()
+    for _, model, _ in wanted.entries:
+        read_space(model)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    handler = screen_handler()
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        rows = []
+        for entry in wanted.entries:
+            name, model, _ = entry
+            rows.append(tune_model(name, model, settings_of(wanted, entry), wanted, root / file_name(name)))
+    finally:
+        logger.removeHandler(handler)
+    table = tabulate(rows, headers="keys", disable_numparse=True)
+    return f"{table}\nto compare them so: --tuned={root}"

@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from small_plans import SMALL, small_plan, write_wanted
+
+from recbole_diffusion.compare import one
+from recbole_diffusion.compare.plan import Run
+from recbole_diffusion.compare.ranks import hit, load_ranks
+from recbole_diffusion.quick_start import train_and_test
+
+
+def wanted(folder: str, model: str = "DiffuRec", **settings: str) -> Run:
+    (run,) = small_plan(model_list=model, seeds="5", off_switch="False", output=folder, **settings).runs
+    write_wanted(run)
+    return run
+
+
+def record_of(run: Run) -> dict[str, Any]:
+    return json.loads((run.folder / "record.json").read_text())
+
+
+def test_a_run_gives_what_the_plain_command_gives() -> None:
+    run = wanted("a")
+    assert one.main(run.folder) == 0
+    record = record_of(run)
+    plain = train_and_test("DiffuRec", "ml-100k", config_dict={**SMALL, "seed": 5}).result
+    assert record["test_result"] == plain["test_result"]
+    assert record["valid_result"] == plain["best_valid_result"]
+    assert record["best_valid_score"] == plain["best_valid_score"]
+    assert [epoch["epoch"] for epoch in record["epochs"]] == [0, 1]
+    assert all(epoch["train_seconds"] > 0 and epoch["valid_seconds"] > 0 for epoch in record["epochs"])
+    ranks = load_ranks(run.folder / "ranks.npz")
+    assert hit(ranks.rank).mean() == pytest.approx(record["test_result"]["hit@10"], abs=5e-5)
+    assert [by["steps"] for by in record["by_steps"]] == [1, 2, 4, 8, 16, 32]
+    # The model's own number of steps is among them.
+    assert record["by_steps"][0]["metrics"] == record["test_result"]
+    left = {path.name for path in run.folder.iterdir()}
+    assert left == {"run.json", "progress.json", "record.json", "ranks.npz", "model.pth"}
+
+
+def test_a_run_that_is_broken_off_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, broken = wanted("whole", epochs="3"), wanted("broken", epochs="3")
+    assert one.main(whole.folder) == 0
+    validated = one.Progress.validated
+
+    def break_off(self: one.Progress, epoch: int, score: float, seconds: float) -> None:
+        validated(self, epoch, score, seconds)
+        if epoch == 1:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(one.Progress, "validated", break_off)
+        assert one.main(broken.folder) == 130
+    assert not (broken.folder / "record.json").exists()
+    before = json.loads((broken.folder / "progress.json").read_text())
+    trained: list[int] = []
+    noted = one.Progress.trained
+    monkeypatch.setattr(one.Progress, "trained", lambda self, *told: (trained.append(told[0]), noted(self, *told)))
+    assert one.main(broken.folder) == 0
+    assert trained == [2]
+    first, second = record_of(whole), record_of(broken)
+    assert second["test_result"] == first["test_result"]
+    scores = [[epoch["valid_score"] for epoch in record["epochs"]] for record in (first, second)]
+    assert scores[0] == scores[1]
+    assert np.array_equal(load_ranks(whole.folder / "ranks.npz").rank, load_ranks(broken.folder / "ranks.npz").rank)
+    assert second["seconds"] > before["seconds"]
+
+
+def test_a_run_that_fails_says_why(tmp_path: Path) -> None:
+    run = wanted("bad", "SASRec", learning_rate="1e30")
+    assert one.main(run.folder) == 1
+    failed = json.loads((run.folder / "failed.json").read_text())
+    assert "learning_rate=1e+30 is probably too high" in failed["error"]
+    assert not (run.folder / "record.json").exists()
+
+
+def test_no_steps_where_a_model_has_none() -> None:
+    run = wanted("sasrec", "Pop")
+    assert one.main(run.folder) == 0
+    assert record_of(run)["by_steps"] == []
+
+
+def test_a_run_ends_with_its_parent(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = wanted("orphan")
+    parents = iter([1, 1, 2])
+    monkeypatch.setattr(one.os, "getppid", lambda: next(parents, 2))
+    assert one.main(run.folder) == 130
+    assert not (run.folder / "failed.json").exists()

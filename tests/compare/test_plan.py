@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from recbole_diffusion.compare.files import write_json
+from recbole_diffusion.compare.plan import Plan, make_plan, read_entry, read_wanted, space_file, split_outside
+from recbole_diffusion.errors import UserError
+from recbole_diffusion.registry import PROPERTIES
+
+
+def plan(files: tuple[str, ...] = (), **settings: str) -> Plan:
+    return make_plan(read_wanted(settings, files, "ml-100k"))
+
+
+def names(made: Plan) -> list[str]:
+    return [variant.name for variant in made.variants]
+
+
+@pytest.mark.parametrize(
+    ("entry", "read"),
+    [
+        ("SASRec", ("SASRec", "SASRec", {})),
+        (" my.py:Mine ", ("my.py:Mine", "my.py:Mine", {})),
+        ("SASRec(n_layers=1)", ("SASRec(n_layers=1)", "SASRec", {"n_layers": "1"})),
+        (
+            "one layer = SASRec( n_layers=1, eval_args={mode: full, order: TO} )",
+            ("one layer", "SASRec", {"n_layers": "1", "eval_args": "{mode: full, order: TO}"}),
+        ),
+    ],
+)
+def test_an_entry_of_the_model_list(entry: str, read: tuple[str, str, dict[str, str]]) -> None:
+    assert read_entry(entry) == read
+
+
+@pytest.mark.parametrize("entry", ["", "a=b=c", "SASRec(n_layers)", "(n_layers=1)"])
+def test_an_entry_that_cannot_be_read(entry: str) -> None:
+    with pytest.raises(UserError, match="is wanted"):
+        read_entry(entry)
+
+
+@given(st.lists(st.from_regex(r"[a-z]{1,5}(\([a-z=,]{0,8}\))?", fullmatch=True), max_size=5))
+def test_lists_are_split_where_no_bracket_is_open(parts: list[str]) -> None:
+    assert split_outside(" , ".join(parts)) == parts
+
+
+def test_runs_and_folders() -> None:
+    made = plan(model_list="SASRec,Pop", seeds="7,8")
+    folders = [f"compare/ml-100k/runs/{name}/{seed}" for name in ("SASRec", "Pop") for seed in (7, 8)]
+    assert [str(run.folder) for run in made.runs] == folders
+    assert (made.valid_latex, made.test_latex) == (Path("compare/ml-100k/valid.tex"), Path("compare/ml-100k/test.tex"))
+    assert plan(model_list="Pop").runs[2].seed == 2026
+
+
+def test_settings_of_all_of_a_model_and_of_a_row() -> None:
+    made = plan(
+        model_list="SASRec,SASRec-1=SASRec(n_layers=1),GRU4Rec",
+        **{"hidden_size": "32", "SASRec.hidden_size": "16", "SASRec_1.inner_size": "8", "learning_rate": "0.01"},
+    )
+    values = [[v.config.get(key) for key in ("hidden_size", "n_layers", "inner_size")] for v in made.variants]
+    assert values == [[16, 2, 256], [16, 1, 8], [32, None, None]]
+    assert {variant.config["learning_rate"] for variant in made.variants} == {0.01}
+
+
+def test_a_file_may_hold_it_all(tmp_path: Path) -> None:
+    content: dict[str, Any] = {
+        "model_list": ["Pop"],
+        "seeds": 3,
+        "off_switch": False,
+        "dataset": "ml-100k",
+        "eval_args": {"order": "TO"},
+        "variants": {"λ 0.1": {"model": "DiffuRec", "lambda_uncertainty": 0.1}},
+    }
+    (tmp_path / "all.yaml").write_text(yaml.safe_dump(content))
+    made = plan((str(tmp_path / "all.yaml"),), eval_args="{group_by: user}")
+    assert names(made) == ["Pop", "λ 0.1"] and [run.seed for run in made.runs] == [3, 3]
+    assert made.variants[1].config["lambda_uncertainty"] == 0.1
+    assert made.variants[0].config["eval_args"]["split"] == {"LS": "valid_and_test"}
+
+
+def test_our_models_get_a_row_with_their_diffusion_off() -> None:
+    made = plan(model_list="DiffuRec,SASRec", **{"DiffuRec.n_layers": "1"})
+    assert names(made) == ["DiffuRec", "DiffuRec-off", "SASRec"]
+    on, off, _ = (variant.config for variant in made.variants)
+    assert {key for key in on if on[key] != off[key]} == {"diffusion"}
+    assert names(plan(model_list="DiffuRec", off_switch="False")) == ["DiffuRec"]
+
+
+def test_a_row_with_the_diffusion_off_is_not_run_twice() -> None:
+    assert names(plan(model_list="none=DiffuRec(diffusion=False),DiffuRec")) == ["none", "DiffuRec"]
+    both = names(plan(model_list="DiffuRec,same=DiffuRec(diffusion=True)"))
+    assert both == ["DiffuRec", "DiffuRec-off", "same"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"model_list": ""}, "model_list="),
+        ({"model_list": "BPR"}, "model_list='BPR': a sequential model is wanted"),
+        ({"model_list": "SASRek"}, "did you mean SASRec"),
+        ({"model_list": "Pop,Pop"}, "model_list='Pop': each row needs a name"),
+        ({"model_list": "a b=Pop,a/b=Pop(epochs=2)"}, "each row needs a name"),
+        ({"model_list": "Pop", "seeds": "1,1"}, r"seeds=\[1, 1\]: different"),
+        ({"model_list": "Pop", "seeds": "x"}, "seeds="),
+        ({"model_list": "Pop", "seed": "1"}, "seed='1': in a comparison --seeds"),
+        ({"model_list": "Pop", "resume": "a.pth"}, "resume='a.pth'"),
+        ({"model_list": "Pop", "SASRec.epochs": "1"}, "SASRec.epochs='1': no model"),
+        ({"model_list": "SASRec", "hiden_size": "1"}, "did you mean hidden_size"),
+        ({"model_list": "Pop,a=Pop(topk=7,valid_metric=NDCG@7)"}, r"a.topk=\[7\]: \[5, 10, 20\] is wanted"),
+        ({"model_list": "Pop", "eval_args": "{mode: uni100}"}, "eval_args.mode="),
+        ({"model_list": "Pop", "off_switch": "maybe"}, "off_switch='maybe': True or False"),
+        ({"model_list": "SASRec", "tuned": "nowhere"}, "tuned='nowhere': nowhere/SASRec/best.yaml is wanted"),
+    ],
+)
+def test_mistakes_are_told_before_anything_runs(settings: dict[str, str], message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        plan(**settings)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_tuning_found_is_taken(tmp_path: Path) -> None:
+    for model, rate in (("DiffuRec", 0.004), ("SASRec", 0.002)):
+        (tmp_path / model).mkdir()
+        (tmp_path / model / "best.yaml").write_text(f"learning_rate: {rate}\n")
+    made = plan(model_list="DiffuRec,SASRec,Pop", tuned=str(tmp_path), **{"learning_rate": "0.1"})
+    rates = {variant.name: variant.config["learning_rate"] for variant in made.variants}
+    assert rates == {"DiffuRec": 0.004, "DiffuRec-off": 0.004, "SASRec": 0.002, "Pop": 0.1}
+
+
+def test_a_folder_with_other_settings_is_refused() -> None:
+    (run,) = plan(model_list="SASRec", seeds="1").runs
+    write_json(run.folder / "run.json", {"config": run.variant.config})
+    plan(model_list="SASRec,Pop", seeds="1,2", show_progress="False")
+    with pytest.raises(
+        UserError, match=r"output=compare/ml-100k: SASRec was run with n_layers=2 there, not 1; set it so"
+    ):
+        plan(model_list="SASRec", seeds="1", n_layers="1")
+
+
+@pytest.mark.parametrize("file", sorted((PROPERTIES / "tune").glob("*.yaml")), ids=lambda file: file.stem)
+def test_stated_spaces_hold_the_defaults_and_are_of_one_size(file: Path) -> None:
+    (variant,) = plan(model_list=file.stem, off_switch="False").variants
+    space = yaml.safe_load(file.read_text().replace("e-", ".0e-").replace("e+", ".0e+"))
+    assert file == space_file(file.stem) and len(space) == 3
+    for key, choice in space.items():
+        default = variant.config[key]
+        assert default in choice if isinstance(choice, list) else float(choice["low"]) <= default <= choice["high"]

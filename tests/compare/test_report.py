@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from small_plans import InThisProcess
+
+from recbole_diffusion.compare import cli, runner
+from recbole_diffusion.compare.plan import Run
+from recbole_diffusion.compare.plots import PICTURES
+from recbole_diffusion.compare.report import to_html, to_latex
+from recbole_diffusion.errors import UserError
+
+
+def test_everything_stands_in_the_folder(compared: dict[str, Any]) -> None:
+    folder = compared["folder"]
+    pictures = {f"{name}.png" for name in PICTURES}
+    reports = {"report.md", "report.html", "results.json", "results.csv", "valid.tex", "differences.tex", "runs"}
+    assert {path.name for path in folder.iterdir()} == reports | pictures
+    assert (folder.parent / "mine" / "test.tex").read_text().count("DiffuRec") == 2
+    for name in ("DiffuRec", "DiffuRec-off"):
+        assert (folder / "runs" / name / "2" / "ranks.npz").is_file()
+
+
+def test_the_report_tells_of_every_row(compared: dict[str, Any]) -> None:
+    text = (compared["folder"] / "report.md").read_text()
+    results = json.loads((compared["folder"] / "results.json").read_text())
+    assert re.findall(r"^\| (\S+) ", text.split("## Failed")[0], re.MULTILINE) == [
+        "model",
+        "DiffuRec",
+        "DiffuRec-off",
+        "SASRec",
+    ]
+    score = results["rows"][0]["test"]["ndcg@10"]
+    assert f"{score['mean']:.4f} ± {score['std']:.4f}" in text
+    assert re.search(r"- SASRec, seed 1: .*learning_rate=1e\+30 is probably too high", text)
+    assert re.search(r"^\| SASRec .*\| +failed \|", text, re.MULTILINE)
+    assert re.search(r"^\| DiffuRec +\| DiffuRec-off +\|", text, re.MULTILINE)
+    assert "python -m recbole_diffusion --model_list=DiffuRec,SASRec" in text
+    assert set(re.findall(r"!\[.*\]\((.*)\)", text)) == {f"{name}.png" for name in PICTURES}
+
+
+def test_the_page_is_one_file(compared: dict[str, Any]) -> None:
+    page = (compared["folder"] / "report.html").read_text()
+    sources = re.findall(r'src="([^"]{0,30})', page)
+    assert len(sources) == len(PICTURES) and all(source.startswith("data:image/png;base64,") for source in sources)
+    assert not re.search(r"https?:|<link|<script|@import", page)
+    assert page.count("<table>") == 4
+
+
+def test_results_hold_what_is_needed_to_do_it_again(compared: dict[str, Any]) -> None:
+    results = json.loads((compared["folder"] / "results.json").read_text())
+    assert [(run["name"], run["seed"], run["state"]) for run in results["runs"]] == [
+        *[("DiffuRec", 1, "done"), ("DiffuRec", 2, "done"), ("DiffuRec-off", 1, "done"), ("DiffuRec-off", 2, "done")],
+        *[("SASRec", 1, "failed"), ("SASRec", 2, "failed")],
+    ]
+    for run in results["runs"]:
+        assert run["command"] == "python -m recbole_diffusion --model_list=DiffuRec,SASRec"
+        assert run["config"]["hidden_size"] == 16
+        assert run["state"] == "failed" or run["versions"]["recbole"] == "1.2.1"
+
+
+def test_a_row_of_the_csv_is_a_run(compared: dict[str, Any]) -> None:
+    table = pd.read_csv(compared["folder"] / "results.csv")
+    results = json.loads((compared["folder"] / "results.json").read_text())
+    assert table["name"].tolist() == [run["name"] for run in results["runs"]]
+    means = table.groupby("name")["test ndcg@10"].mean()
+    assert means["DiffuRec"] == pytest.approx(results["rows"][0]["test"]["ndcg@10"]["mean"])
+    assert table.loc[table["name"] == "SASRec", "test ndcg@10"].isna().all()
+
+
+def test_the_same_command_trains_nothing_that_is_done(
+    compared: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    started: list[str] = []
+
+    def start(run: Run) -> InThisProcess:
+        started.append(run.variant.name)
+        return InThisProcess(run)
+
+    monkeypatch.setattr(runner, "_start", start)
+    before = (compared["folder"] / "results.csv").read_text()
+    cli.run(compared["settings"], [], "ml-100k", ["python"])
+    assert started == ["SASRec", "SASRec"]
+    after = (compared["folder"] / "results.csv").read_text()
+    assert after == before
+    out = capsys.readouterr().out
+    assert "DiffuRec-off" in out and "SASRec, seed 2 failed: " in out and f"report: {compared['folder']}" in out
+
+
+def test_where_every_run_fails_the_command_does(
+    compared: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(runner, "_start", InThisProcess)
+    settings = {**compared["settings"], "model_list": "SASRec", "seeds": "1", "output": str(tmp_path / "out")}
+    with pytest.raises(UserError, match=r"no run could be done; .*learning_rate"):
+        cli.run(settings, [], "ml-100k", [])
+    assert "| SASRec" in (tmp_path / "out" / "report.md").read_text()
+
+
+def test_latex_is_bold_where_markdown_is_and_escaped() -> None:
+    text = to_latex([{"model": "a_b", "ndcg@10": "**0.1 ± 0.2**"}, {"model": "c%", "ndcg@10": "0.3"}], "Caption")
+    assert r"a\_b & \textbf{0.1 $\pm$ 0.2} \\" in text and r"c\% & 0.3 \\" in text and r"\toprule" in text
+
+
+def test_names_are_no_html(tmp_path: Path) -> None:
+    assert "<b>x" not in to_html("text", "<b>x", tmp_path)

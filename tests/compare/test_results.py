@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from small_plans import small_plan, write_wanted
+
+from recbole_diffusion.compare.files import write_json
+from recbole_diffusion.compare.plan import Plan
+from recbole_diffusion.compare.ranks import ndcg, save_ranks
+from recbole_diffusion.compare.results import best_by, collect, mean_and_std
+from recbole_diffusion.ranking import UserRanks
+
+USERS = 200
+
+
+def leave(plan: Plan, better: str) -> list[np.ndarray]:
+    """Records and ranks of every run of a plan; those of the row `better` are ranked at 3, the others up to 40."""
+    generator = np.random.default_rng(1)
+    left = []
+    for run in plan.runs:
+        rank = np.full(USERS, 3) if run.variant.name == better else generator.integers(1, 40, USERS)
+        left.append(rank)
+        scores = {"hit@10": float((rank <= 10).mean()), "ndcg@10": float(ndcg(rank).mean())}
+        record = {
+            **{"seed": run.seed, "parameters": 7, "epochs": [], "best_epoch": 0, "seconds_per_epoch": float(run.seed)},
+            **{"seconds_per_evaluation": 1.0, "peak_memory": 10, "peak_gpu_memory": None, "seconds": 2.0},
+            **{"valid_result": scores, "test_result": scores},
+            "by_steps": [{"steps": 1, "seconds": 1.0, "metrics": scores}] if run.variant.name == better else [],
+        }
+        write_json(write_wanted(run) / "record.json", record)
+        user = np.arange(1, USERS + 1)
+        ranks = UserRanks(user=user, item=user % 10 + 1, length=user % 7 + 1, rank=rank)
+        save_ranks(run.folder / "ranks.npz", ranks, np.arange(11, dtype=np.int32))
+    return left
+
+
+@pytest.fixture
+def plan() -> Plan:
+    return small_plan(model_list="Pop,b=Pop(epochs=3),c=Pop(epochs=4)", seeds="1,2")
+
+
+def test_mean_and_std() -> None:
+    assert mean_and_std([1, 3]) == {"mean": 2, "std": pytest.approx(2**0.5), "values": [1, 3]}
+    assert mean_and_std([1]) == {"mean": 1, "std": None, "values": [1]}
+
+
+def test_rows_and_tests(plan: Plan) -> None:
+    ranks = leave(plan, better="b")
+    results = collect(plan)
+    first, better, _ = results["rows"]
+    wanted = [float(ndcg(rank).mean()) for rank in ranks[:2]]
+    assert first["test"]["ndcg@10"] == mean_and_std(wanted)
+    assert first["seconds_per_epoch"] == mean_and_std([1.0, 2.0]) and first["peak_gpu_memory"] is None
+    assert better["seeds"] == [1, 2] and better["failed"] == {}
+    assert results["users"] == USERS
+    estimate = results["estimates"]["ndcg@10"]["Pop"]
+    assert estimate["mean"] == pytest.approx(np.mean(wanted)) and estimate["low"] < estimate["mean"] < estimate["high"]
+    assert [(pair["first"], pair["second"]) for pair in results["pairs"]] == [("Pop", "b"), ("Pop", "c"), ("b", "c")]
+    assert results["bold"] == {"ndcg@10": "b", "hit@10": "b"}
+    assert results["by_steps"] == [
+        {"name": "b", "steps": 1, "seconds": mean_and_std([1.0, 1.0]), "metrics": better["test"]}
+    ]
+
+
+def test_groups_hold_every_user_once(plan: Plan) -> None:
+    leave(plan, better="b")
+    results = collect(plan)
+    for groups in (results["by_length"], results["by_popularity"]):
+        assert sum(group["users"] for group in groups) == USERS
+        # The mean over groups, by their users, is the mean.
+        total = sum(group["users"] * group["models"]["Pop"]["mean"] for group in groups)
+        assert total / USERS == pytest.approx(results["estimates"]["ndcg@10"]["Pop"]["mean"])
+    # Items 9 and 10 of ten are the most popular fifth, with which a tenth of the users each is tested.
+    assert [group["users"] for group in results["by_popularity"]] == [USERS // 5, USERS * 4 // 5]
+
+
+def test_a_seed_that_is_missing(plan: Plan) -> None:
+    leave(plan, better="b")
+    gone = plan.runs[3]
+    (gone.folder / "record.json").unlink()
+    write_json(gone.folder / "failed.json", {"error": "out of memory"})
+    results = collect(plan)
+    row = results["rows"][1]
+    assert row["seeds"] == [1] and row["failed"] == {2: "out of memory"} and row["test"]["hit@10"]["std"] is None
+    assert results["estimates"]["hit@10"]["b"]["mean"] == 1
+
+
+def test_nothing_is_done(plan: Plan) -> None:
+    results = collect(plan)
+    assert results["users"] == 0 and results["pairs"] == []
+    assert [row["seeds"] for row in results["rows"]] == [[], [], []]
+
+
+def test_the_best_is_bold_only_where_it_beats_every_other() -> None:
+    def results(**holds: bool) -> dict[str, Any]:
+        estimates = {name: {"mean": mean} for name, mean in (("a", 0.1), ("b", 0.3), ("c", 0.2))}
+        pairs = [{"first": pair[0], "second": pair[1], "ndcg_holds": held} for pair, held in holds.items()]
+        return {"estimates": {"ndcg@10": estimates}, "pairs": pairs}
+
+    assert best_by(results(ab=True, ac=False, bc=True), "ndcg@10", "ndcg_holds") == "b"
+    assert best_by(results(ab=True, ac=True, bc=False), "ndcg@10", "ndcg_holds") is None
+    alone = {"estimates": {"ndcg@10": {"a": {"mean": 1}}}, "pairs": []}
+    assert best_by(alone, "ndcg@10", "ndcg_holds") is None

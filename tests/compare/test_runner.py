@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from rich.console import Console
+from small_plans import small_plan
+
+from recbole_diffusion.compare import runner
+from recbole_diffusion.compare.files import read_json, write_json
+from recbole_diffusion.compare.plan import Plan, Run
+from recbole_diffusion.compare.runner import duration, live_table, run_all, seconds_left, state_of
+from recbole_diffusion.errors import UserError
+
+DONE = {"seconds": 10.0, "epochs": [], "best_valid_score": 0.5, "best_epoch": 0}
+
+
+@pytest.fixture
+def plan() -> Plan:
+    return small_plan(model_list="Pop,other=Pop(epochs=3)", seeds="1,2")
+
+
+class Scripts(dict[Path, str]):
+    """Python code by run folder, run in the place of a training; by default it leaves a record."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.started: list[Path] = []
+
+
+@pytest.fixture
+def scripts(monkeypatch: pytest.MonkeyPatch) -> Scripts:
+    scripts = Scripts()
+    popen = subprocess.Popen
+
+    def start(command: list[str], **kwargs: Any) -> Any:
+        folder = Path(command[-1])
+        scripts.started.append(folder)
+        # Renamed, as a real run does it: the runner looks at any moment.
+        part = str(folder / "part")
+        write_json(Path(part), DONE)
+        default = f"import os; os.rename({part!r}, {str(folder / 'record.json')!r})"
+        return popen([sys.executable, "-c", scripts.get(folder, default)], **kwargs)
+
+    monkeypatch.setattr(runner.subprocess, "Popen", start)
+    monkeypatch.setattr(runner, "LOOK_EVERY", 0.01)
+    return scripts
+
+
+def test_finished_runs_are_not_run_again(plan: Plan, scripts: Scripts) -> None:
+    write_json(plan.runs[1].folder / "record.json", DONE)
+    run_all(plan, ["the command"])
+    folders = [run.folder for run in plan.runs]
+    assert scripts.started == [folders[0], *folders[2:]]
+    run_all(plan, ["the command"])
+    assert len(scripts.started) == 3
+    wanted = read_json(folders[2] / "run.json")
+    assert wanted["seed"] == wanted["config"]["seed"] == 1
+    assert wanted["config"] == plan.runs[2].variant.config
+
+
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [
+        ("import os; os.kill(os.getpid(), 9)", "the process was ended by SIGKILL, as the system does when memory"),
+        ("import sys; sys.exit(3)", "the process ended with 3; its log is"),
+    ],
+)
+def test_a_run_that_dies_takes_no_other_with_it(plan: Plan, scripts: Scripts, code: str, told: str) -> None:
+    scripts[plan.runs[0].folder] = code
+    run_all(plan, [])
+    states = [state_of(run) for run in plan.runs]
+    assert [state["state"] for state in states] == ["failed", "done", "done", "done"]
+    assert states[0]["error"].startswith(told)
+    # The same command tries it again.
+    del scripts[plan.runs[0].folder]
+    run_all(plan, [])
+    assert state_of(plan.runs[0])["state"] == "done" and len(scripts.started) == 5
+
+
+def test_broken_off_between_and_in_runs(plan: Plan, scripts: Scripts, monkeypatch: pytest.MonkeyPatch) -> None:
+    scripts[plan.runs[1].folder] = "import time; time.sleep(60)"
+
+    def impatient(seconds: float) -> None:
+        if len(scripts.started) == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(runner.time, "sleep", impatient)
+        run_all(plan, [])
+    assert [state_of(run)["state"] for run in plan.runs] == ["done", "waiting", "waiting", "waiting"]
+    assert not [child for child in psutil.Process().children() if "sleep(60)" in " ".join(child.cmdline())]
+    scripts.clear()
+    run_all(plan, [])
+    assert scripts.started == [run.folder for run in (plan.runs[0], plan.runs[1], *plan.runs[1:])]
+
+
+def test_a_run_is_a_process_of_its_own() -> None:
+    plan = small_plan(model_list="Pop", seeds="1")
+    run_all(plan, [])
+    state = state_of(plan.runs[0])
+    assert state["state"] == "done", (plan.runs[0].folder / "log.txt").read_text()
+    assert state["peak_memory"] > 100e6 and state["seconds"] > 0
+    assert "rows for training" in (plan.runs[0].folder / "log.txt").read_text()
+
+
+def test_a_folder_in_use_is_refused(plan: Plan) -> None:
+    run = plan.runs[0]
+    code = "import sys, time; print('up', flush=True); time.sleep(60)"
+    command = [sys.executable, "-c", code, "recbole_diffusion.compare.one"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stdout.readline()
+        write_json(run.folder / "progress.json", {"pid": process.pid})
+        with pytest.raises(UserError, match=f"process {process.pid} trains Pop, seed 1 in it"):
+            run_all(plan, [])
+        process.kill()
+
+
+def test_lines_where_there_is_no_terminal(plan: Plan, scripts: Scripts, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        run_all(plan, [])
+    assert caplog.messages[0] == "1 of 4: Pop, seed 1: begins"
+    assert caplog.messages[1].startswith("1 of 4: Pop, seed 1: done, best valid")
+    assert caplog.messages[-1].endswith("time left: 0 s")
+
+
+def epochs(number: int, best: int) -> list[dict[str, float]]:
+    times = {"train_seconds": 2.0, "valid_seconds": 1.0}
+    return [{"epoch": epoch, "valid_score": float(epoch == best), **times} for epoch in range(number)]
+
+
+def test_time_left(plan: Plan) -> None:
+    waiting = {"state": "waiting", "epochs": [], "seconds": 0.0}
+
+    def left(*states: dict[str, Any]) -> float | None:
+        return seconds_left(dict(zip(plan.runs, states, strict=True)))
+
+    def done(seconds: float) -> dict[str, Any]:
+        return {**waiting, "state": "done", "seconds": seconds}
+
+    assert left(waiting, waiting, waiting, waiting) is None
+    # An equal takes as long, another as long as all on the mean; what is spent is taken off.
+    assert left(done(10), {**waiting, "seconds": 4.0}, waiting, done(30)) == 6 + 30
+    assert left(done(10), done(30), waiting, {**waiting, "state": "failed"}) == 20
+    # Pop has one epoch here, its other two: of the first 0 are left.
+    assert plan.runs[0].variant.config["epochs"] == 2
+    at_work = {**waiting, "epochs": epochs(1, best=0), "seconds": 5.0}
+    assert left(at_work, waiting, waiting, waiting) == 3 + 3 * 8
+
+
+def test_durations() -> None:
+    told = [duration(seconds) for seconds in (None, 0, 89, 600, 5400)]
+    assert told == ["unknown", "0 s", "89 s", "10 min", "1.5 h"]
+
+
+def test_live_table(plan: Plan) -> None:
+    states: dict[Run, dict[str, Any]] = {run: state_of(run) for run in plan.runs}
+    states[plan.runs[0]] = {"state": "training", "epochs": epochs(3, best=1), "seconds": 120.0}
+    states[plan.runs[3]] = {"state": "failed", "epochs": [], "seconds": 0.0, "error": "out of luck"}
+    console = Console(width=120, file=StringIO())
+    console.print(live_table(plan, states))
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "ml-100k: 1 of 4 runs ended, time left:" in text
+    assert "best valid NDCG@10" in text and "1.0000 (epoch 1)" in text and "2 min" in text
+    assert "failed: out of luck" in text

@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pandas as pd
+import pytest
+import yaml
+from optuna.trial import TrialState
+from small_plans import SMALL
+
+from recbole_diffusion.compare import tune
+from recbole_diffusion.compare.plan import Wanted, read_wanted
+from recbole_diffusion.errors import UserError
+
+DEFAULT = 0.001  # SASRec's learning rate
+
+
+def wanted(trials: int, models: str = "SASRec", **settings: str) -> Wanted:
+    return read_wanted({**SMALL, "model_list": models, "trials": str(trials), **settings}, [], "ml-100k")
+
+
+class Scores(list[float]):
+    """Stands in for training: the learning rate is the score; notes it."""
+
+    error: BaseException | None = None
+
+    def __call__(self, trial: optuna.Trial, model: str, dataset: str, settings: Any, minutes: float | None) -> float:
+        self.append(settings["learning_rate"])
+        if self.error is not None:
+            raise self.error
+        return self[-1]
+
+
+@pytest.fixture
+def scores(monkeypatch: pytest.MonkeyPatch) -> Scores:
+    scores = Scores()
+    monkeypatch.setattr(tune, "_score", scores)
+    return scores
+
+
+def trials_of(model: str = "SASRec") -> pd.DataFrame:
+    return pd.read_csv(Path("tune", "ml-100k", model, "trials.csv"))
+
+
+def study_of(model: str = "SASRec") -> optuna.Study:
+    storage = tune.JournalStorage(tune.JournalFileBackend(f"tune/ml-100k/{model}/study.journal"))
+    return optuna.load_study(study_name=model, storage=storage)
+
+
+def test_every_model_has_its_trials_beginning_with_the_defaults(scores: Scores) -> None:
+    table = tune.tune_all(wanted(4, "SASRec,BERT4Rec"))
+    assert len(scores) == 8 and scores[0] == scores[4] == DEFAULT
+    for model in ("SASRec", "BERT4Rec"):
+        trials = trials_of(model)
+        assert trials["state"].tolist() == ["COMPLETE"] * 4
+        space = tune.read_space(model)["learning_rate"]
+        assert trials["params_learning_rate"].between(space["low"], space["high"]).all()
+        assert trials["params_learning_rate"].nunique() == 4
+        best = yaml.safe_load(Path("tune", "ml-100k", model, "best.yaml").read_text())
+        assert best["learning_rate"] == trials["params_learning_rate"].max()
+        assert set(best) == set(tune.read_space(model))
+    assert "--tuned=tune/ml-100k" in table
+
+
+def test_the_same_command_does_what_is_left(scores: Scores) -> None:
+    tune.tune_all(wanted(2))
+    tune.tune_all(wanted(2))
+    assert len(scores) == 2
+    tune.tune_all(wanted(3))
+    assert len(scores) == 3
+
+
+def test_the_trials_do_not_depend_on_being_broken_off(scores: Scores) -> None:
+    tune.tune_all(wanted(3, output="whole"))
+    whole = list(scores)
+    scores.clear()
+    tune.tune_all(wanted(2))
+    scores.error = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        tune.tune_all(wanted(3))
+    scores.error = None
+    tune.tune_all(wanted(3))
+    assert len(scores) == 4 and scores[:3] == whole
+    # The one that was broken off is done again.
+    assert scores[3] == scores[2]
+    assert trials_of()["state"].tolist() == ["COMPLETE", "COMPLETE", "FAIL", "COMPLETE"]
+
+
+def test_a_trial_whose_process_is_gone_is_done_again(scores: Scores) -> None:
+    tune.tune_all(wanted(1))
+    trial = study_of().ask()
+    trial.set_user_attr("host", tune.socket.gethostname())
+    trial.set_user_attr("pid", 2**22 + 1)  # above any that Linux gives
+    point = tune.suggest(trial, tune.read_space("SASRec"))
+    tune.tune_all(wanted(2))
+    assert scores == [DEFAULT, point["learning_rate"]]
+
+
+def test_a_trial_at_work_elsewhere_counts(scores: Scores) -> None:
+    tune.tune_all(wanted(1))
+    trial = study_of().ask()
+    trial.set_user_attr("host", "another machine")
+    tune.tune_all(wanted(2))
+    assert len(scores) == 1
+
+
+def test_a_trial_that_fails_is_recorded_and_counts(scores: Scores) -> None:
+    scores.error = UserError("the loss is nan")
+    table = tune.tune_all(wanted(2))
+    trials = trials_of()
+    assert trials["state"].tolist() == ["FAIL"] * 2 and set(trials["user_attrs_error"]) == {"the loss is nan"}
+    assert "none" in table and not Path("tune/ml-100k/SASRec/best.yaml").exists()
+
+
+def test_other_settings_are_refused_in_the_same_folder(scores: Scores) -> None:
+    tune.tune_all(wanted(1))
+    with pytest.raises(UserError, match="output=tune/ml-100k: SASRec was tuned with n_layers=1 there, not 2"):
+        tune.tune_all(wanted(1, n_layers="2"))
+
+
+@pytest.mark.parametrize(
+    ("trials", "models", "message"),
+    [(0, "SASRec", "trials=0: a positive number"), (1, "SASRec,Pop", "model_list='Pop': nothing is stated")],
+)
+def test_mistakes_are_told_before_anything_runs(scores: Scores, trials: int, models: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        tune.tune_all(wanted(trials, models))
+    assert scores == []
+
+
+@pytest.mark.parametrize("content", ["a: 3", "a: []", "a: {low: 1}", "a: {low: 1, high: 2, step: 1}"])
+def test_a_space_in_another_form(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str) -> None:
+    (tmp_path / "Mine.yaml").write_text(content)
+    monkeypatch.setattr(tune, "space_file", lambda model: tmp_path / f"{model}.yaml")
+    with pytest.raises(UserError, match=r"in .*Mine\.yaml a list or \{low"):
+        tune.read_space("Mine")
+
+
+def test_kinds_of_ranges() -> None:
+    space = {"a": ["x", "y"], "b": {"low": 1, "high": 9}, "c": {"low": 0.1, "high": 10.0, "log": True}}
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
+    points = [tune.suggest(study.ask(), space) for _ in range(200)]
+    assert {point["a"] for point in points} == {"x", "y"}
+    assert {point["b"] for point in points} == set(range(1, 10))
+    below = sum(point["c"] < 1 for point in points)
+    assert 70 < below < 130
+
+
+def test_training_is_pruned_and_stopped_by_the_clock() -> None:
+    settings = {**SMALL, "epochs": "4"}
+    study = optuna.create_study(
+        direction="maximize", pruner=optuna.pruners.ThresholdPruner(lower=2.0, n_warmup_steps=1)
+    )
+    with pytest.raises(optuna.TrialPruned):
+        tune._score(study.ask(), "SASRec", "ml-100k", settings, None)
+    pruned = study.trials[0]
+    assert list(pruned.intermediate_values) == [0, 1]
+    unpruned = optuna.create_study(direction="maximize")
+    score = tune._score(unpruned.ask(), "SASRec", "ml-100k", settings, 0.0)
+    stopped = unpruned.trials[0]
+    assert stopped.intermediate_values == {0: score} and stopped.user_attrs["stopped"].startswith("after 0 minutes")
+    assert score == pruned.intermediate_values[0]
+    assert unpruned.trials[0].state == TrialState.RUNNING
+    # Nothing is left of a trial but its scores.
+    assert list(Path().iterdir()) == []
