@@ -115,9 +115,10 @@ class Trainer(recbole.trainer.Trainer):
         self._train_data: Any = None
 
     def _build_optimizer(self, **kwargs: Any) -> Optimizer:
-        """RecBole's optimizer; Adam updates all weights in one pass, to the same values but for rounding."""
+        """RecBole's optimizer; for models of our own, Adam in one pass, which differs by rounding."""
         optimizer = super()._build_optimizer(**kwargs)
-        if isinstance(optimizer, torch.optim.Adam | torch.optim.AdamW) and FUSES:
+        is_adam = isinstance(optimizer, torch.optim.Adam | torch.optim.AdamW)
+        if is_adam and FUSES and not is_recboles(type(self.model)):
             for group in optimizer.param_groups:
                 group["fused"] = True
         return optimizer

@@ -684,8 +684,12 @@ def test_adam_in_one_pass_gives_the_plain_weights(
     weights = []
     for fuses in (True, False):
         monkeypatch.setattr(trainer, "FUSES", fuses)
-        run = make(tmp_path, epochs=1, learner=learner, weight_decay=0.01)
+        run = make(tmp_path, "DiffuRec", epochs=1, learner=learner, weight_decay=0.01)
         run.fit(saved=False)
         assert run.trainer.optimizer.param_groups[0]["fused"] is (True if fuses else None)
         weights.append(run.trainer.model.item_embedding.weight.detach())
     torch.testing.assert_close(*weights, atol=1e-5, rtol=0)
+
+
+def test_recboles_models_keep_recboles_optimizer(tmp_path: Path) -> None:
+    assert make(tmp_path).trainer.optimizer.param_groups[0]["fused"] is None
