@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 
 from .errors import UserError
 
@@ -28,8 +30,7 @@ def guarded(action: Callable[[], None], debug: bool = False) -> int:
         action()
         sys.stdout.flush()
     except BrokenPipeError:
-        # Python flushes stdout once more at exit, which would complain again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _give_up_stdout()
         return 141
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -37,6 +38,9 @@ def guarded(action: Callable[[], None], debug: bool = False) -> int:
     except Exception as error:
         if debug:
             traceback.print_exc()
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            _give_up_stdout()
+            error = UserError(f"{error.filename or 'the output'}: cannot be written ({error.strerror})")
         message = " ".join(str(error).split())
         if isinstance(error, UserError):
             print(f"error: {message}", file=sys.stderr)
@@ -45,3 +49,9 @@ def guarded(action: Callable[[], None], debug: bool = False) -> int:
         print(f"internal error: {type(error).__name__}: {message}{hint}", file=sys.stderr)
         return 1
     return 0
+
+
+def _give_up_stdout() -> None:
+    # Python flushes stdout once more at exit, which would complain again.
+    with suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -54,3 +54,14 @@ def test_a_reader_who_goes_away_is_no_error() -> None:
     process.stdout.close()
     assert process.stderr.read() == b"" and process.wait() == 141
     process.stderr.close()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full here")
+def test_a_full_disk_behind_stdout_takes_one_line() -> None:
+    code = "import sys; from recbole_diffusion.exit_codes import guarded\n"
+    code += "sys.exit(guarded(lambda: print('line\\n' * 10)))"
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", code], stdout=full, stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1]
+        )
+    assert (done.returncode, done.stderr) == (2, "error: the output: cannot be written (No space left on device)\n")

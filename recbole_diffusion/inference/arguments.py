@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import logging
 import re
 import sys
@@ -91,7 +92,9 @@ def load(args: argparse.Namespace, data_path: str | None = None) -> Recommender:
 
 @contextmanager
 def told() -> Iterator[None]:
-    """Show warnings on stderr, around the progress bar."""
+    """Show warnings on stderr, around the progress bar; letters that stdout does not know become question marks."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
     handler = ScreenHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
     root = logging.getLogger()

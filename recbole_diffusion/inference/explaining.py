@@ -42,6 +42,7 @@ def run(argv: Sequence[str]) -> None:
         model, vocabulary = recommender.model, recommender.vocabulary
         Options(args.topk, noise_scale=args.noise_scale).check(model, len(vocabulary))
         history = vocabulary.ids(tokens(args.history), args.skip_unknown)
+        recommender.tell_of_cut([history])
         ids = torch.from_numpy(history)
         hidden = None if args.include_seen else ids[None]
         traced = trajectory.trace(model, ids, args.topk, args.steps, args.seed, args.noise_scale, hidden)

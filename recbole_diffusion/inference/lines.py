@@ -48,6 +48,12 @@ def input_format(path: str, given: str | None) -> str:
     return chosen
 
 
+def comes_once(path: str) -> bool:
+    """Whether the input is stdin, a pipe or a device, which cannot be read twice."""
+    file = Path(path)
+    return path == "-" or (file.exists() and not file.is_file() and not file.is_dir())
+
+
 @contextmanager
 def opened(path: str) -> Iterator[BinaryIO]:
     """The bytes of a file, or of stdin for `-`.
@@ -69,7 +75,7 @@ def opened(path: str) -> Iterator[BinaryIO]:
 
 def count_lines(path: str) -> int | None:
     """How many lines there are to read, for a progress bar; None where nobody knows."""
-    if path == "-":
+    if comes_once(path):
         return None
     with opened(path) as file:
         return sum(bool(line.strip()) for line in file)

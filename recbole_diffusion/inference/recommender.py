@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from .. import checkpoint
 from ..errors import SettingError, UserError
-from ..ranking import top_items
+from ..ranking import LARGEST_BLOCK, top_items
 from . import certainty, draws
 from .histories import UserHistories, labelled, read_users
 from .restoring import restore
@@ -74,7 +75,9 @@ class Options:
             "k", self.k, 1 <= self.k <= n_items, f"a number from 1 to {n_items}, the items of the model, is wanted"
         )
         _require("batch_size", self.batch_size, self.batch_size >= 1, "a positive number is wanted")
-        _require("noise_scale", self.noise_scale, self.noise_scale >= 0, "a number of at least 0 is wanted")
+        _require(
+            "noise_scale", self.noise_scale, 0 <= self.noise_scale < inf, "a finite number of at least 0 is wanted"
+        )
         samples = self.samples_of(model)
         _require("samples", samples, samples >= 1, "a positive number is wanted")
         _require(
@@ -223,7 +226,8 @@ class Recommender:
         """Recommend to all users of the dataset, `lot` of them at a time.
 
         Held are the model, all histories, the recommendations of one lot, what the network needs for a batch of
-        `batch_size` rows, and at most `ranking.LARGEST_BLOCK` scores (256 MB).
+        `batch_size` rows, and blocks of at most `ranking.LARGEST_BLOCK` scores (256 MB each; three of them where the
+        model averages probabilities).
 
         Parameters
         ----------
@@ -251,19 +255,26 @@ class Recommender:
     @torch.inference_mode()
     def recommend_ids(self, users: list[Any], histories: Sequence[np.ndarray], options: Options) -> Recommendations:
         """Recommend to histories of internal ids, int64 [L] each; `users` are their labels."""
-        longest = self.model.max_seq_length
-        if not self._told_of_cut and any(len(history) > longest for history in histories):
-            self._told_of_cut = True
-            logger.warning("histories are cut to their newest %d items, the model's maximum", longest)
+        self.tell_of_cut(histories)
         rows = [torch.from_numpy(history) for history in histories]
         # Batches of like length have little padding.
-        order = sorted(range(len(rows)), key=lambda row: min(len(rows[row]), longest))
+        order = sorted(range(len(rows)), key=lambda row: min(len(rows[row]), self.model.max_seq_length))
         size = max(1, options.batch_size // options.samples_of(self.model))
+        if not _diffuses(self.model):
+            # Which scores the whole catalogue at once.
+            size = max(1, min(size, LARGEST_BLOCK // self.model.n_items))
         lots = [order[begin : begin + size] for begin in range(0, len(order), size)]
         parts = [self._batch([users[row] for row in lot], [rows[row] for row in lot], options) for lot in lots]
         if not parts:
             return self._empty(options.k)
         return joined(parts).reordered(np.argsort(order))
+
+    def tell_of_cut(self, histories: Sequence[np.ndarray]) -> None:
+        """Say once that the model does not read all of a history."""
+        longest = self.model.max_seq_length
+        if not self._told_of_cut and any(len(history) > longest for history in histories):
+            self._told_of_cut = True
+            logger.warning("histories are cut to their newest %d items, the model's maximum", longest)
 
     def _empty(self, k: int) -> Recommendations:
         return Recommendations([], np.empty((0, k), dtype=object), np.empty((0, k), dtype=np.float32))

@@ -128,17 +128,18 @@ def _write(args: argparse.Namespace, recommender: Recommender, options: Options)
     if args.input is not None:
         # A file that is not there is told before anything is written.
         lines.input_format(args.input, args.input_format)
-        with lines.opened(args.input):
-            pass
+        if not lines.comes_once(args.input):
+            with lines.opened(args.input):
+                pass
     output: ScreenOutput | FileOutput
     if to_screen:
         if args.resume:
             raise UserError("--resume: only an --output file can be gone on with")
         output = ScreenOutput(kind)
     else:
-        output = FileOutput(args.output, kind, _fingerprint(args), args.resume)
+        output = FileOutput(args.output, kind, _fingerprint(args, recommender), args.resume)
     if output.complete:
-        logger.warning("%s is complete: there is nothing to go on with", args.output)
+        logger.warning("%s is there, and no part of a run that was broken off: nothing to go on with", args.output)
         return
     done, failed, _ = output.progress
     asks = _asks(args, recommender)
@@ -166,11 +167,14 @@ def _asks(args: argparse.Namespace, recommender: Recommender) -> Iterator[Ask]:
     if args.history is not None:
         yield Ask("1", vocabulary.ids(tokens(args.history), args.skip_unknown))
     elif args.users == "all":
-        users = recommender.users
-        for row, token in enumerate(users.tokens):
-            yield Ask(token, users.row(row))
+        known = recommender.users
+        for row, token in enumerate(known.tokens):
+            yield Ask(token, known.row(row))
     elif args.users is not None:
-        for token in tokens(args.users):
+        users = tokens(args.users)
+        if not users:
+            raise UserError(f"--users={args.users}: users of the dataset are wanted, separated by commas, or all")
+        for token in users:
             yield _of_user(recommender.users, token)
     else:
         name = "stdin" if args.input == "-" else args.input
@@ -216,11 +220,12 @@ def _tell_failed(failed: int, asked: int) -> None:
         raise UserError(f"{failed} of {asked} inputs could not be answered, for the reasons above")
 
 
-def _fingerprint(args: argparse.Namespace) -> str:
+def _fingerprint(args: argparse.Namespace, recommender: Recommender) -> str:
     """What decides the content of the output, so that a part is gone on with by the same command only."""
     content = {
         key: value for key, value in vars(args).items() if key not in ("resume", "debug", "device", "batch_size")
     }
-    files = [args.checkpoint, *([args.input] if args.input not in (None, "-") else [])]
+    # Not the checkpoint as it was given, which may be a folder; and what comes once is not to be used up here.
+    files = [recommender.path, *([args.input] if args.input and not lines.comes_once(args.input) else [])]
     content["files"] = [hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in files]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -74,6 +74,27 @@ def restore(
 ) -> Any:
     """Build the model of a checkpoint, with its best weights, ready for inference.
 
+    Parameters and errors are those of `build`.
+    """
+    chosen = pick_device(device)
+    built = build(path, state, chosen, model, settings)
+    try:
+        checkpoint.set_weights(built, checkpoint.best_weights(state), chosen)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path}: the weights do not fit {type(built).__name__}: {reason}") from error
+    return built
+
+
+def build(
+    path: str | Path,
+    state: Mapping[str, Any],
+    device: torch.device,
+    model: str | type | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> Any:
+    """Build the model that a checkpoint describes, in inference mode, with random weights.
+
     torch's global generator is left as it was.
 
     Parameters
@@ -82,8 +103,7 @@ def restore(
         Named in messages.
     state : mapping
         From `checkpoint.load`.
-    device : str or torch.device, optional
-        By default a GPU where there is one.
+    device : torch.device
     model : str or type, optional
         The class, or `FILE.py:CLASS`, of a model that is neither ours nor RecBole's.
     settings : mapping, optional
@@ -92,19 +112,18 @@ def restore(
     Raises
     ------
     UserError
-        Where class, settings or device do not allow it, or the model cannot be built without its dataset.
+        Where class or settings do not allow it, or the model cannot be built without its dataset.
     """
     from recbole.model.abstract_recommender import SequentialRecommender
 
-    chosen = pick_device(device)
     model_class = _class_of(path, state["model"], model)
     if not issubclass(model_class, SequentialRecommender):
         raise UserError(f"{path}: {state['model']} reads no histories; recommending takes a sequential model")
-    config = _settings(model_class, state, chosen, settings or {})
+    config = _settings(model_class, state, device, settings or {})
     item_field = config["ITEM_ID_FIELD"]
     catalogue = Catalogue(len(state["user_tokens"]), len(state["item_tokens"]), item_field)
     try:
-        # Building draws initial weights, which are thrown away.
+        # The weights are drawn from the global generator.
         with torch.random.fork_rng(devices=[]):
             built: Any = model_class(config, catalogue)
     except (AttributeError, TypeError) as error:
@@ -112,13 +131,7 @@ def restore(
             raise
         wanted = f"{path}: {state['model']} cannot be built without its dataset, which no checkpoint holds ({error})"
         raise UserError(wanted) from error
-    built = built.to(chosen)
-    try:
-        checkpoint.set_weights(built, checkpoint.best_weights(state), chosen)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path}: the weights do not fit {model_class.__name__}: {reason}") from error
-    return built.eval()
+    return built.to(device).eval()
 
 
 def _class_of(path: str | Path, name: str, model: str | type | None) -> type:

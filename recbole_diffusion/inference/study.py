@@ -7,8 +7,9 @@ of uncertainty, and accuracy against diversity as draws and noise scale grow.
 
 from __future__ import annotations
 
+import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,14 +17,17 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from scipy.stats import spearmanr
+from scipy.stats import pearsonr, rankdata, sem
 from tabulate import tabulate
+from torch import Tensor
 from tqdm import tqdm
 
+from ..compare.files import write_text, written
 from ..errors import UserError
 from ..exit_codes import guarded
 from ..log import shows_progress
-from . import trajectory
+from ..ranking import top_items
+from . import certainty, draws, trajectory
 from .arguments import Parser, add_model, load, tokens, told
 from .recommender import Options, Recommender
 
@@ -46,19 +50,29 @@ class HeldOut(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What a way to recommend gave, a value a user.
+    """What a way to recommend gave.
 
     items : int64 [B, K]
     ndcg, hit : float [B]
-    distance, entropy : float [B] or None
-        See `certainty.Certainty`; None for a single draw.
     """
 
     items: np.ndarray
     ndcg: np.ndarray
     hit: np.ndarray
-    distance: np.ndarray | None
-    entropy: np.ndarray | None
+
+
+class Drawn(NamedTuple):
+    """What the draws at one noise scale gave.
+
+    ways : dict
+        The outcome by number of draws and by whether the list covers these instead of following their mean.
+    distance, entropy : float [B]
+        See `certainty.Certainty`; of all draws.
+    """
+
+    ways: dict[tuple[int, bool], Outcome]
+    distance: np.ndarray
+    entropy: np.ndarray
 
 
 def held_out(recommender: Recommender, most: int | None = None, seed: int = 0) -> HeldOut:
@@ -72,20 +86,50 @@ def held_out(recommender: Recommender, most: int | None = None, seed: int = 0) -
     return HeldOut([users.tokens[row] for row in rows], [history[:-1] for history in histories], targets)
 
 
-def ask(recommender: Recommender, part: HeldOut, options: Options) -> Outcome:
-    """Recommend to all of the part."""
-    given = recommender.recommend_ids(part.users, part.histories, options)
-    items = np.stack([recommender.vocabulary.ids(row) for row in given.items])
-    hits = items == part.targets[:, None]
+@torch.inference_mode()
+def ask(recommender: Recommender, part: HeldOut, options: Options, samples: Sequence[int]) -> Drawn:
+    """Recommend to all of the part in every way, with the first of the same draws wherever fewer are wanted.
+
+    Parameters
+    ----------
+    recommender : Recommender
+    part : HeldOut
+    options : Options
+        Without `exclude_seen`, as in a test; `samples` and `diversify` are not read.
+    samples : sequence of int
+        Numbers of draws, ascending, the last at least 2.
+    """
+    model, most = recommender.model, samples[-1]
+    ways = [(number, cover) for number in samples for cover in (False, True) if number > 1 or not cover]
+    found: dict[tuple[int, bool], list[Tensor]] = {way: [] for way in ways}
+    figures = []
+    # Batches of like length have little padding.
+    order = np.argsort([min(len(history), model.max_seq_length) for history in part.histories], kind="stable")
+    size = max(1, options.batch_size // most)
+    label = f"noise scale {options.noise_scale:g}"
+    with draws.asked_for(model, options.steps, options.seed):
+        for begin in tqdm(range(0, len(order), size), label, disable=not shows_progress()):
+            rows = [torch.from_numpy(part.histories[row]) for row in order[begin : begin + size]]
+            x_0 = draws.draw_points(model, rows, most, options.noise_scale, options.batch_size)
+            tops = certainty.draw_tops(model, x_0, K, None)
+            for number, cover in ways:
+                items = certainty.cover(tops[:number]) if cover else _best_by_mean(model, x_0[:number])
+                found[number, cover].append(items)
+            figures.append((certainty.pairwise_distance(x_0), certainty.choice_entropy(tops[:, :, 0])))
+    back = np.argsort(order)
+    distance, entropy = (torch.cat(parts).cpu().numpy()[back] for parts in zip(*figures, strict=True))
+    outcomes = {way: _outcome(torch.cat(parts).cpu().numpy()[back], part.targets) for way, parts in found.items()}
+    return Drawn(outcomes, distance, entropy)
+
+
+def _best_by_mean(model: Any, x_0: Tensor) -> Tensor:
+    return top_items(lambda piece: model.score(x_0[:, piece]), x_0.shape[1], model.n_items, K).items
+
+
+def _outcome(items: np.ndarray, targets: np.ndarray) -> Outcome:
+    hits = items == targets[:, None]
     gain = 1.0 / np.log2(np.arange(2, items.shape[1] + 2))
-    measured = given.certainty
-    return Outcome(
-        items,
-        (hits * gain).sum(axis=1),
-        hits.any(axis=1).astype(float),
-        None if measured is None else np.asarray(measured.distance),
-        None if measured is None else np.asarray(measured.entropy),
-    )
+    return Outcome(items, (hits * gain).sum(axis=1), hits.any(axis=1).astype(float))
 
 
 def list_diversity(items: np.ndarray, embeddings: torch.Tensor) -> float:
@@ -102,17 +146,16 @@ def coverage(items: np.ndarray, n_items: int) -> float:
     return len(np.unique(items)) / n_items
 
 
-def deciles(outcome: Outcome) -> pd.DataFrame:
+def deciles(outcome: Outcome, distance: np.ndarray, entropy: np.ndarray) -> pd.DataFrame:
     """Accuracy by decile of the distance between draws, the surest users first; errors are standard errors."""
-    assert outcome.distance is not None and outcome.entropy is not None
     # By rank, so that users of equal distance do not empty a decile.
-    rank = pd.Series(outcome.distance).rank(method="first")
+    rank = pd.Series(distance).rank(method="first")
     table = pd.DataFrame(
         {
             "decile": np.ceil(rank / len(rank) * DECILES).astype(int),
             "users": 1,
-            "distance": outcome.distance,
-            "entropy": outcome.entropy,
+            "distance": distance,
+            "entropy": entropy,
             "ndcg": outcome.ndcg,
             "hit": outcome.hit,
         }
@@ -124,62 +167,60 @@ def deciles(outcome: Outcome) -> pd.DataFrame:
     return means.reset_index()
 
 
-def by_uncertainty(
-    recommender: Recommender, part: HeldOut, options: Options, scales: Sequence[float]
-) -> tuple[dict[float, pd.DataFrame], list[dict[str, Any]]]:
-    """Deciles at each noise scale, and a row of rank correlations for each."""
-    tables, rows = {}, []
+def correlations(part: HeldOut, scale: float, drawn: Drawn, outcome: Outcome) -> dict[str, Any]:
+    """Whether the figures tell accuracy, by rank correlations over users: a row of the report."""
     lengths = np.array([len(history) for history in part.histories])
-    for scale in tqdm(scales, "noise scales", disable=not shows_progress()):
-        outcome = ask(recommender, part, replace(options, noise_scale=scale))
-        tables[scale] = deciles(outcome)
-        assert outcome.distance is not None and outcome.entropy is not None
-        rows.append(
-            {
-                "noise scale": scale,
-                "NDCG@10": outcome.ndcg.mean(),
-                "Hit@10": outcome.hit.mean(),
-                "mean distance": outcome.distance.mean(),
-                "mean entropy": outcome.entropy.mean(),
-                "ρ(distance, NDCG@10)": _correlation(outcome.distance, outcome.ndcg),
-                "ρ(entropy, NDCG@10)": _correlation(outcome.entropy, outcome.ndcg),
-                "ρ(distance, history's length)": _correlation(outcome.distance, lengths),
-            }
-        )
-    return tables, rows
+    return {
+        "noise scale": scale,
+        "NDCG@10": outcome.ndcg.mean(),
+        "Hit@10": outcome.hit.mean(),
+        "mean distance": drawn.distance.mean(),
+        "mean entropy": drawn.entropy.mean(),
+        "ρ(distance, NDCG@10)": _correlation(drawn.distance, outcome.ndcg),
+        "the same at equal length": _correlation(drawn.distance, outcome.ndcg, lengths),
+        "ρ(entropy, NDCG@10)": _correlation(drawn.entropy, outcome.ndcg),
+        "ρ(distance, history's length)": _correlation(drawn.distance, lengths),
+    }
 
 
-def _correlation(figure: np.ndarray, other: np.ndarray) -> str:
-    """Spearman's ρ and its p-value, as text; nothing where one of the two does not vary."""
+def _correlation(figure: np.ndarray, other: np.ndarray, given: np.ndarray | None = None) -> str:
+    """Spearman's ρ and its p-value, as text; nothing where one of the two does not vary.
+
+    With `given` it is the partial one: of what a straight line over the ranks of `given` leaves of the ranks.
+    """
     if np.ptp(figure) == 0 or np.ptp(other) == 0:
         return ""
-    found = spearmanr(figure, other)
+    ranks = [rankdata(values) for values in (figure, other)]
+    if given is not None:
+        at = np.stack([np.ones(len(given)), rankdata(given)], axis=1)
+        ranks = [rank - at @ np.linalg.lstsq(at, rank)[0] for rank in ranks]
+    found = pearsonr(*ranks)
     return f"{found.statistic:.3f} (p {found.pvalue:.2g})"
 
 
-def by_draws(
-    recommender: Recommender, part: HeldOut, options: Options, scales: Sequence[float], samples: Sequence[int]
-) -> list[dict[str, Any]]:
-    """Accuracy, diversity and coverage for each noise scale and number of draws, plain and diversified."""
+def trade(recommender: Recommender, drawn: Mapping[float, Drawn]) -> list[dict[str, Any]]:
+    """Accuracy, diversity and coverage of every way at every noise scale, with the change from the first of them."""
     embeddings = trajectory.embeddings(recommender.model)
-    ways = [(scale, number, cover) for scale in scales for number in samples for cover in (False, True)]
-    rows = []
-    for scale, number, cover in tqdm(
-        [way for way in ways if way[1] > 1 or not way[2]], "draws", disable=not shows_progress()
-    ):
-        asked = replace(options, noise_scale=scale, samples=number, diversify=cover)
-        outcome = ask(recommender, part, asked)
-        rows.append(
-            {
-                "noise scale": scale,
-                "draws": number,
-                "list": "covers the draws" if cover else "mean of the draws",
-                "NDCG@10": outcome.ndcg.mean(),
-                "Hit@10": outcome.hit.mean(),
-                "list diversity": list_diversity(outcome.items, embeddings),
-                "coverage": coverage(outcome.items, len(recommender.vocabulary)),
-            }
-        )
+    rows: list[dict[str, Any]] = []
+    first: Outcome | None = None
+    for scale, at_scale in drawn.items():
+        for (number, cover), outcome in at_scale.ways.items():
+            first = first or outcome
+            # User by user: that some users are easier than others is no error of the change.
+            change = outcome.ndcg - first.ndcg
+            rows.append(
+                {
+                    "noise scale": scale,
+                    "draws": number,
+                    "list": "covers the draws" if cover else "mean of the draws",
+                    "NDCG@10": outcome.ndcg.mean(),
+                    "change": change.mean(),
+                    "error of the change": sem(change),
+                    "Hit@10": outcome.hit.mean(),
+                    "list diversity": list_diversity(outcome.items, embeddings),
+                    "coverage": coverage(outcome.items, len(recommender.vocabulary)),
+                }
+            )
     return rows
 
 
@@ -196,7 +237,8 @@ def draw_deciles(path: Path, tables: dict[float, pd.DataFrame], title: str) -> N
     axes.set(xlabel="decile of the distance between draws (1: surest)", ylabel="test NDCG@10", title=title)
     axes.set(ylim=(0, None), xticks=range(1, DECILES + 1))
     axes.legend(title="noise scale; bars: standard error")
-    figure.savefig(path, dpi=130)
+    with written(path) as part:
+        figure.savefig(part, dpi=130)
 
 
 def draw_trade(path: Path, rows: list[dict[str, Any]], title: str) -> None:
@@ -211,14 +253,19 @@ def draw_trade(path: Path, rows: list[dict[str, Any]], title: str) -> None:
             covers = kind == "covers the draws"
             style = {"linestyle": "--" if covers else "-", "marker": "s" if covers else "o"}
             label = f"{scale:g}, {kind}"
-            axes.plot(group[column], group["NDCG@10"], color=f"C{scales.index(scale)}", label=label, **style)
+            errors = group["error of the change"]
+            colour = f"C{scales.index(scale)}"
+            axes.errorbar(group[column], group["NDCG@10"], errors, color=colour, capsize=2, label=label, **style)
             for _, row in group.iterrows():
                 place = (row[column], row["NDCG@10"])
                 axes.annotate(str(row["draws"]), place, fontsize=7, xytext=(3, 3), textcoords="offset points")
-        axes.set(xlabel=column, ylabel="test NDCG@10", ylim=(0, 1.1 * table["NDCG@10"].max()))
-    axes.legend(title="noise scale, list; numbers: draws", fontsize=7)
-    figure.suptitle(title)
-    figure.savefig(path, dpi=130)
+        axes.set(xlabel=column)
+    figure.supylabel("test NDCG@10", fontsize="medium")
+    title = f"{title}; numbers: draws; bars: standard error of the change from the table's first row"
+    figure.suptitle(title, fontsize="medium")
+    figure.legend(*axes.get_legend_handles_labels(), title="noise scale, list", loc="outside right upper", fontsize=8)
+    with written(path) as part:
+        figure.savefig(part, dpi=130)
 
 
 def parser() -> Parser:
@@ -245,11 +292,11 @@ def run(argv: Sequence[str]) -> None:
     args = parser().read(argv)
     try:
         scales = [float(scale) for scale in tokens(args.noise_scales)]
-        samples = sorted(int(number) for number in tokens(args.samples))
+        samples = sorted({int(number) for number in tokens(args.samples)})
     except ValueError as error:
         raise UserError(f"--noise_scales and --samples take numbers separated by commas ({error})") from error
-    if not scales or not samples or samples[-1] < 2:
-        raise UserError("--noise_scales takes at least one number, and --samples one of 2 or more")
+    if not scales or not samples or samples[0] < 1 or samples[-1] < 2:
+        raise UserError("--noise_scales takes at least one number, and --samples positive ones, one of 2 or more")
     with told():
         recommender = load(args, args.data_path)
         options = Options(
@@ -257,22 +304,28 @@ def run(argv: Sequence[str]) -> None:
         )
         for scale in scales:
             replace(options, noise_scale=scale).check(recommender.model, len(recommender.vocabulary))
+        folder = Path(args.output)
+        # Told before what takes minutes.
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{folder}: the report cannot be written there ({error.strerror})") from error
         part = held_out(recommender, args.most_users)
-        tables, correlations = by_uncertainty(recommender, part, options, scales)
-        rows = by_draws(recommender, part, options, scales, samples)
+        drawn = {scale: ask(recommender, part, replace(options, noise_scale=scale), samples) for scale in scales}
+        with draws.asked_for(recommender.model, args.steps, args.seed):
+            steps = len(recommender.model.timesteps)
     model, dataset = type(recommender.model).__name__, recommender.dataset
     title = f"{model} on {dataset}, {len(part.users)} test users"
-    folder = Path(args.output)
+    by_mean = {scale: at_scale.ways[samples[-1], False] for scale, at_scale in drawn.items()}
+    tables = {scale: deciles(by_mean[scale], *at_scale[1:]) for scale, at_scale in drawn.items()}
+    figures = [correlations(part, scale, at_scale, by_mean[scale]) for scale, at_scale in drawn.items()]
+    rows = trade(recommender, drawn)
     stem = f"{model}-{dataset}-certainty"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        draw_deciles(folder / f"{stem}-deciles.png", tables, f"{title}, {samples[-1]} draws")
-        draw_trade(folder / f"{stem}-trade.png", rows, title)
-        command = f"python -m recbole_diffusion.inference.study {' '.join(argv)}"
-        text = report(title, command, stem, samples[-1], tables, correlations, rows)
-        (folder / f"{stem}.md").write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{folder}: the report cannot be written ({error.strerror})") from error
+    command = f"python -m recbole_diffusion.inference.study {shlex.join(argv)}"
+    text = report(title, command, stem, samples[-1], steps, tables, figures, rows)
+    draw_deciles(folder / f"{stem}-deciles.png", tables, f"{title}, {samples[-1]} draws")
+    draw_trade(folder / f"{stem}-trade.png", rows, title)
+    write_text(folder / f"{stem}.md", text)
     print(text, end="")
 
 
@@ -281,8 +334,9 @@ def report(
     command: str,
     stem: str,
     samples: int,
+    steps: int,
     tables: dict[float, pd.DataFrame],
-    correlations: list[dict[str, Any]],
+    figures: list[dict[str, Any]],
     rows: list[dict[str, Any]],
 ) -> str:
     """The tables as markdown."""
@@ -295,15 +349,18 @@ def report(
         [
             f"# How sure: {title}",
             f"```sh\n{command}\n```",
-            "Leave-one-out: the last interaction of each user is asked for, from all before it; all items are ranked.",
+            "Leave-one-out: the last interaction of each user is asked for, from all before it; all items are ranked. "
+            f"Reverse steps: {steps}. The noise scale multiplies x_T and the noise of the reverse steps.",
             f"## Accuracy by uncertainty\n\n{samples} draws a user, their mean ranked. Distance: between two draws of "
             "x_0. Entropy: of the draws' best item, in nats. ρ: Spearman's rank correlation over users; a figure that "
-            "tells accuracy has a negative one.",
-            _markdown(correlations),
+            "tells accuracy has a negative one. At equal length: the partial one, given the history's length, which "
+            "alone could make both vary.",
+            _markdown(figures),
             f"![NDCG@10 by decile of uncertainty]({stem}-deciles.png)",
             tabulate(cells, headers, tablefmt="pipe", disable_numparse=True),
             "## Accuracy against diversity\n\nList diversity: mean cosine distance between two items of a list, by "
-            "their embeddings. Coverage: share of the catalogue that somebody is recommended among the best 10.",
+            "their embeddings. Coverage: share of the catalogue that somebody is recommended among the best 10. "
+            "Change: of NDCG@10 from the first row, over the same users, with its standard error.",
             _markdown(rows),
             f"![NDCG@10 against diversity]({stem}-trade.png)\n",
         ]

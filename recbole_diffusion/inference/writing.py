@@ -80,8 +80,9 @@ class ScreenOutput:
     def write(self, recommendations: Recommendations, done: int, failed: int) -> None:
         """Write a lot; `done` and `failed` count since the beginning."""
         text = as_text(recommendations, self.kind, header=self.progress.size == 0)
-        sys.stdout.write(text)
-        sys.stdout.flush()
+        # UTF-8 like a file, whatever the terminal's encoding.
+        sys.stdout.buffer.write(text.encode())
+        sys.stdout.buffer.flush()
         self.progress = Progress(done, failed, self.progress.size + len(text))
 
     def finish(self) -> None:
@@ -105,13 +106,16 @@ class FileOutput:
     Raises
     ------
     UserError
-        Where a part is there and is not to be gone on with, or is of another command.
+        Where a part is there and is not to be gone on with, or is of another command; where a folder or a device has
+        that name.
     """
 
     def __init__(self, path: str, kind: str, command: str, resume: bool) -> None:
         self.path, self.kind, self.command = Path(path), kind, command
         self.part, self.notes = Path(f"{path}.part"), Path(f"{path}.part.json")
         self.progress = Progress()
+        if self.path.exists() and not self.path.is_file():
+            raise SettingError("output", path, "the name of a file is wanted; - stands for stdout")
         self.complete = resume and self.path.exists() and not self.part.exists()
         self._file: IO[bytes] | None = None
         if self.part.exists() and not resume:
@@ -175,8 +179,11 @@ class FileOutput:
             self._file.close()
             if self.kind == "parquet":
                 fresh = Path(f"{self.path}.new")
-                _to_parquet(self.part, fresh)
-                os.replace(fresh, self.path)
+                try:
+                    _to_parquet(self.part, fresh)
+                    os.replace(fresh, self.path)
+                finally:
+                    fresh.unlink(missing_ok=True)
                 self.part.unlink()
             else:
                 os.replace(self.part, self.path)
@@ -189,7 +196,7 @@ class FileOutput:
         except OSError as error:
             done = self.progress.done
             kept = f"; {done} inputs are answered in {self.part}, and --resume goes on" if done else ""
-            raise UserError(f"{self.path}: cannot be written ({error.strerror}){kept}") from error
+            raise UserError(f"{self.path}: cannot be written ({error.strerror or error}){kept}") from error
 
 
 def _to_parquet(lines: Path, path: Path) -> None:

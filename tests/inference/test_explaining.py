@@ -23,6 +23,14 @@ def test_a_table_and_a_picture(
     assert os.listdir(".") == ["why.png"]
 
 
+def test_a_long_history_is_cut_and_that_is_said(
+    saved: Callable[..., Saved], diffurec: Recommender, capsys: pytest.CaptureFixture[str]
+) -> None:
+    long = ",".join(diffurec.vocabulary.tokens[1 : diffurec.model.max_seq_length + 4])
+    assert main(["explain", f"--checkpoint={saved('DiffuRec').path}", f"--history={long}", "--topk=1"]) == 0
+    assert capsys.readouterr().err.startswith("histories are cut to their newest ")
+
+
 @pytest.mark.parametrize(
     ("model", "flags", "message"),
     [

@@ -52,6 +52,24 @@ def test_scores_do_not_depend_on_the_batch(loaded: Callable[[str], Recommender],
     assert whole.users == list(range(40))
 
 
+def test_models_without_draws_score_a_bounded_block(
+    loaded: Callable[[str], Recommender], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recommender = loaded("SASRec")
+    wanted = recommender.recommend(HISTORIES)
+    predict, rows = recommender.model.full_sort_predict, []
+
+    def spy(batch: Any) -> torch.Tensor:
+        scores = predict(batch)
+        rows.append(len(batch[recommender.model.ITEM_SEQ]))
+        return scores
+
+    monkeypatch.setattr(recommender.model, "full_sort_predict", spy)
+    monkeypatch.setattr("recbole_diffusion.inference.recommender.LARGEST_BLOCK", 2 * recommender.model.n_items)
+    np.testing.assert_allclose(recommender.recommend(HISTORIES).scores, wanted.scores, atol=1e-5)
+    assert rows == [2, 1]
+
+
 @pytest.mark.parametrize("model", ["DiffuRec", "DiffRec"])
 def test_draws_are_averaged_as_the_model_averages_them(loaded: Callable[[str], Recommender], model: str) -> None:
     recommender = loaded(model)
@@ -165,7 +183,7 @@ def test_items_of_the_history_are_left_out_beyond_what_the_model_reads(diffurec:
         ({"steps": 33}, "steps=33: a number from 1 to 32, the model's diffusion_steps, is wanted"),
         ({"samples": 0}, "samples=0: a positive number is wanted"),
         ({"seed": -1}, "seed=-1: a number of at least 0 is wanted"),
-        ({"noise_scale": -1.0}, "noise_scale=-1.0: a number of at least 0 is wanted"),
+        ({"noise_scale": -1.0}, "noise_scale=-1.0: a finite number of at least 0 is wanted"),
         ({"batch_size": 0}, "batch_size=0: a positive number is wanted"),
         ({"diversify": True}, "diversify=True: samples of 2 or more are wanted with it"),
     ],

@@ -4,7 +4,9 @@ import io
 import json
 import os
 import re
+import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -124,7 +126,37 @@ def test_an_interrupted_run_goes_on(
     assert Path("broken.csv").read_bytes() == Path("whole.csv").read_bytes()
     capsys.readouterr()
     assert ask(*flags, "--output=broken.csv", "--resume") == 0
-    assert "broken.csv is complete: there is nothing to go on with" in capsys.readouterr().err
+    assert "broken.csv is there, and no part of a run" in capsys.readouterr().err
+
+
+def test_the_newest_model_of_a_folder_writes_a_file(saved: Callable[..., Saved], ask: Callable[..., int]) -> None:
+    assert ask("--history=50", "--output=a.csv") == 0
+    assert main(["recommend", f"--checkpoint={saved('DiffuRec').path.parent}", "--history=50", "--output=b.csv"]) == 0
+    assert Path("a.csv").read_bytes() == Path("b.csv").read_bytes()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_a_pipe_is_read_once(ask: Callable[..., int]) -> None:
+    os.mkfifo("pipe")
+    writer = threading.Thread(target=lambda: Path("pipe").write_text('["50"]\n["286"]\n'))
+    writer.start()
+    assert ask("--input=pipe", "--input_format=jsonl", "--output=a.jsonl", "--topk=2") == 0
+    writer.join()
+    assert [json.loads(line)["user"] for line in Path("a.jsonl").read_text().splitlines()] == ["1", "2"]
+
+
+def test_any_letter_goes_to_stdout(saved: Callable[..., Saved]) -> None:
+    Path("in.jsonl").write_text('{"user": "Zoé", "history": ["50"]}\n', encoding="utf-8")
+    Path("mine.csv").write_text("id,what\n" + "".join(f"{item},é\n" for item in range(1700)), encoding="utf-8")
+    command = [sys.executable, "-m", "recbole_diffusion.commands", "recommend", "--titles=mine.csv:what", "--topk=1"]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONPATH": str(Path(__file__).parents[2])}
+    outputs = []
+    for flag in ("--input=in.jsonl", "--history=50"):
+        words = [*command, f"--checkpoint={saved('DiffuRec').path}", flag]
+        done = subprocess.run(words, capture_output=True, env=environment)
+        assert done.returncode == 0, done.stderr
+        outputs.append(done.stdout)
+    assert json.loads(outputs[0].decode())["user"] == "Zoé" and outputs[1].endswith(b"?\n")
 
 
 def test_titles_of_a_file_of_ones_own(ask: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
@@ -152,6 +184,9 @@ def test_titles_of_a_file_of_ones_own(ask: Callable[..., int], capsys: pytest.Ca
         (["--input=absent.csv", "--output=a.csv"], "absent.csv: cannot be read (No such file or directory)"),
         (["--users=all", "--resume"], "--resume: only an --output file can be gone on with"),
         (["--history=50", "--output=/proc/a/b.csv"], "/proc/a/b.csv: cannot be written (No such file or directory)"),
+        (["--history=50", "--output=.", "--output_format=csv"], "output='.': the name of a file is wanted; - stands"),
+        (["--users=,"], "--users=,: users of the dataset are wanted"),
+        (["--history=50", "--noise_scale=inf"], "noise_scale=inf: a finite number of at least 0 is wanted"),
         (["--history=50", "--samples=0"], "samples=0: a positive number is wanted"),
     ],
 )

@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from saved_models import Saved
+from scipy.stats import spearmanr
 
 from recbole_diffusion.errors import UserError
 from recbole_diffusion.inference import Recommender, study
@@ -18,11 +20,37 @@ from recbole_diffusion.inference.recommender import Options
 
 def test_what_is_held_out_scores_as_the_test(saved: Callable[..., Saved], diffurec: Recommender) -> None:
     part = study.held_out(diffurec)
-    outcome = study.ask(diffurec, part, Options(10, exclude_seen=False))
+    outcome = study.ask(diffurec, part, Options(10, exclude_seen=False), [1, 2]).ways[1, False]
     assert round(outcome.hit.mean(), 4) == saved("DiffuRec").test_result["hit@10"]
     assert round(outcome.ndcg.mean(), 4) == saved("DiffuRec").test_result["ndcg@10"]
     some = study.held_out(diffurec, most=20)
     assert len(some.users) == len(set(some.users)) == 20 and set(some.users) < set(part.users)
+
+
+@pytest.mark.parametrize("model", ["DiffuRec", "DiffRec"])
+def test_the_ways_recommend_as_the_recommender(loaded: Callable[[str], Recommender], model: str) -> None:
+    recommender = loaded(model)
+    part = study.held_out(recommender, most=30)
+    asked = Options(10, exclude_seen=False, steps=3, seed=4, noise_scale=20.0, batch_size=64)
+    drawn = study.ask(recommender, part, asked, [1, 2, 5])
+    assert list(drawn.ways) == [(1, False), (2, False), (2, True), (5, False), (5, True)]
+    for (number, cover), outcome in drawn.ways.items():
+        options = replace(asked, samples=number, diversify=cover)
+        given = recommender.recommend_ids(part.users, part.histories, options)
+        assert (recommender.vocabulary.tokens[outcome.items] == given.items).mean() > 0.99
+    assert given.certainty is not None
+    np.testing.assert_allclose(drawn.distance, given.certainty.distance, rtol=1e-3)
+    np.testing.assert_allclose(drawn.entropy, given.certainty.entropy, atol=1e-6)
+
+
+def test_a_change_is_measured_user_by_user(diffurec: Recommender) -> None:
+    items = np.arange(1, 31).reshape(3, 10)
+    ndcg = np.array([0.0, 0.5, 1.0])
+    ways = {(1, False): study.Outcome(items, ndcg, ndcg), (2, False): study.Outcome(items, ndcg - 0.25, ndcg)}
+    first, second = study.trade(diffurec, {1.0: study.Drawn(ways, ndcg, ndcg)})
+    assert (first["change"], first["error of the change"]) == (0, 0)
+    # All users lose the same, so that nothing is uncertain about it, however much the users differ.
+    assert (second["change"], second["error of the change"]) == (-0.25, 0)
 
 
 def test_list_diversity_is_the_mean_over_pairs() -> None:
@@ -35,11 +63,24 @@ def test_list_diversity_is_the_mean_over_pairs() -> None:
     assert study.coverage(items, 24) == 6 / 24
 
 
+def test_correlations_are_spearmans_and_a_common_cause_is_taken_off() -> None:
+    random = np.random.default_rng(2)
+    cause = random.integers(3, 40, 2000)
+    figure, other = (np.exp(cause / 8 + random.standard_normal(2000)) for _ in range(2))
+    part = study.HeldOut([], [np.zeros(length) for length in cause], cause)
+    outcome = study.Outcome(np.zeros((2000, 1)), other, other)
+    row = study.correlations(part, 1.0, study.Drawn({}, figure, np.zeros(2000)), outcome)
+    wanted = spearmanr(figure, other)
+    assert row["ρ(distance, NDCG@10)"] == f"{wanted.statistic:.3f} (p {wanted.pvalue:.2g})"
+    assert wanted.statistic > 0.5 and abs(float(row["the same at equal length"].split()[0])) < 0.1
+    assert row["ρ(entropy, NDCG@10)"] == ""
+
+
 def test_deciles_are_of_equal_size_and_in_order() -> None:
     random = np.random.default_rng(0)
     distance = random.permutation(np.repeat(np.arange(20.0), 5))
-    outcome = study.Outcome(np.zeros((100, 1)), -distance, np.ones(100), distance, np.zeros(100))
-    table = study.deciles(outcome)
+    outcome = study.Outcome(np.zeros((100, 1)), -distance, np.ones(100))
+    table = study.deciles(outcome, distance, np.zeros(100))
     assert table["users"].tolist() == [10] * 10 and table["decile"].tolist() == list(range(1, 11))
     assert table["distance"].tolist() == [0.5 + 2 * number for number in range(10)]
     assert table["ndcg"].tolist() == (-table["distance"]).tolist()
@@ -63,7 +104,9 @@ def test_the_report_holds_both_studies(saved: Callable[..., Saved], capsys: pyte
     ("flags", "message"),
     [
         (["--noise_scales=1,x"], "take numbers separated by commas"),
-        (["--samples=1"], "--samples one of 2 or more"),
+        (["--samples=1"], "--samples positive ones, one of 2 or more"),
+        (["--samples=0,2"], "--samples positive ones, one of 2 or more"),
+        (["--output=/dev/null/a"], "/dev/null/a: the report cannot be written there"),
         (["--noise_scales=-1"], "noise_scale=-1.0"),
     ],
 )
