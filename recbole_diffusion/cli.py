@@ -22,6 +22,7 @@ HELP = """\
 Train and test a recommender with RecBole: a model of this package ({ours}) or any of RecBole's own.
 
 usage: python run_recbole_diffusion.py [--model=NAME] [--dataset=NAME] [--KEY=VALUE ...]
+       python run_recbole_diffusion.py --model_list=NAME,NAME [--seeds=N,N] [--KEY=VALUE ...]
 
 examples:
   python run_recbole_diffusion.py --model=DiffuRec --dataset=ml-100k
@@ -29,14 +30,15 @@ examples:
   python run_recbole_diffusion.py --model=SASRec --config_files="mine.yaml more.yaml"
   python run_recbole_diffusion.py --model=my_model.py:MyModel --eval_args="{{mode: uni100}}"
 
-`python -m recbole_diffusion` does the same where the package is installed without this script.
+`recbole-diffusion train` (or `compare`) does the same where the package is installed without this script.
 
 flags:
   -m, --model NAME      model: {ours}, any of RecBole's, or FILE.py:CLASS (default {model})
   -d, --dataset NAME    dataset (default {dataset}, which ships with RecBole)
   --config_files FILES  yaml files of settings, separated by spaces, the later the stronger
   --KEY VALUE           any setting, also as --KEY=VALUE; stronger than the files
-  --model_list LIST     several models side by side, --seeds=LIST and --output=FOLDER with it (see the README)
+  --model_list LIST     several models side by side; with --seeds=LIST, --output=FOLDER, --off_switch=False, --NAME.KEY=VALUE
+                        for one of them, --trials=N to tune each instead, --tuned=FOLDER to take what that found
   --resume PATH         go on with the run that wrote this checkpoint
   --nproc, --ip, --port, --world_size, --group_offset
                         as in RecBole's script; several processes are not supported yet

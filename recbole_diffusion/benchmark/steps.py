@@ -18,7 +18,6 @@ from tqdm import tqdm
 
 from .. import checkpoint
 from ..cli import parse_arguments
-from ..compare.files import write_json, written
 from ..compare.ranks import K, by_user, hit, ndcg
 from ..compare.statistics import interval, resampled_means
 from ..config import load_config
@@ -26,6 +25,7 @@ from ..diffusion.noise import HashedNoise
 from ..diffusion.samplers import sub_chain
 from ..errors import SettingError, UserError
 from ..exit_codes import guarded
+from ..files import write_json, written
 from ..log import shows_progress
 from ..quick_start import Prepared, prepare
 from ..ranking import user_ranks

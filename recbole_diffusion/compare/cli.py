@@ -41,9 +41,9 @@ def run(settings: Mapping[str, Any], config_files: Sequence[str], dataset: str, 
 
         print(tune_all(wanted))
         return
-    plan = make_plan(wanted)
-    run_all(plan, [*COMMAND, *argv])
-    results = collect(plan)
+    plan, command = make_plan(wanted), [*COMMAND, *argv]
+    run_all(plan, command)
+    results = collect(plan, command)
     report = write_report(plan, results)
     print(final_table(results))
     print(f"report: {report}")

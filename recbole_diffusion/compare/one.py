@@ -23,11 +23,11 @@ from .. import checkpoint
 from ..config import load_config
 from ..diffusion.samplers import sub_chain
 from ..errors import UserError
+from ..files import read_json, write_json
 from ..log import run_logging
 from ..quick_start import Prepared, log_settings, prepare
 from ..ranking import user_ranks
 from .environment import machine, peak_gpu_memory, peak_memory, seconds_since_start, versions
-from .files import read_json, write_json
 from .plan import plain_config
 from .ranks import save_ranks, training_popularity, whole_lengths
 
@@ -167,12 +167,12 @@ def run_one(folder: Path) -> None:
         progress.write("testing")
         seconds: list[float] = []
         test_result = timed(trainer.evaluate, seconds)(prepared.test_data)
+        progress.write()
+        # Ranks and steps are no part of the model's own evaluation.
+        memory = {key: progress.content[key] for key in ("peak_memory", "peak_gpu_memory")}
         tested = prepared.test_data._dataset
         ranks = user_ranks(trainer, prepared.test_data)._replace(length=whole_lengths(tested))
         save_ranks(folder / "ranks.npz", ranks, training_popularity(prepared.train_data._dataset))
-        progress.write()
-        # The steps are no part of the model's own evaluation.
-        memory = {key: progress.content[key] for key in ("peak_memory", "peak_gpu_memory")}
         by_steps = accuracy_by_steps(prepared, config)
         progress.write()
     epochs = progress.content["epochs"]

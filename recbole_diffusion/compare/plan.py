@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 from recbole.utils import ModelType
 
 from ..config import MERGED, PATHS, DiffusionConfig, load_config, merge
-from ..errors import SettingError, UserError, perhaps
+from ..errors import SettingError, UserError, nearest, perhaps
+from ..files import read_json
 from ..parsing import Declaration, parse, read_yaml
 from ..registry import PROPERTIES
-from .files import read_json
 
 # The settings of a comparison itself, with the types that they may have.
 OWN = {
@@ -42,11 +42,14 @@ DEFAULTS: dict[str, Any] = {
     "trials": None,
     "trial_minutes": None,
 }
+# RecBole's settings that are spelt much like these.
+LIKE_OWN = ("seed", "order_list")
 # What no result depends on, or what a run sets itself.
 IGNORED = (*PATHS, "show_progress", "state", "seed")
 # What all models of a comparison have in common.
 ALIKE = (
-    *("eval_args", "repeatable", "metrics", "topk", "valid_metric", "stopping_step", "eval_step", "data_path"),
+    *("eval_args", "repeatable", "metrics", "topk", "valid_metric", "metric_decimal_place", "stopping_step"),
+    *("eval_step", "data_path"),
     *("rm_dup_inter", "val_interval", "filter_inter_by_user_or_item", "user_inter_num_interval"),
     *("item_inter_num_interval", "benchmark_filename"),
 )
@@ -64,12 +67,17 @@ class Variant:
         All of its settings but the seed, as `load_config` takes them.
     config : dict
         The whole configuration as plain data.
+    seeds : list of int
+    warnings : list of str
+        What of the settings has no effect.
     """
 
     name: str
     model: str
     settings: dict[str, Any]
     config: dict[str, Any]
+    seeds: list[int]
+    warnings: list[str]
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,6 +190,19 @@ def _entries(own: Mapping[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
     return entries
 
 
+def read_seeds(key: str, value: Any) -> list[int]:
+    """The seeds that a setting names.
+
+    Raises
+    ------
+    SettingError
+    """
+    seeds = OWN["seeds"].typed(key, value)
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise SettingError(key, seeds, "different whole numbers are wanted, such as 2024,2025,2026")
+    return seeds
+
+
 def read_wanted(settings: Mapping[str, Any], config_files: Sequence[str], dataset: str) -> Wanted:
     """Read what the user asks for.
 
@@ -202,8 +223,7 @@ def read_wanted(settings: Mapping[str, Any], config_files: Sequence[str], datase
         given["model_list"] = split_outside(given["model_list"])
     merged = merge(*(read_yaml(file) for file in config_files), given)
     own = DEFAULTS | {key: OWN[key].typed(key, value) for key, value in merged.items() if key in OWN}
-    if not own["seeds"] or len(set(own["seeds"])) < len(own["seeds"]):
-        raise SettingError("seeds", own["seeds"], "different whole numbers are wanted, such as 2024,2025,2026")
+    own["seeds"] = read_seeds("seeds", own["seeds"])
     entries = _entries(own)
     known = {known for name, model, _ in entries for known in (name, model)}
     shared: dict[str, Any] = {}
@@ -219,6 +239,9 @@ def read_wanted(settings: Mapping[str, Any], config_files: Sequence[str], datase
             by_name.setdefault(spelt, {})[setting] = value
         elif key not in OWN and key not in ("model", "dataset"):
             shared[key] = value
+            # For the models it would be an unknown setting that is like none of theirs, which is only warned of.
+            if key not in LIKE_OWN and (near := nearest(key, OWN, cutoff=0.8)):
+                raise SettingError(key, value, f"there is no such setting; did you mean {near}?")
     for key in ("seed", "resume"):
         if shared.pop(key, None) is not None:
             wanted = "--seeds is wanted" if key == "seed" else "the same command and --output go on by themselves"
@@ -261,12 +284,15 @@ def _check_alike(variants: Iterable[Variant]) -> None:
 
 def _make_variant(wanted: Wanted, name: str, model: str, settings: dict[str, Any]) -> tuple[Variant, bool]:
     """A row, and whether it has a diffusion that is on."""
-    config = load_config(model, wanted.dataset, None, {**settings, "seed": wanted.own["seeds"][0]})
+    # A row may have seeds of its own, for want of time.
+    seeds = read_seeds(f"{name}.seeds", settings.get("seeds", wanted.own["seeds"]))
+    settings = {key: value for key, value in settings.items() if key != "seeds"}
+    config = load_config(model, wanted.dataset, None, {**settings, "seed": seeds[0]})
     if config["MODEL_TYPE"] != ModelType.SEQUENTIAL:
         raise SettingError("model_list", model, "a sequential model is wanted; Pop of this package is one")
     if set(config["eval_args"]["mode"].values()) != {"full"}:
         raise SettingError("eval_args.mode", config["eval_args"]["mode"], "a comparison ranks all items: full")
-    variant = Variant(name, model, settings, plain_config(config))
+    variant = Variant(name, model, settings, plain_config(config), seeds, config.warnings)
     return variant, "diffusion" in config.declared and bool(config["diffusion"])
 
 
@@ -288,14 +314,17 @@ def make_variants(wanted: Wanted) -> list[Variant]:
     named = []
     for entry in wanted.entries:
         name, model, _ = entry
-        settings = settings_of(wanted, entry, _tuned(wanted.own["tuned"], name, model))
-        named.append(_make_variant(wanted, name, model, settings))
+        tuned = _tuned(wanted.own["tuned"], name, model)
+        made = _make_variant(wanted, name, model, settings_of(wanted, entry, tuned))
+        if wanted.own["tuned"] is not None and not tuned:
+            made[0].warnings.append(f"{name} is not tuned as the others are: no space is stated for {model}")
+        named.append(made)
     variants = []
     configs = [variant.config for variant, _ in named]
     for variant, is_on in named:
         variants.append(variant)
         if is_on and wanted.own["off_switch"]:
-            off = {**variant.settings, "diffusion": False}
+            off = {**variant.settings, "diffusion": False, "seeds": variant.seeds}
             switched_off, _ = _make_variant(wanted, f"{variant.name}-off", variant.model, off)
             if switched_off.config not in configs:
                 variants.append(switched_off)
@@ -321,7 +350,7 @@ def make_plan(wanted: Wanted) -> Plan:
     runs = [
         Run(variant, seed, folder / "runs" / file_name(variant.name) / str(seed))
         for variant in make_variants(wanted)
-        for seed in wanted.own["seeds"]
+        for seed in variant.seeds
     ]
     latex = [Path(wanted.own[f"{part}_latex"] or folder / f"{part}.tex").expanduser() for part in ("valid", "test")]
     plan = Plan(wanted.dataset, folder, runs, *latex)

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
-from .files import written
+from ..files import written
 from .ranks import K
 from .statistics import LEVEL
 

@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 
 from ..errors import UserError
+from ..files import written
 from ..ranking import UserRanks
-from .files import written
 
 K = 10
 # Share of the items that make up the head, the most popular first.

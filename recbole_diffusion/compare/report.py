@@ -13,10 +13,11 @@ import markdown
 import pandas as pd
 from tabulate import tabulate
 
-from .files import write_json, write_text
+from ..files import write_json, write_text
 from .plan import Plan
 from .plots import draw_all
 from .ranks import HEAD, K
+from .results import COSTS
 from .runner import duration
 from .statistics import DRAWS, LEVEL
 
@@ -29,6 +30,9 @@ img { max-width: 100%; }
 pre { background: #f6f6f6; padding: .7em; overflow-x: auto; }
 """
 
+# What `_bold` makes.
+BOLD = r"\*\*(.+)\*\*"
+
 
 def _number(value: Mapping[str, Any] | None, form: str = ".4f", scale: float = 1) -> str:
     """Mean ± standard deviation."""
@@ -40,6 +44,11 @@ def _number(value: Mapping[str, Any] | None, form: str = ".4f", scale: float = 1
 
 def _p(value: float) -> str:
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _code(text: str) -> str:
+    """The text as it stands: what markdown or html would read in it is not read."""
+    return "`" + text.replace("`", "'") + "`" if text else "nothing"
 
 
 def _bold(text: str, holds: bool) -> str:
@@ -102,8 +111,9 @@ def pair_rows(results: Mapping[str, Any]) -> list[dict[str, str]]:
             f"{LEVEL:.0%} interval": f"{pair['low']:+.4f} to {pair['high']:+.4f}",
             "Wilcoxon p": _p(pair["wilcoxon"]),
             "Wilcoxon, Holm": _p(pair["wilcoxon_holm"]),
-            f"Hit@{K} McNemar p": _p(pair["mcnemar"]),
-            "McNemar, Holm": _bold(_p(pair["mcnemar_holm"]), pair["hit_holds"]),
+            f"Hit@{K} first - second": _bold(f"{pair['hit_difference']:+.4f}", pair["hit_holds"]),
+            "McNemar p": _p(pair["mcnemar"]),
+            "McNemar, Holm": _p(pair["mcnemar_holm"]),
         }
         for pair in results["pairs"]
     ]
@@ -111,22 +121,29 @@ def pair_rows(results: Mapping[str, Any]) -> list[dict[str, str]]:
 
 def _how_tested(results: Mapping[str, Any]) -> str:
     several = len(results["seeds"]) > 1
-    drawn = "users and, for each model by itself, seeds" if several else "users alone, since there is one seed"
+    drawn = (
+        "users and, for each model that has several, of its seeds"
+        if several
+        else "users alone, since there is one seed"
+    )
     most = "; a user counts for the model that hits with more of its seeds" if several else ""
+    equal = " Both tests take as many seeds of the one as of the other." if several else ""
     pairs = len(results["pairs"])
     corrected = f"Both are corrected by Holm over the {pairs} pairs." if pairs > 1 else "One pair needs no correction."
     return (
         f"First minus second over the {results['users']} test users, the seeds averaged within a user. Interval:"
-        f" percentile bootstrap, {DRAWS:,} draws of {drawn}. Wilcoxon: signed ranks of the users' NDCG@{K}, two-sided."
-        f" McNemar: exact, on Hit@{K}{most}. {corrected} Bold: for NDCG@{K} where the interval leaves out zero and"
-        f" Holm's p is below {1 - LEVEL:.2f}, for Hit@{K} where Holm's p is."
+        f" percentile bootstrap, {DRAWS:,} draws of {drawn}. Wilcoxon: signed ranks of the users' NDCG@{K}, two-sided,"
+        f" users without a difference left out. McNemar: exact, two-sided, on Hit@{K}{most}.{equal} {corrected} Bold:"
+        f" Holm's p is below {1 - LEVEL:.2f} and the test speaks for the higher mean; for NDCG@{K} the interval leaves"
+        " out zero as well."
     )
 
 
 def _how_measured(results: Mapping[str, Any]) -> str:
     several = len(results["seeds"]) > 1
+    seeds = "Mean ± standard deviation over the seeds; no ± where there is one." if several else "One seed."
     return (
-        f"{'Mean ± standard deviation over the seeds.' if several else 'One seed.'} Bold: a model whose NDCG@{K} or"
+        f"{seeds} Bold: a model whose NDCG@{K} or"
         f" Hit@{K} is better than that of every other row by a difference that holds in the tests below; other metrics"
         " are not tested and never bold."
     )
@@ -135,8 +152,6 @@ def _how_measured(results: Mapping[str, Any]) -> str:
 def to_markdown(results: Mapping[str, Any], pictures: Mapping[str, Path]) -> str:
     """The report."""
     seeds = ", ".join(map(str, results["seeds"]))
-    runs = results["runs"]
-    command = next((run["command"] for run in runs if "command" in run), "")
     split = results["eval_args"]["split"]
     how = "leave-one-out" if "LS" in split else f"split {split}"
     parts = [
@@ -144,18 +159,26 @@ def to_markdown(results: Mapping[str, Any], pictures: Mapping[str, Path]) -> str
         f"Seeds: {seeds}. All models: the same split ({how}), ranking of all items, training until validation"
         f" {results['valid_metric']} has not improved for {results['stopping_step'] + 1} validations in a row, test of"
         " the best state.",
-        f"```sh\n{command}\n```",
+        f"```sh\n{results['command']}\n```",
         "## Test metrics",
         _table(metric_rows(results)),
         _how_measured(results),
     ]
-    failed = [f"- {row['name']}, seed {seed}: {why}" for row in results["rows"] for seed, why in row["failed"].items()]
+    failed = [
+        f"- {row['name']}, seed {seed}: {_code(why)}" for row in results["rows"] for seed, why in row["failed"].items()
+    ]
     if failed:
         parts += ["## Failed", "\n".join(failed)]
     if results["pairs"]:
         parts += ["## Differences", _table(pair_rows(results), names=2), _how_tested(results)]
     parts += ["## Cost", _table(cost_rows(results)), _how_timed(results), "## Validation metrics"]
     parts += [_table(metric_rows(results, "valid"))]
+    given = [
+        f"- {row['name']}: {_code(', '.join(f'{key}={value}' for key, value in row['settings'].items()))}"
+        for row in results["rows"]
+    ]
+    parts += ["## Settings", "Given by the command, its files or tuning; the rest are defaults, all in results.json."]
+    parts += ["\n".join(given)]
     if pictures:
         parts.append("## Pictures")
         told = f"Head: the {HEAD:.0%} of the items with the most training interactions; tail: the others."
@@ -195,14 +218,19 @@ def to_html(text: str, title: str, folder: Path) -> str:
 def to_latex(rows: Sequence[Mapping[str, str]], caption: str) -> str:
     """A LaTeX table in RecBole's layout; what is bold in markdown is bold here. It wants the package booktabs."""
     frame = pd.DataFrame(rows)
-    bold = frame.apply(lambda column: column.str.startswith("**"))
-    frame = frame.apply(lambda column: column.str.strip("*"))
+    bold = frame.apply(lambda column: column.str.fullmatch(BOLD))
+    frame = frame.apply(lambda column: column.str.replace(BOLD, r"\1", regex=True))
     style = frame.style.hide(axis="index").format(escape="latex").format_index(escape="latex", axis="columns")
     style = style.apply(lambda _: bold.replace({True: "textbf:--rwrap;", False: ""}), axis=None)
     text = style.to_latex(
-        hrules=True, caption=caption, column_format="l" + "c" * (frame.shape[1] - 1), position_float="centering"
+        hrules=True,
+        # pandas escapes all but this.
+        caption=re.sub(r"([&%$#_{}])", r"\\\1", caption),
+        column_format="l" + "c" * (frame.shape[1] - 1),
+        position_float="centering",
     )
-    return text.replace(" ± ", r" $\pm$ ")
+    # Neither is in the fonts that LaTeX starts with.
+    return text.replace(" ± ", r" $\pm$ ").replace("< ", "$<$ ")
 
 
 def run_table(results: Mapping[str, Any]) -> pd.DataFrame:
@@ -213,8 +241,7 @@ def run_table(results: Mapping[str, Any]) -> pd.DataFrame:
         if run["state"] == "done":
             row |= {f"test {metric}": value for metric, value in run["test_result"].items()}
             row |= {f"valid {metric}": value for metric, value in (run["valid_result"] or {}).items()}
-            keys = ("parameters", "best_epoch", "seconds_per_epoch", "seconds_per_evaluation", "peak_memory", "seconds")
-            row |= {key: run[key] for key in keys} | {"epochs": len(run["epochs"])}
+            row |= {key: run[key] for key in ("parameters", "best_epoch", *COSTS)} | {"epochs": len(run["epochs"])}
         rows.append(row)
     return pd.DataFrame(rows)
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
+from ..files import read_json
 from . import statistics
-from .files import read_json
 from .plan import Plan, Run, Variant
 from .ranks import HEAD, Aligned, K, align, by_user, hit, is_head, length_groups, load_ranks, ndcg
 from .runner import state_of
@@ -36,6 +37,7 @@ def _row(variant: Variant, states: dict[Run, dict[str, Any]]) -> dict[str, Any]:
         "name": variant.name,
         "model": variant.config["model"],
         "seeds": list(done),
+        "settings": variant.settings,
         "failed": {run.seed: state["error"] for run, state in states.items() if state["state"] == "failed"},
     }
     if not done:
@@ -108,10 +110,7 @@ def _tests(plan: Plan, states: dict[Run, dict[str, Any]]) -> dict[str, Any]:
     head = is_head(rows.popularity)[rows.item]
     return {
         "users": len(np.unique(rows.user)),
-        "pairs": [
-            {**pair._asdict(), "ndcg_holds": pair.ndcg_holds(), "hit_holds": pair.hit_holds()}
-            for pair in statistics.compare_pairs(names, user_ndcg, user_hits)
-        ],
+        "pairs": [pair._asdict() for pair in statistics.compare_pairs(names, user_ndcg, user_hits)],
         "estimates": {
             f"ndcg@{K}": _estimates(names, user_ndcg),
             f"hit@{K}": _estimates(names, user_hits),
@@ -132,8 +131,14 @@ def best_by(results: dict[str, Any], metric: str, holds: str) -> str | None:
     return best if all(pair[holds] for pair in against) else None
 
 
-def collect(plan: Plan) -> dict[str, Any]:
+def collect(plan: Plan, command: Sequence[str] = ()) -> dict[str, Any]:
     """Everything that the runs of a plan have left.
+
+    Parameters
+    ----------
+    plan : Plan
+    command : sequence of str
+        What the user typed; the runs may come from earlier ones, which stand in their records.
 
     Returns
     -------
@@ -145,6 +150,7 @@ def collect(plan: Plan) -> dict[str, Any]:
     config = plan.variants[0].config
     results = {
         "dataset": plan.dataset,
+        "command": shlex.join(command),
         "seeds": list(dict.fromkeys(run.seed for run in plan.runs)),
         "eval_args": config["eval_args"],
         "valid_metric": config["valid_metric"],

@@ -16,14 +16,16 @@ from statistics import mean
 from typing import Any
 
 import psutil
+from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 
 from ..errors import UserError
+from ..files import read_json, write_json
 from ..log import screen_handler, shows_progress
 from ..registry import PACKAGE
-from .files import read_json, write_json
 from .plan import Plan, Run
 
 # Seconds between two looks at a run.
@@ -100,14 +102,17 @@ def live_table(plan: Plan, states: dict[Run, dict[str, Any]]) -> Table:
     metric = plan.runs[0].variant.config["valid_metric"]
     done = sum(state["state"] in ("done", "failed") for state in states.values())
     left = duration(seconds_left(states))
-    table = Table(title=f"{plan.dataset}: {done} of {len(states)} runs ended, time left: {left}", title_justify="left")
+    table = Table(
+        title=f"{escape(plan.dataset)}: {done} of {len(states)} runs ended, time left: {left}", title_justify="left"
+    )
     for heading in ("model", "seed", "state", "epoch", f"best valid {metric}", "time"):
         table.add_column(heading, justify="left" if heading in ("model", "state") else "right")
     for run, state in states.items():
         style = {"done": "green", "failed": "red", "waiting": "dim"}.get(state["state"], "bold")
         told = f"failed: {state['error']}" if state["state"] == "failed" else state["state"]
         spent = duration(state["seconds"]) if state["seconds"] else ""
-        table.add_row(run.variant.name, str(run.seed), told, *_best(state), spent, style=style)
+        # A bracket in a name or an error is no markup.
+        table.add_row(escape(run.variant.name), str(run.seed), escape(told), *_best(state), spent, style=style)
     return table
 
 
@@ -146,8 +151,13 @@ def _shown(plan: Plan) -> Iterator[Screen]:
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     try:
+        for warning in dict.fromkeys(warning for variant in plan.variants for warning in variant.warnings):
+            logger.warning(warning)
         with live or nullcontext():
             yield Screen(plan, live)
+    except KeyboardInterrupt:
+        logger.warning("broken off; the same command goes on from here")
+        raise
     finally:
         logger.removeHandler(handler)
 
@@ -183,8 +193,27 @@ def _watch(process: subprocess.Popen[bytes], screen: Screen, run: Run) -> int:
             process.wait()
 
 
-def _require_free(plan: Plan) -> None:
-    """Refuse a folder in which another process trains."""
+@contextmanager
+def _alone(plan: Plan) -> Iterator[None]:
+    """Keep other commands out of the folder, and refuse it where one is at work or has left a training behind."""
+    lock = FileLock(plan.folder / "runs" / ".lock")
+    try:
+        (plan.folder / "runs").mkdir(parents=True, exist_ok=True)
+        # The system gives it up when this process ends, however that may be.
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UserError(f"output={plan.folder}: another command is at work in it; --output names another") from None
+    except OSError as error:
+        raise UserError(f"output={plan.folder}: cannot be written to ({error.strerror})") from error
+    try:
+        _require_none_trains(plan)
+        yield
+    finally:
+        lock.release()
+
+
+def _require_none_trains(plan: Plan) -> None:
+    """Refuse a folder in which a process trains that its command has left behind; it ends after its epoch."""
     for run in plan.runs:
         progress = read_json(run.folder / "progress.json")
         if not progress or (run.folder / "record.json").exists():
@@ -209,8 +238,7 @@ def run_all(plan: Plan, command: Sequence[str]) -> None:
     UserError
         Where the folder cannot be written to or another process uses it.
     """
-    _require_free(plan)
-    with _shown(plan) as screen:
+    with _alone(plan), _shown(plan) as screen:
         for run in plan.runs:
             if screen.look(run)["state"] == "done":
                 screen.line(run, "done before")

@@ -10,8 +10,21 @@ from scipy import stats
 
 DRAWS = 10_000
 LEVEL = 0.95
-# Means of equal numbers taken in another order differ by less.
-SAME = 1e-12
+# Means of equal numbers taken in another order are equal to so many places.
+PLACES = 12
+
+
+class Verdict(NamedTuple):
+    """What a test of two models says.
+
+    p : float
+        Two-sided.
+    sign : int
+        1 where it speaks for the first, -1 for the second, 0 for neither.
+    """
+
+    p: float
+    sign: int
 
 
 class Pair(NamedTuple):
@@ -22,9 +35,16 @@ class Pair(NamedTuple):
         Mean over users of first - second, the seeds averaged within a user.
     low, high : float
         Bootstrap interval of it.
+    hit_difference : float
+        As `difference`, of the hits.
     wilcoxon, mcnemar : float
         p-values, as they are and corrected by Holm over all pairs.
     wilcoxon_holm, mcnemar_holm : float
+    ndcg_holds : bool
+        Whether the interval leaves out zero, the corrected Wilcoxon p-value is below 1 - `LEVEL`, and the test speaks
+        for the model with the higher mean: ranks and means can disagree.
+    hit_holds : bool
+        Whether the corrected McNemar p-value is below 1 - `LEVEL`, likewise.
     """
 
     first: str
@@ -32,18 +52,13 @@ class Pair(NamedTuple):
     difference: float
     low: float
     high: float
+    hit_difference: float
     wilcoxon: float
     mcnemar: float
     wilcoxon_holm: float
     mcnemar_holm: float
-
-    def ndcg_holds(self) -> bool:
-        """Whether the interval leaves out zero and the corrected Wilcoxon p-value is below 1 - `LEVEL`."""
-        return (self.low > 0 or self.high < 0) and self.wilcoxon_holm < 1 - LEVEL
-
-    def hit_holds(self) -> bool:
-        """Whether the corrected McNemar p-value is below 1 - `LEVEL`."""
-        return self.mcnemar_holm < 1 - LEVEL
+    ndcg_holds: bool
+    hit_holds: bool
 
 
 def resampled_means(scores: Sequence[np.ndarray], draws: int = DRAWS, seed: int = 0) -> np.ndarray:
@@ -85,24 +100,33 @@ def interval(sample: np.ndarray, level: float = LEVEL) -> tuple[float, float]:
 
 
 def _user_differences(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    difference = first.mean(axis=0) - second.mean(axis=0)
-    return np.where(np.abs(difference) < SAME, 0.0, difference)
+    """The differences that are not zero, of as many seeds of the one as of the other.
+
+    A mean over more seeds hits a little for more users, so that with unequal numbers two equal models would differ.
+    """
+    seeds = min(len(first), len(second))
+    difference = (first[:seeds].mean(axis=0) - second[:seeds].mean(axis=0)).round(PLACES)
+    return difference[difference != 0]
 
 
-def wilcoxon(first: np.ndarray, second: np.ndarray) -> float:
-    """p-value of Wilcoxon's signed-rank test over users, two-sided; 1 where no user differs."""
+def wilcoxon(first: np.ndarray, second: np.ndarray) -> Verdict:
+    """Wilcoxon's signed-rank test over the users that differ; p is 1 where none does."""
     difference = _user_differences(first, second)
-    return float(stats.wilcoxon(difference).pvalue) if difference.any() else 1.0
+    if not len(difference):
+        return Verdict(1.0, 0)
+    rank_sum = stats.rankdata(np.abs(difference)) @ np.sign(difference)
+    return Verdict(float(stats.wilcoxon(difference).pvalue), int(np.sign(rank_sum)))
 
 
-def mcnemar(first: np.ndarray, second: np.ndarray) -> float:
-    """p-value of the exact McNemar test over users, two-sided, on hits [S, U] of 0 and 1; 1 where no user differs.
+def mcnemar(first: np.ndarray, second: np.ndarray) -> Verdict:
+    """The exact McNemar test over users, on hits [S, U] of 0 and 1; p is 1 where no user differs.
 
     With several seeds a user counts for the model that hits with the larger share of its seeds: the exact sign test.
     """
     difference = _user_differences(first, second)
-    better, worse = int((difference > 0).sum()), int((difference < 0).sum())
-    return float(stats.binomtest(better, better + worse).pvalue) if better + worse else 1.0
+    better = int((difference > 0).sum())
+    p = float(stats.binomtest(better, len(difference)).pvalue) if len(difference) else 1.0
+    return Verdict(p, int(np.sign(2 * better - len(difference))))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -127,16 +151,17 @@ def compare_pairs(names: Sequence[str], ndcg: Sequence[np.ndarray], hits: Sequen
     if not chosen:
         return []
     means = resampled_means(ndcg)
-    p_wilcoxon = [wilcoxon(ndcg[i], ndcg[j]) for i, j in chosen]
-    p_mcnemar = [mcnemar(hits[i], hits[j]) for i, j in chosen]
-    rows = zip(chosen, p_wilcoxon, p_mcnemar, holm(p_wilcoxon), holm(p_mcnemar), strict=True)
-    return [
-        Pair(
-            names[i],
-            names[j],
-            float(ndcg[i].mean() - ndcg[j].mean()),
-            *interval(means[:, i] - means[:, j]),
-            *p_values,
-        )
-        for (i, j), *p_values in rows
-    ]
+    of_ndcg = [wilcoxon(ndcg[i], ndcg[j]) for i, j in chosen]
+    of_hits = [mcnemar(hits[i], hits[j]) for i, j in chosen]
+    corrected = zip(holm([test.p for test in of_ndcg]), holm([test.p for test in of_hits]), strict=True)
+    pairs = []
+    for (i, j), by_rank, by_hit, (rank_holm, hit_holm) in zip(chosen, of_ndcg, of_hits, corrected, strict=True):
+        difference, hit_difference = (float(score[i].mean() - score[j].mean()) for score in (ndcg, hits))
+        low, high = interval(means[:, i] - means[:, j])
+        beyond_zero = low > 0 or high < 0
+        ndcg_holds = beyond_zero and rank_holm < 1 - LEVEL and by_rank.sign == np.sign(difference)
+        hit_holds = hit_holm < 1 - LEVEL and by_hit.sign == np.sign(hit_difference)
+        p_values = (by_rank.p, by_hit.p, rank_holm, hit_holm)
+        differences = (difference, low, high, hit_difference)
+        pairs.append(Pair(names[i], names[j], *differences, *p_values, bool(ndcg_holds), bool(hit_holds)))
+    return pairs

@@ -21,17 +21,20 @@ from tabulate import tabulate
 
 from ..config import load_config
 from ..errors import SettingError, UserError
+from ..files import write_text
 from ..log import screen_handler, shows_progress
 from ..parsing import read_yaml
 from ..quick_start import prepare
-from .files import write_text
-from .plan import Wanted, file_name, first_difference, plain_config, settings_of, space_file
+from ..trainer import TrainingError
+from .plan import Variant, Wanted, file_name, first_difference, make_variants, space_file
 
 # Trials before the first is pruned, and validations before a trial can be.
 TRIALS_UNPRUNED = 2
 VALIDATIONS_UNPRUNED = 5
 # Trials drawn at random before the sampler learns from them.
 TRIALS_AT_RANDOM = 4
+# Seconds by which the start of a process may seem to move when the clock is set.
+SAME_START = 60
 
 logger = logging.getLogger(__name__)
 
@@ -81,11 +84,19 @@ def counted(study: optuna.Study, before: int | None = None) -> int:
     )
 
 
+def _is_there(pid: int, started: float) -> bool:
+    try:
+        # The number may be that of another program by now.
+        return abs(psutil.Process(pid).create_time() - started) < SAME_START
+    except psutil.Error:
+        return False
+
+
 def _repeat_broken_off(study: optuna.Study) -> None:
     """Ask again for the trials whose process on this machine is gone."""
     for trial in study.get_trials(states=(TrialState.RUNNING,)):
         mine = trial.user_attrs.get("host") == socket.gethostname()
-        if mine and not psutil.pid_exists(trial.user_attrs["pid"]):
+        if mine and not _is_there(trial.user_attrs["pid"], trial.user_attrs.get("started", 0.0)):
             study.tell(trial.number, state=TrialState.FAIL)
             study.enqueue_trial(trial.params)
 
@@ -125,19 +136,22 @@ def _score(trial: optuna.Trial, model: str, dataset: str, settings: Mapping[str,
 
 
 def _one_trial(
-    study: optuna.Study, trial: optuna.Trial, model: str, wanted: Wanted, settings: Mapping[str, Any], space: Any
+    study: optuna.Study, trial: optuna.Trial, variant: Variant, wanted: Wanted, settings: Mapping[str, Any], space: Any
 ) -> None:
     """Do a trial and tell the study how it ended; broken off, it is asked for again."""
-    trial.set_user_attr("host", socket.gethostname())
+    trial.set_user_attr("started", psutil.Process().create_time())
     trial.set_user_attr("pid", os.getpid())
+    # The last of the three: where it stands the others do.
+    trial.set_user_attr("host", socket.gethostname())
     try:
         point = suggest(trial, space)
-        score = _score(trial, model, wanted.dataset, {**settings, **point}, wanted.own["trial_minutes"])
+        score = _score(trial, variant.model, wanted.dataset, {**settings, **point}, wanted.own["trial_minutes"])
         study.tell(trial, score)
     except optuna.TrialPruned:
         study.tell(trial, state=TrialState.PRUNED)
-    except UserError as error:
-        # Such as a learning rate at which the loss is no number: a result of the search.
+    except TrainingError as error:
+        # Such as a learning rate at which the loss is no number: a result of the search. Data that are not there
+        # and the like are none, and end it.
         trial.set_user_attr("error", str(error))
         study.tell(trial, state=TrialState.FAIL)
     except BaseException:
@@ -146,67 +160,69 @@ def _one_trial(
         raise
 
 
-def _open_study(folder: Path, model: str, config: Mapping[str, Any], space: Any, bigger: bool) -> optuna.Study:
+def _open_study(folder: Path, variant: Variant, wanted: Wanted, space: Any) -> optuna.Study:
     """The study of a model, on disk; several processes and machines may work on it at once."""
     folder.mkdir(parents=True, exist_ok=True)
     storage = JournalStorage(JournalFileBackend(str(folder / "study.journal")))
     study = optuna.create_study(
         storage=storage,
-        study_name=model,
-        direction="maximize" if bigger else "minimize",
+        study_name=variant.model,
+        direction="maximize" if variant.config["valid_metric_bigger"] else "minimize",
         pruner=optuna.pruners.MedianPruner(TRIALS_UNPRUNED, VALIDATIONS_UNPRUNED),
         load_if_exists=True,
     )
-    here = {**config, "space": space}
+    here = {**variant.config, "space": space, "seeds": variant.seeds[:1], "trial_minutes": wanted.own["trial_minutes"]}
     there = study.user_attrs.get("config", here)
     key = first_difference(there, here)
     if key is not None:
-        told = f"{model} was tuned with {key}={there.get(key)!r} there, not {here.get(key)!r}"
+        told = f"{variant.name} was tuned with {key}={there.get(key)!r} there, not {here.get(key)!r}"
         raise UserError(f"output={folder.parent}: {told}; set it so, or choose another folder by --output")
     study.set_user_attr("config", here)
     return study
 
 
-def _record(study: optuna.Study, folder: Path, metric: str) -> None:
-    """Write every trial, and the settings of the best, to files that people read."""
+def _record(study: optuna.Study, folder: Path, metric: str, trials: int) -> None:
+    """Write every trial, and when all are there the settings of the best, to files that people read."""
     write_text(folder / "trials.csv", study.trials_dataframe().to_csv(index=False))
     done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    if done:
+    if counted(study) < trials:
+        # A comparison is not to take a model that has had fewer trials than the others.
+        (folder / "best.yaml").unlink(missing_ok=True)
+    elif done:
         best = study.best_trial
         head = f"# The best of {counted(study)} trials, number {best.number}: validation {metric} {best.value:.4f}.\n\n"
         write_text(folder / "best.yaml", head + yaml.safe_dump(best.params, sort_keys=False))
 
 
-def tune_model(name: str, model: str, settings: Mapping[str, Any], wanted: Wanted, folder: Path) -> dict[str, str]:
+def tune_model(variant: Variant, wanted: Wanted, folder: Path) -> dict[str, str]:
     """Search a model's space until the study has its trials; gives a row of the table.
 
     Raises
     ------
     UserError
     """
-    trials = wanted.own["trials"]
-    space = read_space(model)
-    settings = {**settings, "seed": wanted.own["seeds"][0]}
-    config = load_config(model, wanted.dataset, None, settings)
-    study = _open_study(folder, model, plain_config(config), space, config["valid_metric_bigger"])
+    name, config, trials = variant.name, variant.config, wanted.own["trials"]
+    space = read_space(variant.model)
+    settings = {**variant.settings, "seed": variant.seeds[0]}
+    study = _open_study(folder, variant, wanted, space)
     # The defaults are the first trial, so that tuning can only gain on validation.
     study.enqueue_trial({key: config[key] for key in space}, skip_if_exists=True)
     _repeat_broken_off(study)
+    _record(study, folder, config["valid_metric"], trials)
     while counted(study) < trials:
-        # By the number of the trial, so that processes that share a study do not draw the same.
-        seed = settings["seed"] + len(study.get_trials(deepcopy=False))
-        study.sampler = optuna.samplers.TPESampler(n_startup_trials=TRIALS_AT_RANDOM, seed=seed)
         trial = study.ask()
+        # By the number of the trial, so that processes that share a study do not draw the same.
+        seed = settings["seed"] + trial.number
+        study.sampler = optuna.samplers.TPESampler(n_startup_trials=TRIALS_AT_RANDOM, seed=seed)
         if counted(study, trial.number) >= trials:
             study.tell(trial, state=TrialState.FAIL)
             break
-        _one_trial(study, trial, model, wanted, settings, space)
-        _record(study, folder, config["valid_metric"])
+        _one_trial(study, trial, variant, wanted, settings, space)
+        _record(study, folder, config["valid_metric"], trials)
         ended = study.get_trials(deepcopy=False)[trial.number]
         told = ended.user_attrs.get("error") or (f"{ended.value:.4f}" if ended.value is not None else "")
         state = ended.state.name.lower()
         logger.info("%s, trial %d of %d: %s %s %s", name, counted(study), trials, state, told, ended.params)
-    _record(study, folder, config["valid_metric"])
     done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     pruned = study.get_trials(deepcopy=False, states=(TrialState.PRUNED,))
     return {
@@ -236,17 +252,16 @@ def tune_all(wanted: Wanted) -> str:
     if trials < 1:
         raise SettingError("trials", trials, "a positive number is wanted")
     root = Path(wanted.own["output"] or Path("tune", file_name(wanted.dataset))).expanduser()
-    for _, model, _ in wanted.entries:
-        read_space(model)
+    # All of them before the first is tuned, so that a mistake in the last is told now.
+    variants = make_variants(wanted._replace(own={**wanted.own, "off_switch": False, "tuned": None}))
+    for variant in variants:
+        read_space(variant.model)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     handler = screen_handler()
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     try:
-        rows = []
-        for entry in wanted.entries:
-            name, model, _ = entry
-            rows.append(tune_model(name, model, settings_of(wanted, entry), wanted, root / file_name(name)))
+        rows = [tune_model(variant, wanted, root / file_name(variant.name)) for variant in variants]
     finally:
         logger.removeHandler(handler)
     table = tabulate(rows, headers="keys", disable_numparse=True)

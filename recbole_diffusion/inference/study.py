@@ -22,9 +22,9 @@ from tabulate import tabulate
 from torch import Tensor
 from tqdm import tqdm
 
-from ..compare.files import write_text, written
 from ..errors import UserError
 from ..exit_codes import guarded
+from ..files import write_text, written
 from ..log import shows_progress
 from ..ranking import top_items
 from . import certainty, draws, trajectory

@@ -79,10 +79,15 @@ def test_a_run_that_fails_says_why(tmp_path: Path) -> None:
     assert not (run.folder / "record.json").exists()
 
 
-def test_no_steps_where_a_model_has_none() -> None:
-    run = wanted("sasrec", "Pop")
+def test_no_steps_where_a_model_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = wanted("pop", "Pop")
+    peak, ranks = [10], one.user_ranks
+    monkeypatch.setattr(one, "peak_memory", lambda: peak[0])
+    monkeypatch.setattr(one, "user_ranks", lambda *args: (peak.__setitem__(0, 99), ranks(*args))[1])
     assert one.main(run.folder) == 0
     assert record_of(run)["by_steps"] == []
+    # What the ranks of the users took is not the model's.
+    assert record_of(run)["peak_memory"] == 10 and peak == [99]
 
 
 def test_a_run_ends_with_its_parent(monkeypatch: pytest.MonkeyPatch) -> None:

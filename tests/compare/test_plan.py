@@ -8,9 +8,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recbole_diffusion.compare.files import write_json
 from recbole_diffusion.compare.plan import Plan, make_plan, read_entry, read_wanted, space_file, split_outside
 from recbole_diffusion.errors import UserError
+from recbole_diffusion.files import write_json
 from recbole_diffusion.registry import PROPERTIES
 
 
@@ -91,6 +91,23 @@ def test_our_models_get_a_row_with_their_diffusion_off() -> None:
     assert names(plan(model_list="DiffuRec", off_switch="False")) == ["DiffuRec"]
 
 
+def test_a_row_may_have_seeds_of_its_own() -> None:
+    made = plan(model_list="SASRec,DiffuRec", seeds="1,2", **{"DiffuRec.seeds": "2"})
+    runs = [(run.variant.name, run.seed) for run in made.runs]
+    assert runs == [("SASRec", 1), ("SASRec", 2), ("DiffuRec", 2), ("DiffuRec-off", 2)]
+    assert not any("seeds" in variant.settings for variant in made.variants)
+
+
+def test_what_has_no_effect_is_told() -> None:
+    made = plan(model_list="SASRec,Pop", mask_ratio="0.3")
+    assert [variant.warnings for variant in made.variants] == [
+        ["SASRec does not read the setting mask_ratio"],
+        ["Pop does not read the setting mask_ratio"],
+    ]
+    # A setting of RecBole's that is spelt much like one of a comparison.
+    plan(model_list="Pop", order_list="[a]")
+
+
 def test_a_row_with_the_diffusion_off_is_not_run_twice() -> None:
     assert names(plan(model_list="none=DiffuRec(diffusion=False),DiffuRec")) == ["none", "DiffuRec"]
     both = names(plan(model_list="DiffuRec,same=DiffuRec(diffusion=True)"))
@@ -107,6 +124,11 @@ def test_a_row_with_the_diffusion_off_is_not_run_twice() -> None:
         ({"model_list": "a b=Pop,a/b=Pop(epochs=2)"}, "each row needs a name"),
         ({"model_list": "Pop", "seeds": "1,1"}, r"seeds=\[1, 1\]: different"),
         ({"model_list": "Pop", "seeds": "x"}, "seeds="),
+        ({"model_list": "Pop", "Pop.seeds": "1,1"}, r"Pop.seeds=\[1, 1\]: different"),
+        ({"model_list": "Pop", "ouput": "a"}, "ouput='a': there is no such setting; did you mean output"),
+        ({"model_list": "Pop", "trails": "8"}, "did you mean trials"),
+        ({"model_list": "SASRec", "SASRec.hiden_size": "1"}, "did you mean hidden_size"),
+        ({"model_list": "Pop,a=Pop(metric_decimal_place=2)"}, "a.metric_decimal_place=2: 4 is wanted"),
         ({"model_list": "Pop", "seed": "1"}, "seed='1': in a comparison --seeds"),
         ({"model_list": "Pop", "resume": "a.pth"}, "resume='a.pth'"),
         ({"model_list": "Pop", "SASRec.epochs": "1"}, "SASRec.epochs='1': no model"),
@@ -130,6 +152,8 @@ def test_what_tuning_found_is_taken(tmp_path: Path) -> None:
     made = plan(model_list="DiffuRec,SASRec,Pop", tuned=str(tmp_path), **{"learning_rate": "0.1"})
     rates = {variant.name: variant.config["learning_rate"] for variant in made.variants}
     assert rates == {"DiffuRec": 0.004, "DiffuRec-off": 0.004, "SASRec": 0.002, "Pop": 0.1}
+    told = [variant.name for variant in made.variants if any("is not tuned" in text for text in variant.warnings)]
+    assert told == ["Pop"]
 
 
 def test_a_folder_with_other_settings_is_refused() -> None:

@@ -12,7 +12,7 @@ from small_plans import InThisProcess
 from recbole_diffusion.compare import cli, runner
 from recbole_diffusion.compare.plan import Run
 from recbole_diffusion.compare.plots import PICTURES
-from recbole_diffusion.compare.report import to_html, to_latex
+from recbole_diffusion.compare.report import to_html, to_latex, to_markdown
 from recbole_diffusion.errors import UserError
 
 
@@ -41,6 +41,7 @@ def test_the_report_tells_of_every_row(compared: dict[str, Any]) -> None:
     assert re.search(r"^\| SASRec .*\| +failed \|", text, re.MULTILINE)
     assert re.search(r"^\| DiffuRec +\| DiffuRec-off +\|", text, re.MULTILINE)
     assert "python -m recbole_diffusion --model_list=DiffuRec,SASRec" in text
+    assert re.search(r"^- SASRec: `.*learning_rate=1e30", text, re.MULTILINE)
     assert set(re.findall(r"!\[.*\]\((.*)\)", text)) == {f"{name}.png" for name in PICTURES}
 
 
@@ -84,7 +85,11 @@ def test_the_same_command_trains_nothing_that_is_done(
 
     monkeypatch.setattr(runner, "_start", start)
     before = (compared["folder"] / "results.csv").read_text()
-    cli.run(compared["settings"], [], "ml-100k", ["python"])
+    cli.run(compared["settings"], [], "ml-100k", ["--again"])
+    # The report names the command that made it; a run's record, that which made the run.
+    assert "```sh\npython -m recbole_diffusion --again\n```" in (compared["folder"] / "report.md").read_text()
+    results = json.loads((compared["folder"] / "results.json").read_text())
+    assert results["runs"][0]["command"] == "python -m recbole_diffusion --model_list=DiffuRec,SASRec"
     assert started == ["SASRec", "SASRec"]
     after = (compared["folder"] / "results.csv").read_text()
     assert after == before
@@ -103,9 +108,15 @@ def test_where_every_run_fails_the_command_does(
 
 
 def test_latex_is_bold_where_markdown_is_and_escaped() -> None:
-    text = to_latex([{"model": "a_b", "ndcg@10": "**0.1 ± 0.2**"}, {"model": "c%", "ndcg@10": "0.3"}], "Caption")
-    assert r"a\_b & \textbf{0.1 $\pm$ 0.2} \\" in text and r"c\% & 0.3 \\" in text and r"\toprule" in text
+    rows = [{"model": "a_b", "ndcg@10": "**0.1 ± 0.2**"}, {"model": "c%*", "ndcg@10": "< 0.001"}]
+    text = to_latex(rows, "On my_data & 5%")
+    assert r"a\_b & \textbf{0.1 $\pm$ 0.2} \\" in text and r"c\%* & $<$ 0.001 \\" in text and r"\toprule" in text
+    assert r"\caption{On my\_data \& 5\%}" in text
 
 
-def test_names_are_no_html(tmp_path: Path) -> None:
+def test_names_and_errors_are_no_html(compared: dict[str, Any], tmp_path: Path) -> None:
     assert "<b>x" not in to_html("text", "<b>x", tmp_path)
+    results = json.loads((compared["folder"] / "results.json").read_text())
+    results["rows"][0]["failed"] = {1: "<b>y</b> of `z` in __init__"}
+    page = to_html(to_markdown(results, {}), "", tmp_path)
+    assert "<code>&lt;b&gt;y&lt;/b&gt; of 'z' in __init__</code>" in page

@@ -13,10 +13,10 @@ from rich.console import Console
 from small_plans import small_plan
 
 from recbole_diffusion.compare import runner
-from recbole_diffusion.compare.files import read_json, write_json
 from recbole_diffusion.compare.plan import Plan, Run
 from recbole_diffusion.compare.runner import duration, live_table, run_all, seconds_left, state_of
 from recbole_diffusion.errors import UserError
+from recbole_diffusion.files import read_json, write_json
 
 DONE = {"seconds": 10.0, "epochs": [], "best_valid_score": 0.5, "best_epoch": 0}
 
@@ -84,7 +84,9 @@ def test_a_run_that_dies_takes_no_other_with_it(plan: Plan, scripts: Scripts, co
     assert state_of(plan.runs[0])["state"] == "done" and len(scripts.started) == 5
 
 
-def test_broken_off_between_and_in_runs(plan: Plan, scripts: Scripts, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_broken_off_between_and_in_runs(
+    plan: Plan, scripts: Scripts, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     scripts[plan.runs[1].folder] = "import time; time.sleep(60)"
 
     def impatient(seconds: float) -> None:
@@ -94,6 +96,7 @@ def test_broken_off_between_and_in_runs(plan: Plan, scripts: Scripts, monkeypatc
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(runner.time, "sleep", impatient)
         run_all(plan, [])
+    assert caplog.messages[-1] == "broken off; the same command goes on from here"
     assert [state_of(run)["state"] for run in plan.runs] == ["done", "waiting", "waiting", "waiting"]
     assert not [child for child in psutil.Process().children() if "sleep(60)" in " ".join(child.cmdline())]
     scripts.clear()
@@ -122,12 +125,41 @@ def test_a_folder_in_use_is_refused(plan: Plan) -> None:
         process.kill()
 
 
+def test_two_commands_in_one_folder(plan: Plan, scripts: Scripts, monkeypatch: pytest.MonkeyPatch) -> None:
+    refused: list[str] = []
+
+    def meanwhile(seconds: float) -> None:
+        # A command that names other rows of the folder.
+        with pytest.raises(UserError) as caught:
+            run_all(plan._replace(runs=plan.runs[2:]), [])
+        refused.append(str(caught.value))
+
+    monkeypatch.setattr(runner.time, "sleep", meanwhile)
+    run_all(plan, [])
+    assert set(refused) == {"output=compare/ml-100k: another command is at work in it; --output names another"}
+    assert len(scripts.started) == 4
+    # It is free again.
+    run_all(plan, [])
+
+
+def test_a_folder_that_cannot_be_written_to(plan: Plan) -> None:
+    Path("compare").mkdir()
+    Path("compare/ml-100k").touch()
+    with pytest.raises(UserError, match=r"output=compare/ml-100k: cannot be written to \("):
+        run_all(plan, [])
+
+
 def test_lines_where_there_is_no_terminal(plan: Plan, scripts: Scripts, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         run_all(plan, [])
-    assert caplog.messages[0] == "1 of 4: Pop, seed 1: begins"
-    assert caplog.messages[1].startswith("1 of 4: Pop, seed 1: done, best valid")
-    assert caplog.messages[-1].endswith("time left: 0 s")
+    warnings = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    lines = [record.message for record in caplog.records if record.levelname == "INFO"]
+    # What is the same for several rows is told once.
+    assert "Pop does not read the setting hidden_size" in warnings and len(set(warnings)) == len(warnings)
+    assert caplog.messages[: len(warnings)] == warnings
+    assert lines[0] == "1 of 4: Pop, seed 1: begins"
+    assert lines[1].startswith("1 of 4: Pop, seed 1: done, best valid")
+    assert lines[-1].endswith("time left: 0 s")
 
 
 def epochs(number: int, best: int) -> list[dict[str, float]]:
@@ -162,10 +194,11 @@ def test_durations() -> None:
 def test_live_table(plan: Plan) -> None:
     states: dict[Run, dict[str, Any]] = {run: state_of(run) for run in plan.runs}
     states[plan.runs[0]] = {"state": "training", "epochs": epochs(3, best=1), "seconds": 120.0}
-    states[plan.runs[3]] = {"state": "failed", "epochs": [], "seconds": 0.0, "error": "out of luck"}
+    # rich takes such brackets for the end of a style.
+    states[plan.runs[3]] = {"state": "failed", "epochs": [], "seconds": 0.0, "error": "no [/luck] in [red]"}
     console = Console(width=120, file=StringIO())
     console.print(live_table(plan, states))
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert "ml-100k: 1 of 4 runs ended, time left:" in text
     assert "best valid NDCG@10" in text and "1.0000 (epoch 1)" in text and "2 min" in text
-    assert "failed: out of luck" in text
+    assert "failed: no [/luck] in [red]" in text

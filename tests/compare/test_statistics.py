@@ -1,12 +1,22 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from recbole_diffusion.compare.statistics import compare_pairs, holm, interval, mcnemar, resampled_means, wilcoxon
+from recbole_diffusion.compare.statistics import (
+    Verdict,
+    compare_pairs,
+    holm,
+    interval,
+    mcnemar,
+    resampled_means,
+    wilcoxon,
+)
 
 P_VALUES = st.lists(st.floats(0, 1), min_size=1, max_size=12)
 
@@ -44,29 +54,48 @@ def test_mcnemar_by_hand() -> None:
     # 8 users hit by the first alone, 2 by the second alone: 2 (1 + 10 + 45) / 2^10.
     first = np.array([[1] * 8 + [0] * 2 + [1] * 5 + [0] * 5])
     second = np.array([[0] * 8 + [1] * 2 + [1] * 5 + [0] * 5])
-    assert mcnemar(first, second) == pytest.approx(112 / 1024)
-    assert mcnemar(first, first) == 1
+    assert mcnemar(first, second) == (pytest.approx(112 / 1024), 1)
+    assert mcnemar(second, first) == (pytest.approx(112 / 1024), -1)
+    assert mcnemar(first, first) == (1, 0)
 
 
 def test_mcnemar_counts_a_user_for_the_model_with_more_hits_over_seeds() -> None:
     first = np.array([[1, 1, 0, 1], [1, 0, 0, 1], [1, 0, 1, 0]])
     second = np.array([[0, 1, 0, 1], [0, 0, 0, 0], [1, 0, 1, 1]])
     # Only the first user differs.
-    assert mcnemar(first, second) == 1
-    assert mcnemar(np.repeat(first[:, :1], 6, axis=1), np.repeat(second[:, :1], 6, axis=1)) == pytest.approx(2 / 64)
+    assert mcnemar(first, second).p == 1
+    assert mcnemar(np.repeat(first[:, :1], 6, axis=1), np.repeat(second[:, :1], 6, axis=1)).p == pytest.approx(2 / 64)
 
 
 def test_wilcoxon_is_scipys_on_the_means_over_seeds() -> None:
-    first, second = scores(3, 40), scores(2, 40, seed=1)
-    wanted = stats.wilcoxon(first.mean(axis=0), second.mean(axis=0)).pvalue
-    assert wilcoxon(first, second) == pytest.approx(wanted, rel=1e-12)
-    assert wilcoxon(first, second) == pytest.approx(wilcoxon(second, first), rel=1e-12)
+    first, second = scores(3, 40), scores(3, 40, seed=1)
+    wanted = stats.wilcoxon(first.mean(axis=0), second.mean(axis=0))
+    test, other_way = wilcoxon(first, second), wilcoxon(second, first)
+    assert test.p == other_way.p == pytest.approx(wanted.pvalue, rel=1e-12)
+    in_favour = stats.wilcoxon(first.mean(axis=0), second.mean(axis=0), alternative="greater").pvalue < 0.5
+    assert test.sign == -other_way.sign == (1 if in_favour else -1)
+
+
+def test_users_without_a_difference_tell_nothing() -> None:
+    first, second = scores(2, 60), scores(2, 60, seed=1)
+    same = scores(2, 500, seed=2)
+    with_ties = [np.concatenate([part, same], axis=1) for part in (first, second)]
+    assert wilcoxon(*with_ties) == wilcoxon(first, second)
+    assert mcnemar(*(part > 0.5 for part in with_ties)) == mcnemar(first > 0.5, second > 0.5)
+
+
+@pytest.mark.parametrize("test", [mcnemar, wilcoxon])
+def test_more_seeds_are_no_advantage(test: Callable[[np.ndarray, np.ndarray], Verdict]) -> None:
+    hits = np.random.default_rng(3).random((400, 4, 1000)) < 0.07
+    significant = [test(drawn[:3], drawn[3:]).p < 0.05 for drawn in hits.astype(float)]
+    # Of 400 tests of equal models about 20 are expected.
+    assert 5 <= sum(significant) <= 35
 
 
 def test_equal_seeds_in_another_order_differ_in_nothing() -> None:
     first = scores(3, 50)
-    assert wilcoxon(first, first[::-1]) == 1
-    assert mcnemar(first > 0.5, (first > 0.5)[::-1]) == 1
+    assert wilcoxon(first, first[::-1]) == (1, 0)
+    assert mcnemar(first > 0.5, (first > 0.5)[::-1]) == (1, 0)
 
 
 def test_bootstrap_over_users_has_the_standard_error_of_the_mean() -> None:
@@ -110,10 +139,22 @@ def test_pairs() -> None:
     assert [(pair.first, pair.second) for pair in pairs] == [("a", "b"), ("a", "c"), ("b", "c")]
     better, same, _ = pairs
     assert better.difference == pytest.approx(-0.2) and better.high < 0
-    assert better.ndcg_holds() and better.hit_holds()
-    assert same.low < 0 < same.high and not same.ndcg_holds() and not same.hit_holds()
+    assert better.hit_difference == pytest.approx(hits[0].mean() - hits[1].mean())
+    assert better.ndcg_holds and better.hit_holds
+    assert same.low < 0 < same.high and not same.ndcg_holds and not same.hit_holds
     assert [pair.wilcoxon_holm for pair in pairs] == holm([pair.wilcoxon for pair in pairs])
     assert [pair.mcnemar_holm for pair in pairs] == holm([pair.mcnemar for pair in pairs])
+
+
+def test_no_difference_holds_where_test_and_mean_disagree() -> None:
+    # The first has the higher mean by far, the second is ahead of it for most users.
+    ahead = np.concatenate([np.full(300, 0.5), np.full(600, -0.1)])
+    first, second = np.tile(ahead.clip(min=0), (2, 1)), np.tile((-ahead).clip(min=0), (2, 1))
+    (pair,) = compare_pairs(["a", "b"], [first, second], [first, second])
+    assert pair.low > 0 and wilcoxon(first, second).sign == 1 and pair.ndcg_holds
+    assert pair.mcnemar_holm < 0.05 and mcnemar(first, second).sign == -1 and not pair.hit_holds
+    (pair,) = compare_pairs(["a", "b"], [first[:, 120:], second[:, 120:]], [first, second])
+    assert pair.low > 0 and pair.wilcoxon_holm < 0.05 and not pair.ndcg_holds
 
 
 def test_no_pair_of_a_single_model() -> None:

@@ -13,6 +13,7 @@ from small_plans import SMALL
 from recbole_diffusion.compare import tune
 from recbole_diffusion.compare.plan import Wanted, read_wanted
 from recbole_diffusion.errors import UserError
+from recbole_diffusion.trainer import TrainingError
 
 DEFAULT = 0.001  # SASRec's learning rate
 
@@ -107,26 +108,89 @@ def test_a_trial_at_work_elsewhere_counts(scores: Scores) -> None:
 
 
 def test_a_trial_that_fails_is_recorded_and_counts(scores: Scores) -> None:
-    scores.error = UserError("the loss is nan")
+    scores.error = TrainingError("the loss is nan")
     table = tune.tune_all(wanted(2))
     trials = trials_of()
     assert trials["state"].tolist() == ["FAIL"] * 2 and set(trials["user_attrs_error"]) == {"the loss is nan"}
     assert "none" in table and not Path("tune/ml-100k/SASRec/best.yaml").exists()
 
 
+def test_what_is_no_result_of_the_search_ends_it_and_is_tried_again(scores: Scores) -> None:
+    scores.error = UserError("there are no data")
+    with pytest.raises(UserError, match="no data"):
+        tune.tune_all(wanted(2))
+    scores.error = None
+    tune.tune_all(wanted(2))
+    assert scores[:2] == [DEFAULT, DEFAULT] and len(scores) == 3
+
+
+def test_the_best_stands_only_when_all_trials_are_done(scores: Scores) -> None:
+    best = Path("tune/ml-100k/SASRec/best.yaml")
+    tune.tune_all(wanted(1))
+    assert best.is_file()
+    scores.error = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        tune.tune_all(wanted(2))
+    assert not best.exists()
+    scores.error = None
+    tune.tune_all(wanted(2))
+    assert best.is_file()
+
+
+def test_processes_that_begin_at_once_draw_different_points(scores: Scores, monkeypatch: pytest.MonkeyPatch) -> None:
+    tune.tune_all(wanted(1))
+    ask, others = optuna.Study.ask, []
+
+    def other_first(study: optuna.Study) -> optuna.Trial:
+        # Another process asks in the same moment.
+        if not others:
+            others.append(ask(study))
+            others[0].set_user_attr("host", "another machine")
+        return ask(study)
+
+    monkeypatch.setattr(optuna.Study, "ask", other_first)
+    tune.tune_all(wanted(3))
+    monkeypatch.undo()
+    seed = wanted(3).own["seeds"][0]
+    study = optuna.create_study(sampler=optuna.samplers.TPESampler(n_startup_trials=4, seed=seed + 2))
+    assert scores[1] == tune.suggest(study.ask(), tune.read_space("SASRec"))["learning_rate"]
+
+
+def test_another_program_may_have_the_number_of_a_process_by_now(scores: Scores) -> None:
+    tune.tune_all(wanted(1))
+    trial = study_of().ask()
+    for key, value in (("pid", tune.os.getpid()), ("started", 0.0), ("host", tune.socket.gethostname())):
+        trial.set_user_attr(key, value)
+    tune.tune_all(wanted(2))
+    assert len(scores) == 2
+
+
 def test_other_settings_are_refused_in_the_same_folder(scores: Scores) -> None:
     tune.tune_all(wanted(1))
+    for other, told in (
+        ({"seeds": "7"}, r"seeds=\[2024\] there, not \[7\]"),
+        ({"trial_minutes": "5"}, "trial_minutes=None"),
+    ):
+        with pytest.raises(UserError, match=told):
+            tune.tune_all(wanted(1, **other))
     with pytest.raises(UserError, match="output=tune/ml-100k: SASRec was tuned with n_layers=1 there, not 2"):
         tune.tune_all(wanted(1, n_layers="2"))
 
 
 @pytest.mark.parametrize(
-    ("trials", "models", "message"),
-    [(0, "SASRec", "trials=0: a positive number"), (1, "SASRec,Pop", "model_list='Pop': nothing is stated")],
+    ("trials", "models", "settings", "message"),
+    [
+        (0, "SASRec", {}, "trials=0: a positive number"),
+        (1, "SASRec,Pop", {}, "model_list='Pop': nothing is stated"),
+        (1, "SASRec,BERT4Rec", {"BERT4Rec.mask_ration": "0.2"}, "did you mean mask_ratio"),
+        (1, "SASRec,BERT4Rec", {"BERT4Rec.stopping_step": "9"}, "BERT4Rec.stopping_step=9: 3 is wanted"),
+    ],
 )
-def test_mistakes_are_told_before_anything_runs(scores: Scores, trials: int, models: str, message: str) -> None:
+def test_mistakes_are_told_before_anything_runs(
+    scores: Scores, trials: int, models: str, settings: dict[str, str], message: str
+) -> None:
     with pytest.raises(UserError, match=message):
-        tune.tune_all(wanted(trials, models))
+        tune.tune_all(wanted(trials, models, **settings))
     assert scores == []
 
 

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
-from recbole_diffusion.compare.files import read_json, write_json, written
 from recbole_diffusion.errors import UserError
+from recbole_diffusion.files import read_json, write_json, written
 
 
 def test_json_comes_back(tmp_path: Path) -> None:
@@ -23,6 +24,13 @@ def test_the_old_file_stays_where_writing_fails(tmp_path: Path) -> None:
         raise RuntimeError
     assert read_json(path) == 1
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_content_is_on_the_disk_before_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[bool] = []
+    monkeypatch.setattr(os, "fsync", lambda file: synced.append(not (tmp_path / "a.json").exists()))
+    write_json(tmp_path / "a.json", 1)
+    assert synced == [True]
 
 
 def test_mistakes_are_told_in_one_line(tmp_path: Path) -> None:
