@@ -37,8 +37,8 @@ flags:
   -d, --dataset NAME    dataset (default {dataset}, which ships with RecBole)
   --config_files FILES  yaml files of settings, separated by spaces, the later the stronger
   --KEY VALUE           any setting, also as --KEY=VALUE; stronger than the files
-  --model_list LIST     several models side by side; with --seeds=LIST, --output=FOLDER, --off_switch=False, --NAME.KEY=VALUE
-                        for one of them, --trials=N to tune each instead, --tuned=FOLDER to take what that found
+  --model_list LIST     several models side by side; with --seeds=LIST, --output=FOLDER, --off_switch=False,
+                        --NAME.KEY=VALUE for one of them, --trials=N to tune each instead, --tuned=FOLDER to take that
   --resume PATH         go on with the run that wrote this checkpoint
   --nproc, --ip, --port, --world_size, --group_offset
                         as in RecBole's script; several processes are not supported yet

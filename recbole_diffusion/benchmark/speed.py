@@ -186,9 +186,10 @@ def _measure(config: DiffusionConfig, batches: int, rounds: int, users: int | No
         training_work(config, items, training.lengths, training.read),
         evaluation_work(config, items, evaluated),
     )
+    # Only training is in lower precision.
     fractions = [
-        work and round(work / seconds / peak, 4)
-        for work, seconds in zip(needed, (training.seconds, evaluation), strict=True)
+        work and round(work / seconds / best, 4)
+        for work, seconds, best in zip(needed, (training.seconds, evaluation), (peak, fp32), strict=True)
     ]
     figures = {
         "model": config["model"],

@@ -158,7 +158,7 @@ def table(results: Sequence[dict[str, Any]]) -> str:
                 line.steps,
                 f"{line.ndcg:.4f} ± {line.seeds_apart:.4f}",
                 f"{line.hit:.4f}",
-                f"{line.loss:+.2%} ({line.low:+.2%} to {line.high:+.2%})",
+                "" if line is result["lines"][-1] else f"{line.loss:+.2%} ({line.low:+.2%} to {line.high:+.2%})",
                 f"{line.seconds:.1f}",
             )
             for line in result["lines"]
@@ -182,7 +182,7 @@ def draw(axes: Axes, result: dict[str, Any]) -> None:
     axes.set_xscale("log", base=2)
     axes.set_xticks(steps, [str(count) for count in steps])
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.1 * max(bounds.max(), middle.max()) or None)
     axes.set_xlabel("reverse steps")
     axes.set_ylabel(f"test NDCG@{K}")
     axes.set_title(f"{result['model']} on {result['dataset']}", fontsize=10)
