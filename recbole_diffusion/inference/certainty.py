@@ -19,7 +19,7 @@ class Certainty(NamedTuple):
     mean, spread : float [B, k]
         Mean and standard deviation over the draws of the item's score.
     distance : float [B]
-        Mean distance between two draws of x_0.
+        Mean distance between two draws of x_0, as a share of their mean length.
     entropy : float [B]
         Entropy in nats of the draws' best item: 0 where all agree, log S where no two do.
     """
@@ -46,13 +46,17 @@ def draw_tops(model: Any, x_0: Tensor, k: int, hidden: Tensor | None) -> Tensor:
     return best.items.masked_fill(best.scores == -torch.inf, 0).view(samples, rows, k)
 
 
-def pairwise_distance(x_0: Tensor) -> Tensor:
-    """Mean Euclidean distance [B] between two of the draws x_0 [S, B, d]; S is 2 or more."""
+def relative_distance(x_0: Tensor) -> Tensor:
+    """Mean Euclidean distance [B] between two of the draws x_0 [S, B, d], over their mean length; S is 2 or more.
+
+    A longer x_0 is a bolder one, whose draws lie further apart without ranking otherwise: undivided, the distance
+    is the larger the more accurate DiffRec is.
+    """
     samples = len(x_0)
     # By products it would lose the digits of draws that lie close together.
     points = x_0.transpose(0, 1)
     distances = torch.cdist(points, points, compute_mode="donot_use_mm_for_euclid_dist")
-    return distances.sum(dim=(1, 2)) / (samples * (samples - 1))
+    return distances.sum(dim=(1, 2)) / (samples * (samples - 1)) / x_0.norm(dim=-1).mean(dim=0)
 
 
 def choice_entropy(choices: Tensor) -> Tensor:
@@ -70,7 +74,7 @@ def measure(model: Any, x_0: Tensor, items: Tensor, tops: Tensor) -> Certainty:
         share,
         scores.mean(dim=0),
         scores.std(dim=0),
-        pairwise_distance(x_0),
+        relative_distance(x_0),
         choice_entropy(tops[:, :, 0]),
     )
 

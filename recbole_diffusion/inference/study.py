@@ -115,7 +115,7 @@ def ask(recommender: Recommender, part: HeldOut, options: Options, samples: Sequ
             for number, cover in ways:
                 items = certainty.cover(tops[:number]) if cover else _best_by_mean(model, x_0[:number])
                 found[number, cover].append(items)
-            figures.append((certainty.pairwise_distance(x_0), certainty.choice_entropy(tops[:, :, 0])))
+            figures.append((certainty.relative_distance(x_0), certainty.choice_entropy(tops[:, :, 0])))
     back = np.argsort(order)
     distance, entropy = (torch.cat(parts).cpu().numpy()[back] for parts in zip(*figures, strict=True))
     outcomes = {way: _outcome(torch.cat(parts).cpu().numpy()[back], part.targets) for way, parts in found.items()}
@@ -177,8 +177,9 @@ def correlations(part: HeldOut, scale: float, drawn: Drawn, outcome: Outcome) ->
         "mean distance": drawn.distance.mean(),
         "mean entropy": drawn.entropy.mean(),
         "ρ(distance, NDCG@10)": _correlation(drawn.distance, outcome.ndcg),
-        "the same at equal length": _correlation(drawn.distance, outcome.ndcg, lengths),
+        "ρ(distance, NDCG@10) at equal length": _correlation(drawn.distance, outcome.ndcg, lengths),
         "ρ(entropy, NDCG@10)": _correlation(drawn.entropy, outcome.ndcg),
+        "ρ(entropy, NDCG@10) at equal length": _correlation(drawn.entropy, outcome.ndcg, lengths),
         "ρ(distance, history's length)": _correlation(drawn.distance, lengths),
     }
 
@@ -352,7 +353,7 @@ def report(
             "Leave-one-out: the last interaction of each user is asked for, from all before it; all items are ranked. "
             f"Reverse steps: {steps}. The noise scale multiplies x_T and the noise of the reverse steps.",
             f"## Accuracy by uncertainty\n\n{samples} draws a user, their mean ranked. Distance: between two draws of "
-            "x_0. Entropy: of the draws' best item, in nats. ρ: Spearman's rank correlation over users; a figure that "
+            "x_0, as a share of their length. Entropy: of the draws' best item, in nats. ρ: Spearman's rank correlation over users; a figure that "
             "tells accuracy has a negative one. At equal length: the partial one, given the history's length, which "
             "alone could make both vary.",
             _markdown(figures),

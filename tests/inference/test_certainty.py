@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.spatial.distance import pdist
 
 from recbole_diffusion.inference import Recommender
-from recbole_diffusion.inference.certainty import choice_entropy, cover, pairwise_distance
+from recbole_diffusion.inference.certainty import choice_entropy, cover, relative_distance
 
 SIZES = st.tuples(st.integers(2, 6), st.integers(1, 4), st.integers(1, 5))
 
@@ -25,10 +25,13 @@ def lists(samples: int, rows: int, k: int, seed: int) -> torch.Tensor:
 
 @settings(max_examples=30, deadline=None)
 @given(sizes=SIZES, seed=st.integers(0, 999), spread=st.sampled_from([1e-4, 1.0, 100.0]))
-def test_distance_is_the_mean_over_all_pairs(sizes: tuple[int, int, int], seed: int, spread: float) -> None:
+def test_distance_is_the_mean_over_all_pairs_for_a_length_of_one(
+    sizes: tuple[int, int, int], seed: int, spread: float
+) -> None:
     draws = 5 + spread * np.random.default_rng(seed).standard_normal(sizes)
-    expected = [pdist(draws[:, row]).mean() for row in range(sizes[1])]
-    np.testing.assert_allclose(pairwise_distance(torch.from_numpy(draws)), expected, rtol=1e-9)
+    lengths = np.linalg.norm(draws, axis=-1).mean(axis=0)
+    expected = [pdist(draws[:, row]).mean() / lengths[row] for row in range(sizes[1])]
+    np.testing.assert_allclose(relative_distance(torch.from_numpy(draws)), expected, rtol=1e-9)
 
 
 @settings(max_examples=30, deadline=None)
