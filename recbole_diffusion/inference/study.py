@@ -353,7 +353,7 @@ def report(
             "Leave-one-out: the last interaction of each user is asked for, from all before it; all items are ranked. "
             f"Reverse steps: {steps}. The noise scale multiplies x_T and the noise of the reverse steps.",
             f"## Accuracy by uncertainty\n\n{samples} draws a user, their mean ranked. Distance: between two draws of "
-            "x_0, as a share of their length. Entropy: of the draws' best item, in nats. ρ: Spearman's rank correlation "
+            "x_0, as a share of their length. Entropy: of their best item, in nats. ρ: Spearman's rank correlation "
             "over users; a figure that tells accuracy has a negative one. At equal length: the partial one, given the "
             "history's length, which alone could make both vary.",
             _markdown(figures),
