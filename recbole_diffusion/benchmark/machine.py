@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import platform
 import re
-import sys
 from importlib.metadata import version
+from math import nan
 from pathlib import Path
 from time import perf_counter
 
 import psutil
 import torch
 
+from ..compare.environment import peak_memory
 from ..version import __version__
 
 # Rows of the square matrices whose product gives the peak, by kind of device.
@@ -68,14 +69,5 @@ def rss_mb() -> float:
 
 def peak_rss_mb() -> float:
     """The most resident memory that this process had, in 10^6 bytes."""
-    told = Path("/proc/self/status")
-    # What getrusage tells on Linux holds the memory of the process that started this one.
-    found = re.search(r"^VmHWM:\s*(\d+) kB$", told.read_text(), re.MULTILINE) if told.is_file() else None
-    if found:
-        return int(found[1]) * 1024 / 1e6
-    if sys.platform == "win32":
-        return psutil.Process().memory_info().peak_wset / 1e6
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak * (1 if sys.platform == "darwin" else 1024) / 1e6
+    peak = peak_memory()
+    return nan if peak is None else peak / 1e6

@@ -24,13 +24,11 @@ from recbole.utils import ModelType, get_trainer, init_seed  # noqa: E402
 
 from ..cli import parse_arguments  # noqa: E402
 from ..config import DiffusionConfig, load_config  # noqa: E402
-from ..data import build_dataset, build_loaders  # noqa: E402
 from ..errors import SettingError, UserError  # noqa: E402
 from ..exit_codes import guarded  # noqa: E402
 from ..log import run_logging  # noqa: E402
-from ..quick_start import build_model  # noqa: E402
+from ..quick_start import build_model, prepare  # noqa: E402
 from ..registry import is_recboles  # noqa: E402
-from ..trainer import build_trainer  # noqa: E402
 from ..version import __version__  # noqa: E402
 from .flops import BLOCK, FORMULAS, TRAINING, evaluation_work, training_work  # noqa: E402
 from .machine import device_name, matmul_peak, peak_rss_mb, versions  # noqa: E402
@@ -162,12 +160,9 @@ def measure(
 
 
 def _measure(config: DiffusionConfig, batches: int, rounds: int, users: int | None) -> dict[str, Any]:
-    init_seed(config["seed"], config["reproducibility"])
-    dataset = build_dataset(config)
-    train_data, _, test_data = build_loaders(config, dataset)
-    test_data = some_users(config, test_data, users)
-    trainer = build_trainer(config, build_model(config, train_data._dataset))
-    trainer.check_catalogue(train_data)
+    prepared = prepare(config)
+    dataset, train_data, trainer = prepared.data, prepared.train_data, prepared.trainer
+    test_data = some_users(config, prepared.test_data, users)
     trainer.eval_collector.data_collect(train_data)
     device = config["device"]
     dtypes = [torch.float32, *([trainer.amp_dtype] if trainer.enable_amp else [])]
@@ -205,7 +200,7 @@ def _measure(config: DiffusionConfig, batches: int, rounds: int, users: int | No
         "peak_rss_mb": round(peak_rss_mb()),
     }
     if is_recboles(config.model_class):
-        del dataset, train_data, test_data, trainer
+        del dataset, train_data, test_data, trainer, prepared
         gc.collect()
         # Its batches are all padded to one length, so few of them stand for the epoch.
         figures |= _measure_recboles(config, FEWEST_STEPS, rounds, users)

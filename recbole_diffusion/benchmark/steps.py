@@ -21,11 +21,10 @@ from ..cli import parse_arguments
 from ..compare.ranks import K, by_user, hit, ndcg
 from ..compare.statistics import interval, resampled_means
 from ..config import load_config
-from ..diffusion.noise import HashedNoise
-from ..diffusion.samplers import sub_chain
 from ..errors import SettingError, UserError
 from ..exit_codes import guarded
 from ..files import write_json, written
+from ..inference.draws import asked_for
 from ..log import shows_progress
 from ..quick_start import Prepared, prepare
 from ..ranking import user_ranks
@@ -115,15 +114,13 @@ def lines_of(steps: Sequence[int], ranks: Sequence[np.ndarray], seconds: Sequenc
 
 def measure(prepared: Prepared, steps: Sequence[int], noise_seeds: Sequence[int]) -> list[Line]:
     """Evaluate a trained model with each number of steps and each seed of the noise."""
-    model: Any = prepared.model
     ranks, seconds = [], []
     rounds = [(count, seed) for count in steps for seed in noise_seeds]
     for count, seed in tqdm(rounds, "Evaluate", ncols=100, leave=False, disable=not shows_progress()):
-        model.timesteps = sub_chain(model.process.diffusion_steps, count)
-        model.evaluation_noise = HashedNoise(seed).to(prepared.trainer.device)
-        begin = perf_counter()
-        found = user_ranks(prepared.trainer, prepared.test_data)
-        seconds.append(perf_counter() - begin)
+        with asked_for(prepared.model, count, seed):
+            begin = perf_counter()
+            found = user_ranks(prepared.trainer, prepared.test_data)
+            seconds.append(perf_counter() - begin)
         ranks.append(by_user(found.user, found.rank[None]))
     by_steps = np.concatenate(ranks).reshape(len(steps), len(noise_seeds), -1)
     return lines_of(steps, list(by_steps), np.reshape(seconds, (len(steps), -1)).min(axis=1).tolist())

@@ -21,9 +21,9 @@ import numpy as np
 
 from .. import checkpoint
 from ..config import load_config
-from ..diffusion.samplers import sub_chain
 from ..errors import UserError
 from ..files import read_json, write_json
+from ..inference.draws import asked_for
 from ..log import run_logging
 from ..quick_start import Prepared, log_settings, prepare
 from ..ranking import user_ranks
@@ -125,14 +125,13 @@ def accuracy_by_steps(prepared: Prepared, config: Any) -> list[dict[str, Any]]:
     model = prepared.model
     if not hasattr(model, "timesteps") or config["diffusion"] is False:
         return []
-    own, largest = model.timesteps, config["diffusion_steps"]
+    largest = config["diffusion_steps"]
     results = []
-    for steps in sorted({*(steps for steps in STEPS if steps <= largest), len(own)}):
-        model.timesteps = sub_chain(largest, steps)
+    for steps in sorted({*(steps for steps in STEPS if steps <= largest), len(model.timesteps)}):
         seconds: list[float] = []
-        metrics = timed(prepared.trainer.evaluate, seconds)(prepared.test_data, load_best_model=False)
+        with asked_for(model, steps, seed=None):
+            metrics = timed(prepared.trainer.evaluate, seconds)(prepared.test_data, load_best_model=False)
         results.append({"steps": steps, "seconds": seconds[0], "metrics": dict(metrics)})
-    model.timesteps = own
     return results
 
 
