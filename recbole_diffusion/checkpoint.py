@@ -6,7 +6,6 @@ import atexit
 import copy
 import functools
 import itertools
-import os
 import random
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -20,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import UserError
+from .files import written
 from .titles import read_titles
 from .version import __version__
 
@@ -140,20 +140,12 @@ def save(path: str | Path, state: Mapping[str, Any]) -> None:
     """
     path = Path(path)
     content = plain({"format": FORMAT, "version": __version__, **state})
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        with open(part, "wb") as file:
-            torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except BaseException as error:
-        part.unlink(missing_ok=True)
-        # torch tells of a full disk by a RuntimeError of many lines.
-        if isinstance(error, OSError | RuntimeError):
-            reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-            raise UserError(f"{path}: the checkpoint cannot be written ({reason})") from error
-        raise
+        with written(path) as part:
+            torch.save(content, part)
+    except RuntimeError as error:
+        # torch tells of a full disk so, in many lines.
+        raise UserError(f"{path}: cannot be written ({str(error).splitlines()[0]})") from error
     release(path)
 
 

@@ -142,7 +142,13 @@ def test_a_full_disk_leaves_the_old_checkpoint(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_missing_folder_is_told_in_one_line(tmp_path: Path) -> None:
+def test_a_folder_deleted_in_training_is_made_again(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path / "none" / "a.pth", {"epoch": 1})
+    assert checkpoint.load(tmp_path / "none" / "a.pth")["epoch"] == 1
+
+
+def test_an_impossible_folder_is_told_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "none").touch()
     with pytest.raises(UserError, match="cannot be written") as error:
         checkpoint.save(tmp_path / "none" / "a.pth", {})
     assert one_line(error, tmp_path / "none" / "a.pth")

@@ -1,10 +1,9 @@
-"""The machine: its name, its versions, its memory, and how fast it multiplies matrices."""
+"""The machine: its name, its memory, and how fast it multiplies matrices."""
 
 from __future__ import annotations
 
 import platform
 import re
-from importlib.metadata import version
 from math import nan
 from pathlib import Path
 from time import perf_counter
@@ -13,7 +12,6 @@ import psutil
 import torch
 
 from ..compare.environment import peak_memory
-from ..version import __version__
 
 # Rows of the square matrices whose product gives the peak, by kind of device.
 PEAK_SIZE = {"cpu": 2048, "cuda": 8192}
@@ -54,12 +52,6 @@ def _cpu_name() -> str:
     told = Path("/proc/cpuinfo")
     found = re.search(r"^model name\s*:\s*(.+)$", told.read_text(), re.MULTILINE) if told.is_file() else None
     return found[1] if found else platform.processor() or platform.machine()
-
-
-def versions() -> dict[str, str]:
-    """Versions of all that the figures depend on."""
-    packages = {name: version(name) for name in ("torch", "numpy", "recbole")}
-    return {"python": platform.python_version(), **packages, "recbole_diffusion": __version__}
 
 
 def rss_mb() -> float:

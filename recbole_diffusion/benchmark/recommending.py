@@ -14,13 +14,14 @@ import numpy as np
 from tqdm import tqdm
 
 from .. import checkpoint
+from ..compare.environment import versions
 from ..errors import SettingError
 from ..exit_codes import guarded
 from ..inference import Recommender
 from ..inference.arguments import Parser, told
 from ..inference.restoring import build
 from ..log import shows_progress
-from .machine import device_name, peak_rss_mb, versions
+from .machine import device_name, peak_rss_mb
 
 K = 10
 WARM_UPS = 5

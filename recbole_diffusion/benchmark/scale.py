@@ -24,6 +24,7 @@ from tqdm import tqdm
 from ..config import DiffusionConfig, load_config
 from ..data import build_dataset, build_loaders
 from ..errors import SettingError, UserError
+from ..inference.restoring import Catalogue
 from ..log import shows_progress
 from ..quick_start import build_model
 from ..trainer import build_trainer
@@ -40,17 +41,6 @@ LENGTH = 8
 ROUNDS = 3
 
 Point = Callable[[dict[str, Any], int], dict[str, float]]
-
-
-class Catalogue:
-    """A dataset of which a model asks the number of items alone."""
-
-    def __init__(self, items: int) -> None:
-        self.items = items
-
-    def num(self, field: str) -> int:
-        """Number of items, padding included."""
-        return self.items + 1
 
 
 class Section(NamedTuple):
@@ -108,7 +98,7 @@ def catalogue_point(settings: dict[str, Any], items: int) -> dict[str, float]:
 def steps_point(settings: dict[str, Any], steps: int) -> dict[str, float]:
     """Scores of all items after `steps` steps of the reverse chain."""
     config = load_config(None, None, None, {**settings, "inference_steps": steps})
-    model = build_model(config, Catalogue(ITEMS)).eval()
+    model = build_model(config, catalogue(config, ITEMS)).eval()
     batch = made_up_batch(config, ITEMS, np.full(ROWS, LENGTH)).to(config["device"])
     with torch.no_grad():
         seconds = median_seconds(lambda: model.full_sort_predict(batch), ROUNDS, config["device"])
@@ -135,6 +125,11 @@ def write_long_tailed(folder: Path, count: int) -> None:
     pd.DataFrame(columns).to_csv(target / f"{DATASET}.inter", sep="\t", index=False)
 
 
+def catalogue(config: DiffusionConfig, items: int) -> Catalogue:
+    """A dataset of `items` items without interactions."""
+    return Catalogue(1, items + 1, config["ITEM_ID_FIELD"])
+
+
 def made_up_batch(config: DiffusionConfig, items: int, lengths: np.ndarray) -> Interaction:
     """Random histories of these lengths [B], and a random next item for each."""
     rng = np.random.default_rng(0)
@@ -151,7 +146,7 @@ def made_up_batch(config: DiffusionConfig, items: int, lengths: np.ndarray) -> I
 
 
 def _step_seconds(config: DiffusionConfig, items: int, lengths: np.ndarray) -> float:
-    trainer = build_trainer(config, build_model(config, Catalogue(items)))
+    trainer = build_trainer(config, build_model(config, catalogue(config, items)))
     batch = made_up_batch(config, items, lengths)
     return median_seconds(lambda: trainer._train_epoch([batch], 0), ROUNDS, config["device"])
 

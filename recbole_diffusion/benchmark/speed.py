@@ -23,6 +23,7 @@ from recbole.data import create_dataset, data_preparation  # noqa: E402
 from recbole.utils import ModelType, get_trainer, init_seed  # noqa: E402
 
 from ..cli import parse_arguments  # noqa: E402
+from ..compare.environment import versions  # noqa: E402
 from ..config import DiffusionConfig, load_config  # noqa: E402
 from ..errors import SettingError, UserError  # noqa: E402
 from ..exit_codes import guarded  # noqa: E402
@@ -31,7 +32,7 @@ from ..quick_start import build_model, prepare  # noqa: E402
 from ..registry import is_recboles  # noqa: E402
 from ..version import __version__  # noqa: E402
 from .flops import BLOCK, FORMULAS, TRAINING, evaluation_work, training_work  # noqa: E402
-from .machine import device_name, matmul_peak, peak_rss_mb, versions  # noqa: E402
+from .machine import device_name, matmul_peak, peak_rss_mb  # noqa: E402
 from .scale import measure_growth  # noqa: E402
 from .timing import (  # noqa: E402
     FEWEST_STEPS,

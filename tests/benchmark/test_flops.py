@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from recbole_diffusion.benchmark import flops
 from recbole_diffusion.benchmark.flops import Network
-from recbole_diffusion.benchmark.scale import Catalogue, made_up_batch
+from recbole_diffusion.benchmark.scale import catalogue, made_up_batch
 from recbole_diffusion.config import load_config
 from recbole_diffusion.quick_start import build_model
 
@@ -28,7 +28,7 @@ def built(model: str, length: int, **settings: Any) -> tuple[Any, Any, Any]:
     """Settings, model and a batch of full rows."""
     config = load_config(model, "made-up", None, {**SMALL, "MAX_ITEM_LIST_LENGTH": length, **settings})
     batch = made_up_batch(config, ITEMS, np.full(ROWS, length))
-    return config, build_model(config, Catalogue(ITEMS)), batch
+    return config, build_model(config, catalogue(config, ITEMS)), batch
 
 
 def counted(action: Any) -> int:

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from recbole_diffusion.benchmark import machine
-from recbole_diffusion.version import __version__
 
 
 def test_the_peak_counts_a_multiply_add_as_two(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -41,8 +40,5 @@ def test_peak_memory_is_the_process_own() -> None:
     assert float(told) < held.nbytes / 1e6 / 2
 
 
-def test_names_and_versions() -> None:
+def test_name_tells_the_threads() -> None:
     assert f"{torch.get_num_threads()} torch threads" in machine.device_name(torch.device("cpu"))
-    told = machine.versions()
-    assert told["recbole_diffusion"] == __version__ and told["torch"] == torch.__version__
-    assert set(told) == {"python", "torch", "numpy", "recbole", "recbole_diffusion"}
