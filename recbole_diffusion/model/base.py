@@ -152,6 +152,7 @@ class DiffusionRecommender(SequentialRecommender):
         self.timesteps = sub_chain(config["diffusion_steps"], config["inference_steps"])
         self.evaluation_noise = HashedNoise(config["seed"])
         self.diffuses: bool = config["diffusion"] is not False
+        self.normalizes_x_0: bool = bool(config["normalize_x_0"])
         self.inference_seeds = 1
         self.item_embedding = nn.Embedding(self.n_items, self.hidden_size)
         nn.init.normal_(self.item_embedding.weight, std=config["initializer_range"])
@@ -222,11 +223,16 @@ class DiffusionRecommender(SequentialRecommender):
         history = self.history(interaction)
         draw = at_step(noise or self.training_noise(), 0)
         timestep, weight = self.draw_timestep(len(history.length), timestep)
-        x_t = self.noised(self.item_embedding(interaction[self.POS_ITEM_ID]), timestep, draw)
+        x_t = self.noised(self.x_0(interaction[self.POS_ITEM_ID]), timestep, draw)
         x0_hat = self.denoiser(history, draw)(x_t, timestep, draw)
         loss = self.item_loss(x0_hat, interaction)
         self.step_sampler.update(timestep, loss.detach())
         return (weight * loss).mean()
+
+    def x_0(self, items: Tensor) -> Tensor:
+        """Where the process starts, [..., d], for items [...]: their embeddings, normalised with `normalize_x_0`."""
+        embedded = self.item_embedding(items)
+        return F.layer_norm(embedded, embedded.shape[-1:]) if self.normalizes_x_0 else embedded
 
     def noised(self, x_0: Tensor, timestep: Tensor, draw: Draw) -> Tensor:
         """Training's x_t [B, d] ~ q(x_t | x_0); zeros with `diffusion: False`."""

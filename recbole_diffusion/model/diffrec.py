@@ -74,7 +74,7 @@ class DiffRec(DiffusionRecommender):
 
     def to_continuous(self, items: Tensor, kind: str, draw: Draw) -> Tensor:
         """The extra forward transition q(h^0 | v) = N(E(v), β_0 I); items [B] or [B, L] gain a dimension d."""
-        embedded = self.item_embedding(items)
+        embedded = self.x_0(items)
         return embedded + self.embedding_spread * draw(kind, embedded.shape)
 
     def denoiser(self, history: History, draw: Draw) -> Denoiser:
@@ -86,7 +86,7 @@ class DiffRec(DiffusionRecommender):
         if self.training or self.noises_history_at_inference:
             embedded = self.to_continuous(history.items, "history", draw)
         else:
-            embedded = self.item_embedding(history.items)
+            embedded = self.x_0(history.items)
         rows, length, width = embedded.shape
         slot = torch.arange(length + 1, device=embedded.device) == history.length[:, None]
         mask = None if history.real is None else slot | F.pad(history.real, (0, 1))
@@ -127,7 +127,7 @@ class DiffRec(DiffusionRecommender):
         x_t = self.noised(truth, timestep, draw)
         x0_hat = self.denoiser(history, draw)(x_t, timestep, draw)
         # For the paper's n = 1 the bound compares with the embedding itself.
-        wanted = torch.where((timestep == 0)[:, None], self.item_embedding(target), truth)
+        wanted = torch.where((timestep == 0)[:, None], self.x_0(target), truth)
         reconstruction = (wanted - x0_hat).square().sum(dim=-1)
         self.step_sampler.update(timestep, reconstruction.detach())
         if self.rounding_reads == "prediction":

@@ -213,6 +213,23 @@ def test_switched_on_the_noise_reaches_the_scores(cls: type[DiffusionRecommender
     assert not torch.allclose(*seeds, atol=1e-4)
 
 
+@pytest.mark.parametrize("cls", MODELS)
+@pytest.mark.parametrize("normalised", [True, False])
+def test_the_process_starts_at_the_size_of_the_noise_where_asked(
+    cls: type[DiffusionRecommender], normalised: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make(cls, normalize_x_0=normalised, embedding_noise=0.0)
+    starts: list[torch.Tensor] = []
+    q_sample = model.process.q_sample
+    monkeypatch.setattr(model.process, "q_sample", lambda x_0, *rest: starts.append(x_0) or q_sample(x_0, *rest))
+    interaction = random_batch()
+    model.calculate_loss(interaction)
+    embedding = model.item_embedding.weight[interaction["item_id"]]
+    centred = embedding - embedding.mean(dim=1, keepdim=True)
+    wanted = centred / centred.square().mean(dim=1, keepdim=True).sqrt() if normalised else embedding
+    torch.testing.assert_close(starts[0], wanted, atol=1e-3, rtol=0)
+
+
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile wants a C++ compiler")
 def test_compiled_loss_and_gradients_are_the_same() -> None:
     losses = []

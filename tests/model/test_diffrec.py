@@ -141,13 +141,16 @@ def test_rounding_term_keeps_the_embeddings_apart() -> None:
     assert trained_spread(0.0) < 0.1
 
 
-def test_first_step_compares_with_the_embedding_itself() -> None:
-    diffrec = model(rounding_weight=0.0, embedding_noise=4.0)
+@pytest.mark.parametrize("normalised", [True, False])
+def test_first_step_compares_with_the_embedding_itself(normalised: bool) -> None:
+    diffrec = model(rounding_weight=0.0, embedding_noise=4.0, normalize_x_0=normalised)
     seen: list[torch.Tensor] = []
     diffrec.output.register_forward_hook(lambda module, inputs, output: seen.append(output))
     for step in (0, 3):
         loss = diffrec.calculate_loss(batch(HISTORIES, TARGETS), torch.full((4,), step), recorded_noise([], 1.0))
         embedded = diffrec.item_embedding(torch.tensor(TARGETS))
+        if normalised:
+            embedded = torch.nn.functional.layer_norm(embedded, (16,))
         wanted = embedded if step == 0 else embedded + 2.0
         torch.testing.assert_close(loss, (wanted - seen[-1]).square().sum(dim=-1).mean())
 
