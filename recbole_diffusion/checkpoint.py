@@ -34,6 +34,8 @@ CHANGEABLE_KEYS = {
     *("inference_steps", "inference_seeds", "reverse_sampler", "reverse_variance", "ddim_eta"),
     *("embedding_noise_at_inference", "encoding"),
 }
+# What a setting stood at before it could be set, where its default is another now.
+BEFORE = {"positions_from": "oldest"}
 # And those that may change too where weights are only used.
 DATA_CATEGORIES = ("Evaluation", "Dataset")
 
@@ -184,7 +186,7 @@ def load(path: str | Path) -> dict[str, Any]:
     if state["format"] > FORMAT:
         writer = state.get("version")
         raise UserError(f"{path}: written by recbole-diffusion {writer}, newer than this one ({__version__})")
-    return state
+    return {**state, "config": {**BEFORE, **state.get("config", {})}}
 
 
 def _pack(value: Any) -> Any:

@@ -14,6 +14,7 @@ from .base import Denoiser, DiffusionRecommender, Draw, History, at_step, check_
 from .layers import Dropout, step_angles
 
 NOISE_POSITIONS = ("last", "all")
+POSITIONS_FROM = ("newest", "oldest")
 ROUNDINGS = ("tied", "linear")
 ROUNDING_READS = ("prediction", "truth")
 
@@ -26,7 +27,8 @@ class DiffRec(DiffusionRecommender):
     The paper leaves open the network's details, the weight of its two loss terms and every setting. Chosen here:
 
     - pre-norm blocks as in `layers.EncoderBlock` between a LayerNorm of the input and one of the output, then a linear
-      map, so that x0_hat may have the spread of the embeddings; positions counted from the oldest item;
+      map, so that x0_hat may have the spread of the embeddings;
+    - positions are counted from the newest item (`positions_from`), so that the slot has the same one in every history;
     - the slot stands after the newest item (the position table has one row more than the longest history), where the
       paper drops the oldest item instead;
     - the embedding noise β_0 is a setting of its own, drawn for the history in training only;
@@ -44,6 +46,7 @@ class DiffRec(DiffusionRecommender):
         super().check_settings(config)
         check_encoder(config)
         one_of(config, "noise_positions", NOISE_POSITIONS)
+        one_of(config, "positions_from", POSITIONS_FROM)
         one_of(config, "rounding", ROUNDINGS)
         one_of(config, "rounding_reads", ROUNDING_READS)
         require(config, "inference_seeds", config["inference_seeds"] > 0, "a positive number is wanted")
@@ -53,6 +56,7 @@ class DiffRec(DiffusionRecommender):
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
         self.noises_all = config["noise_positions"] == "all"
+        self.counts_from_newest = config["positions_from"] == "newest"
         self.rounding_reads: str = config["rounding_reads"]
         self.rounding_weight: float = config["rounding_weight"]
         self.embedding_spread: float = config["embedding_noise"] ** 0.5 if self.diffuses else 0.0
@@ -88,7 +92,12 @@ class DiffRec(DiffusionRecommender):
         else:
             embedded = self.x_0(history.items)
         rows, length, width = embedded.shape
-        slot = torch.arange(length + 1, device=embedded.device) == history.length[:, None]
+        from_oldest = torch.arange(length + 1, device=embedded.device)
+        # Rows that are all full count alike.
+        lengths = history.length if history.real is not None else history.length[:1]
+        from_newest = lengths[:, None] - from_oldest
+        slot = from_newest == 0
+        position = self.position_embedding(from_newest.clamp(min=0) if self.counts_from_newest else from_oldest)
         mask = None if history.real is None else slot | F.pad(history.real, (0, 1))
 
         def reconstruct(x_t: Tensor, timestep: Tensor, draw: Draw) -> Tensor:
@@ -96,7 +105,7 @@ class DiffRec(DiffusionRecommender):
             if self.noises_all and self.diffuses:
                 seen = self.process.q_sample(seen, timestep, draw("history_x_t", seen.shape))
             sequence = torch.where(slot[:, :, None], x_t[:, None], F.pad(seen, (0, 0, 0, 1)))
-            sequence = sequence + self.position_embedding.weight[: length + 1]
+            sequence = sequence + position
             if self.diffuses:
                 angles = step_angles(timestep + 1, width)
                 step = torch.stack([angles.sin(), angles.cos()], dim=-1).view(rows, 1, width)

@@ -48,6 +48,20 @@ def test_diffusion_noise_stands_where_the_setting_says(positions: str, noised: b
     torch.testing.assert_close(moved[history], wanted, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("histories", [HISTORIES, [[3, 1, 4], [1, 5, 9]]])
+@pytest.mark.parametrize("origin", ["newest", "oldest"])
+def test_positions_are_counted_from_where_the_setting_says(origin: str, histories: list[list[int]]) -> None:
+    diffrec = model(positions_from=origin, diffusion=False).eval()
+    torch.nn.init.zeros_(diffrec.item_embedding.weight)
+    seen: list[torch.Tensor] = []
+    diffrec.input_norm.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    diffrec.full_sort_predict(batch(histories, TARGETS[: len(histories)]))
+    for row, history in zip(seen[0], histories, strict=True):
+        order = list(range(len(history) + 1))
+        position = order[::-1] if origin == "newest" else order
+        assert torch.equal(row[: len(order)], diffrec.position_embedding.weight[position])
+
+
 def test_embedding_noise_reaches_every_position_in_training_only() -> None:
     calls: list[str] = []
     diffrec = model(embedding_noise=0.04)
