@@ -35,7 +35,7 @@ CHANGEABLE_KEYS = {
     *("embedding_noise_at_inference", "encoding"),
 }
 # What a setting stood at before it could be set, where its default is another now.
-BEFORE = {"positions_from": "oldest"}
+BEFORE = {"positions_from": "oldest", "step_encoding_scale": 1.0}
 # And those that may change too where weights are only used.
 DATA_CATEGORIES = ("Evaluation", "Dataset")
 

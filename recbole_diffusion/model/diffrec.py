@@ -29,6 +29,7 @@ class DiffRec(DiffusionRecommender):
     - pre-norm blocks as in `layers.EncoderBlock` between a LayerNorm of the input and one of the output, then a linear
       map, so that x0_hat may have the spread of the embeddings;
     - positions are counted from the newest item (`positions_from`), so that the slot has the same one in every history;
+    - the step's encoding is brought to the size that embeddings start with (`step_encoding_scale`);
     - the slot stands after the newest item (the position table has one row more than the longest history), where the
       paper drops the oldest item instead;
     - the embedding noise β_0 is a setting of its own, drawn for the history in training only;
@@ -50,13 +51,14 @@ class DiffRec(DiffusionRecommender):
         one_of(config, "rounding", ROUNDINGS)
         one_of(config, "rounding_reads", ROUNDING_READS)
         require(config, "inference_seeds", config["inference_seeds"] > 0, "a positive number is wanted")
-        for key in ("embedding_noise", "rounding_weight"):
+        for key in ("embedding_noise", "rounding_weight", "step_encoding_scale"):
             require(config, key, config[key] >= 0, "a number of at least 0 is wanted")
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
         self.noises_all = config["noise_positions"] == "all"
         self.counts_from_newest = config["positions_from"] == "newest"
+        self.step_encoding_scale: float = config["step_encoding_scale"]
         self.rounding_reads: str = config["rounding_reads"]
         self.rounding_weight: float = config["rounding_weight"]
         self.embedding_spread: float = config["embedding_noise"] ** 0.5 if self.diffuses else 0.0
@@ -109,7 +111,7 @@ class DiffRec(DiffusionRecommender):
             if self.diffuses:
                 angles = step_angles(timestep + 1, width)
                 step = torch.stack([angles.sin(), angles.cos()], dim=-1).view(rows, 1, width)
-                sequence = sequence + step.to(x_t.dtype)
+                sequence = sequence + self.step_encoding_scale * step.to(x_t.dtype)
             encoded = self.encoder(self.input_dropout(self.input_norm(sequence)), history.length, mask)
             return self.output(self.output_norm(encoded))
 

@@ -174,6 +174,8 @@ def test_loss_aware_sampler_learns_from_the_losses() -> None:
         (DiffRec, {"rounding": "nearest"}, "rounding='nearest': one of tied, linear is wanted"),
         (DiffRec, {"rounding_reads": "x"}, "rounding_reads='x': one of prediction, truth is wanted"),
         (DiffRec, {"noise_positions": "first"}, "noise_positions='first': one of last, all is wanted"),
+        (DiffRec, {"positions_from": "middle"}, "positions_from='middle': one of newest, oldest is wanted"),
+        (DiffRec, {"step_encoding_scale": -1.0}, "step_encoding_scale=-1.0: a number of at least 0 is wanted"),
         (DiffRec, {"inference_seeds": 0}, "inference_seeds=0: a positive number is wanted"),
         (DiffRec, {"embedding_noise": -0.1}, "embedding_noise=-0.1"),
         (DiffRec, {"reverse_sampler": "ddmp"}, "reverse_sampler='ddmp': one of ddpm, ddim is wanted"),

@@ -62,6 +62,19 @@ def test_positions_are_counted_from_where_the_setting_says(origin: str, historie
         assert torch.equal(row[: len(order)], diffrec.position_embedding.weight[position])
 
 
+def test_step_is_encoded_at_every_position_at_its_scale() -> None:
+    seen: list[torch.Tensor] = []
+    timestep = torch.tensor([0, 5, 10, 15])
+    for scale in (0.0, 0.5):
+        diffrec = model(step_encoding_scale=scale)
+        diffrec.input_norm.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].detach()))
+        diffrec.calculate_loss(batch(HISTORIES, TARGETS), timestep, recorded_noise([]))
+    # The paper's n is one more; its encoding has sine and cosine in turn, of 10000^(-2j/d).
+    angle = (timestep[:, None] + 1) / 10000 ** (torch.arange(0, 16, 2) / 16)
+    encoding = torch.stack([angle.sin(), angle.cos()], dim=-1).view(4, 1, 16)
+    torch.testing.assert_close(seen[1] - seen[0], 0.5 * encoding.expand(4, 6, 16), atol=1e-5, rtol=0)
+
+
 def test_embedding_noise_reaches_every_position_in_training_only() -> None:
     calls: list[str] = []
     diffrec = model(embedding_noise=0.04)
