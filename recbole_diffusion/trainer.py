@@ -24,6 +24,7 @@ from tqdm import tqdm
 from . import checkpoint, compat
 from .collector import TopCollector
 from .errors import SettingError, UserError
+from .memory import keep_freed_memory
 from .ranking import row_pieces
 from .registry import is_recboles
 
@@ -583,6 +584,8 @@ def build_trainer(config: Any, model: nn.Module) -> Trainer:
     The class decides, not its name: a model called DiffRec gets nothing that RecBole has for its own DiffRec.
     """
     compat.undo_anomaly_detection()
+    if config["device"].type == "cpu":
+        keep_freed_memory()
     # The nearest ancestor of RecBole's, so that a subclass of S3Rec is trained as S3Rec is.
     ancestor = next(c for c in type(model).__mro__ if is_recboles(c))
     theirs = get_trainer(config["MODEL_TYPE"], ancestor.__name__)
