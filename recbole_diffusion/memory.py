@@ -14,8 +14,8 @@ LARGEST_INT = 2**31 - 1
 def keep_freed_memory() -> None:
     """Let what one training step frees serve the next, where the C library is glibc.
 
-    By itself glibc gives large blocks back to the system when they are freed, and a step on the CPU then spends a tenth
-    of its time on being given zeroed pages again. Changes no result. Memory may grow by the gaps that uneven blocks leave:
+    By itself glibc gives large blocks back to the system when they are freed, and a tenth of a step on the CPU is then
+    spent on being given zeroed pages again. Changes no result. Memory may grow by the gaps that uneven blocks leave:
     nothing on amazon-beauty, a quarter with a million items.
     """
     if platform.libc_ver()[0] == "glibc":
