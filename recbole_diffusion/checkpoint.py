@@ -34,10 +34,10 @@ CHANGEABLE_KEYS = {
     *("inference_steps", "inference_seeds", "reverse_sampler", "reverse_variance", "ddim_eta"),
     *("embedding_noise_at_inference", "encoding"),
 }
-# What a setting stood at before it could be set, where its default is another now.
-BEFORE = {"positions_from": "oldest", "step_encoding_scale": 1.0}
 # And those that may change too where weights are only used.
 DATA_CATEGORIES = ("Evaluation", "Dataset")
+# What a setting stood at before it could be set, where its default is another now.
+BEFORE = {"positions_from": "oldest", "step_encoding_scale": 1.0}
 
 
 def plain(value: Any, where: str = "state") -> Any:
@@ -161,7 +161,8 @@ def newest(path: str | Path) -> Path:
     """
     if not Path(path).is_dir():
         return Path(path)
-    found = [file for file in Path(path).glob("*.pth") if not file.name.endswith(".last.pth")]
+    # A hidden one is half of a checkpoint whose writing was killed.
+    found = [file for file in Path(path).glob("[!.]*.pth") if not file.name.endswith(".last.pth")]
     if not found:
         raise UserError(f"{path}: no checkpoint is in this folder; train a model first, or name the file")
     return max(found, key=lambda file: (file.stat().st_mtime_ns, file.name))

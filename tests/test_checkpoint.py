@@ -320,5 +320,6 @@ def test_a_folder_stands_for_its_newest_best_state(tmp_path: Path) -> None:
     for age, name in enumerate(("new.last.pth", "new.pth", "old.pth", "old.last.pth")):
         (tmp_path / name).touch()
         os.utime(tmp_path / name, (1000 - age, 1000 - age))
+    (tmp_path / ".1.half.pth").touch()
     assert checkpoint.newest(tmp_path) == tmp_path / "new.pth"
     assert checkpoint.newest(tmp_path / "old.pth") == tmp_path / "old.pth"
