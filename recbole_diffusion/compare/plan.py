@@ -170,13 +170,16 @@ def read_entry(entry: str) -> tuple[str, str, dict[str, Any]]:
     match = _ENTRY.fullmatch(entry.strip())
     if match is None:
         raise SettingError("model_list", entry, wanted)
-    settings = {}
+    model, settings, telling = match["model"].strip(), {}, []
     for part in split_outside(match["settings"] or ""):
         key, given, value = part.partition("=")
         if not given:
             raise SettingError("model_list", entry, f"{wanted}, and {part} is no KEY=VALUE")
         settings[key.strip()] = value.strip()
-    return (match["name"] or entry).strip(), match["model"].strip(), settings
+        # Seeds tell how often a row is run, not which row it is.
+        telling += [part] if key.strip() != "seeds" else []
+    name = match["name"] or (f"{model}({', '.join(telling)})" if telling else model)
+    return name.strip(), model, settings
 
 
 def _entries(own: Mapping[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:

@@ -28,6 +28,8 @@ def names(made: Plan) -> list[str]:
         ("SASRec", ("SASRec", "SASRec", {})),
         (" my.py:Mine ", ("my.py:Mine", "my.py:Mine", {})),
         ("SASRec(n_layers=1)", ("SASRec(n_layers=1)", "SASRec", {"n_layers": "1"})),
+        ("SASRec(seeds=[7, 8])", ("SASRec", "SASRec", {"seeds": "[7, 8]"})),
+        ("SASRec(n_layers=1,seeds=[7])", ("SASRec(n_layers=1)", "SASRec", {"n_layers": "1", "seeds": "[7]"})),
         (
             "one layer = SASRec( n_layers=1, eval_args={mode: full, order: TO} )",
             ("one layer", "SASRec", {"n_layers": "1", "eval_args": "{mode: full, order: TO}"}),
