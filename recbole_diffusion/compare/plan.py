@@ -177,7 +177,8 @@ def read_entry(entry: str) -> tuple[str, str, dict[str, Any]]:
             raise SettingError("model_list", entry, f"{wanted}, and {part} is no KEY=VALUE")
         settings[key.strip()] = value.strip()
         # Seeds tell how often a row is run, not which row it is.
-        telling += [part] if key.strip() != "seeds" else []
+        if key.strip() != "seeds":
+            telling.append(part)
     name = match["name"] or (f"{model}({', '.join(telling)})" if telling else model)
     return name.strip(), model, settings
 
