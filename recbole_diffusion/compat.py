@@ -9,14 +9,18 @@ from __future__ import annotations
 import functools
 import inspect
 import re
+import sys
 import textwrap
 from collections.abc import Callable
+from types import MethodType
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from scipy.sparse import dok_matrix
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 from .atomic_files import load_feat
 from .download import ensure_files
@@ -151,6 +155,36 @@ def undo_anomaly_detection() -> None:
     # Importing any of RecBole's sequential models runs model/sequential_recommender/sine.py, whose line 25 turns it on
     # for the whole process: training becomes slow, and NaN is told by a stack. Can go when RecBole drops that line.
     torch.autograd.set_detect_anomaly(False)
+
+
+def mend_loss(model: nn.Module) -> None:
+    """Have a BERT4Rec of RecBole's compute its loss where it counts; other models stay as they are."""
+    # model/sequential_recommender/bert4rec.py 204: a batch without a masked item gives 0 / 0, and what counts is a
+    # position above 0, so that a batch of histories of one item is always such; every row is scored against the whole
+    # catalogue at as many positions as the longest could have masked, which takes gigabytes. Can go when RecBole
+    # scores the masked positions alone.
+    bert4rec = sys.modules.get("recbole.model.sequential_recommender.bert4rec")
+    if bert4rec is not None and getattr(type(model), "calculate_loss", None) is bert4rec.BERT4Rec.calculate_loss:
+        vars(model)["calculate_loss"] = MethodType(_loss_of_masked, model)
+
+
+def _loss_of_masked(self: Any, interaction: Any) -> Tensor:
+    """BERT4Rec's `calculate_loss`: the mean over the masked positions, and 0 where there is none."""
+    index = interaction[self.MASK_INDEX]
+    masked = index > 0
+    output = self.forward(interaction[self.MASK_ITEM_SEQ])[masked.nonzero()[:, 0], index[masked]]
+    positive = interaction[self.POS_ITEMS][masked]
+    if self.loss_type == "BPR":
+        ahead, behind = (
+            (output * self.item_embedding(items)).sum(dim=-1) + self.output_bias[items]
+            for items in (positive, interaction[self.NEG_ITEMS][masked])
+        )
+        losses = -torch.log(1e-14 + torch.sigmoid(ahead - behind))
+    else:
+        # The last row of the embedding is the mask.
+        scores = output @ self.item_embedding.weight[: self.n_items].T + self.output_bias
+        losses = cross_entropy(scores, positive, reduction="none")
+    return losses.sum() / max(len(losses), 1)
 
 
 class NullWriter:

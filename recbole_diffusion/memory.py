@@ -5,20 +5,48 @@ from __future__ import annotations
 import ctypes
 import platform
 
+import psutil
+
 # Of glibc's malloc.h: how much free memory makes the heap give some back, and how many blocks may stand outside it.
 M_TRIM_THRESHOLD = -1
 M_MMAP_MAX = -4
 LARGEST_INT = 2**31 - 1
+# How many times what a step needs may be held.
+MOST_HELD = 2
 
 
-def keep_freed_memory() -> None:
-    """Let what one training step frees serve the next, where the C library is glibc.
+class FreedMemory:
+    """Lets what one training step frees serve the next, where the C library is glibc; changes no result.
 
     By itself glibc gives large blocks back to the system when they are freed, and a tenth of a step on the CPU is then
-    spent on being given zeroed pages again. Changes no result. Memory may grow by the gaps that uneven blocks leave:
-    nothing on amazon-beauty, a quarter with a million items.
+    spent on being given zeroed pages again. Kept, they leave gaps where steps differ in size: once more than twice
+    what a step needs is held, all that is free goes back.
+
+    Parameters
+    ----------
+    kept : bool
+        False leaves the C library as it is.
     """
-    if platform.libc_ver()[0] == "glibc":
-        libc = ctypes.CDLL(None)
-        libc.mallopt(M_MMAP_MAX, 0)
-        libc.mallopt(M_TRIM_THRESHOLD, LARGEST_INT)
+
+    def __init__(self, kept: bool) -> None:
+        self._libc = ctypes.CDLL(None) if kept and platform.libc_ver()[0] == "glibc" else None
+        self._process = psutil.Process()
+        # The most that was held, in bytes, after a step that began with nothing kept.
+        self._needed = 0
+        self._nothing_kept = True
+        if self._libc is not None:
+            self._libc.mallopt(M_MMAP_MAX, 0)
+            self._libc.mallopt(M_TRIM_THRESHOLD, LARGEST_INT)
+            # What was done before training may have left gaps.
+            self._libc.malloc_trim(0)
+
+    def after_step(self) -> None:
+        """Give all of it back where more than twice what a step needs is held."""
+        if self._libc is None:
+            return
+        held = self._process.memory_info().rss
+        if self._nothing_kept:
+            self._needed = max(self._needed, held)
+        self._nothing_kept = held > MOST_HELD * self._needed
+        if self._nothing_kept:
+            self._libc.malloc_trim(0)

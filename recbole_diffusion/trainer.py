@@ -24,7 +24,7 @@ from tqdm import tqdm
 from . import checkpoint, compat
 from .collector import TopCollector
 from .errors import SettingError, UserError
-from .memory import keep_freed_memory
+from .memory import FreedMemory
 from .ranking import row_pieces
 from .registry import is_recboles
 
@@ -114,6 +114,7 @@ class Trainer(recbole.trainer.Trainer):
         self.last_checkpoint: Path | None = None
         self._resumed: dict[str, Any] | None = None
         self._train_data: Any = None
+        self.freed_memory = FreedMemory(kept=self.device.type == "cpu")
 
     def _build_optimizer(self, **kwargs: Any) -> Optimizer:
         """RecBole's optimizer; for models of our own, Adam in one pass, which differs by rounding."""
@@ -314,6 +315,7 @@ class Trainer(recbole.trainer.Trainer):
                     clip_grad_norm_(self.model.parameters(), **self.clip_grad_norm)
                 self.scaler.step(self.optimizer)
                 self.scaler.update()
+                self.freed_memory.after_step()
                 if time_to_look:
                     bar.set_postfix(loss=f"{look():.4f}")
         except UserError:
@@ -584,8 +586,7 @@ def build_trainer(config: Any, model: nn.Module) -> Trainer:
     The class decides, not its name: a model called DiffRec gets nothing that RecBole has for its own DiffRec.
     """
     compat.undo_anomaly_detection()
-    if config["device"].type == "cpu":
-        keep_freed_memory()
+    compat.mend_loss(model)
     # The nearest ancestor of RecBole's, so that a subclass of S3Rec is trained as S3Rec is.
     ancestor = next(c for c in type(model).__mro__ if is_recboles(c))
     theirs = get_trainer(config["MODEL_TYPE"], ancestor.__name__)

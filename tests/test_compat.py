@@ -4,18 +4,20 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from made_data import HEADER, ROWS, load
+from made_data import HEADER, ROWS, SMALL_RUN, load
 from recbole.data import create_dataset
 from recbole.data.interaction import Interaction
 from recbole.evaluator import Collector
 
 from recbole_diffusion import compat
 from recbole_diffusion.config import load_config
+from recbole_diffusion.data import build_loaders
 from recbole_diffusion.errors import UserError
 
 
@@ -168,6 +170,50 @@ def test_recboles_graphs_can_be_built() -> None:
     train = create_dataset(config).build()[0]
     graph = LightGCN(config, train).norm_adj_matrix
     assert graph._nnz() == 2 * len(train)
+
+
+def bert4rec(**settings: Any) -> tuple[Any, Interaction]:
+    """The model without dropout, and a batch of training."""
+    still = {"hidden_dropout_prob": 0.0, "attn_dropout_prob": 0.0}
+    config = load_config("BERT4Rec", "ml-100k", None, {**SMALL_RUN, **still, "mask_ratio": 0.4, **settings})
+    train = build_loaders(config, create_dataset(config))[0]
+    return config.model_class(config, train._dataset), next(iter(train))
+
+
+@pytest.mark.parametrize("loss_type", ["CE", "BPR"])
+@pytest.mark.parametrize("length_batching", [True, False])
+def test_bert4recs_loss_and_gradients_are_recboles(loss_type: str, length_batching: bool) -> None:
+    negatives = {"distribution": "uniform", "sample_num": 1} if loss_type == "BPR" else None
+    model, batch = bert4rec(
+        loss_type=loss_type, length_batching=length_batching, train_neg_sample_args=negatives or "None"
+    )
+    results = []
+    for mend in (lambda model: None, compat.mend_loss):
+        mend(model)
+        model.zero_grad()
+        loss = model.calculate_loss(batch)
+        loss.backward()
+        results.append([loss.detach(), *(weight.grad for weight in model.parameters())])
+    assert "calculate_loss" in vars(model)
+    torch.testing.assert_close(*results, rtol=1e-5, atol=1e-7)
+
+
+def test_bert4rec_learns_nothing_where_nothing_is_masked() -> None:
+    model, batch = bert4rec()
+    batch["MASK_INDEX"] = torch.zeros_like(batch["MASK_INDEX"])
+    assert model.calculate_loss(batch).isnan()
+    compat.mend_loss(model)
+    loss = model.calculate_loss(batch)
+    loss.backward()
+    assert loss == 0 and not any(weight.grad.any() for weight in model.parameters())
+
+
+def test_only_recboles_own_loss_is_mended() -> None:
+    model, _ = bert4rec()
+    own = type("Own", (type(model),), {"calculate_loss": lambda self, interaction: 7})
+    model.__class__ = own
+    compat.mend_loss(model)
+    assert model.calculate_loss(None) == 7
 
 
 def test_a_trainer_writes_no_tensorboard_files() -> None:
