@@ -33,6 +33,8 @@ TRIALS_UNPRUNED = 2
 VALIDATIONS_UNPRUNED = 5
 # Trials drawn at random before the sampler learns from them.
 TRIALS_AT_RANDOM = 4
+# By which a trial tells whether the process that does it is there.
+WHOSE = ("host", "pid", "started")
 # Seconds by which the start of a process may seem to move when the clock is set.
 SAME_START = 60
 
@@ -183,7 +185,10 @@ def _open_study(folder: Path, variant: Variant, wanted: Wanted, space: Any) -> o
 
 def _record(study: optuna.Study, folder: Path, metric: str, trials: int) -> None:
     """Write every trial, and when all are there the settings of the best, to files that people read."""
-    write_text(folder / "trials.csv", study.trials_dataframe().to_csv(index=False))
+    told = ("number", "value", "datetime_start", "datetime_complete", "params", "user_attrs", "state")
+    table = study.trials_dataframe(told)
+    whose = [f"user_attrs_{key}" for key in WHOSE]
+    write_text(folder / "trials.csv", table.drop(columns=whose, errors="ignore").to_csv(index=False))
     done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     if counted(study) < trials:
         # A comparison is not to take a model that has had fewer trials than the others.

@@ -59,6 +59,8 @@ def test_every_model_has_its_trials_beginning_with_the_defaults(scores: Scores) 
         space = tune.read_space(model)["learning_rate"]
         assert trials["params_learning_rate"].between(space["low"], space["high"]).all()
         assert trials["params_learning_rate"].nunique() == 4
+        # A file to be shown around names no machine.
+        assert not [column for column in trials if column.startswith("user_attrs")]
         best = yaml.safe_load(Path("tune", "ml-100k", model, "best.yaml").read_text())
         assert best["learning_rate"] == trials["params_learning_rate"].max()
         assert set(best) == set(tune.read_space(model))
