@@ -183,10 +183,8 @@ def bert4rec(**settings: Any) -> tuple[Any, Interaction]:
 @pytest.mark.parametrize("loss_type", ["CE", "BPR"])
 @pytest.mark.parametrize("length_batching", [True, False])
 def test_bert4recs_loss_and_gradients_are_recboles(loss_type: str, length_batching: bool) -> None:
-    negatives = {"distribution": "uniform", "sample_num": 1} if loss_type == "BPR" else None
-    model, batch = bert4rec(
-        loss_type=loss_type, length_batching=length_batching, train_neg_sample_args=negatives or "None"
-    )
+    negatives = {"train_neg_sample_args": {"distribution": "uniform", "sample_num": 1}} if loss_type == "BPR" else {}
+    model, batch = bert4rec(loss_type=loss_type, length_batching=length_batching, **negatives)
     results = []
     for mend in (lambda model: None, compat.mend_loss):
         mend(model)
