@@ -38,7 +38,8 @@ flags:
   --config_files FILES  yaml files of settings, separated by spaces, the later the stronger
   --KEY VALUE           any setting, also as --KEY=VALUE; stronger than the files
   --model_list LIST     several models side by side; with --seeds=LIST, --output=FOLDER, --off_switch=False,
-                        --NAME.KEY=VALUE for one of them, --trials=N to tune each instead, --tuned=FOLDER to take that
+                        --NAME.KEY=VALUE for one of them, --against=ROW to test against it alone, --trials=N to tune
+                        each instead, in the space of --space=FOLDER, --tuned=FOLDER to take what was found
   --resume PATH         go on with the run that wrote this checkpoint
   --nproc, --ip, --port, --world_size, --group_offset
                         as in RecBole's script; several processes are not supported yet

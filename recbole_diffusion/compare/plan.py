@@ -24,11 +24,13 @@ OWN = {
     "seeds": Declaration(("list",), "int"),
     "output": Declaration(("str",)),
     "off_switch": Declaration(("bool",)),
+    "against": Declaration(("str",), nullable=True),
     "tuned": Declaration(("str",), nullable=True),
     "valid_latex": Declaration(("str",), nullable=True),
     "test_latex": Declaration(("str",), nullable=True),
     "trials": Declaration(("int",), nullable=True),
     "trial_minutes": Declaration(("float",), nullable=True),
+    "space": Declaration(("str",), nullable=True),
 }
 DEFAULTS: dict[str, Any] = {
     "model_list": [],
@@ -36,11 +38,13 @@ DEFAULTS: dict[str, Any] = {
     "seeds": [2024, 2025, 2026],
     "output": None,
     "off_switch": True,
+    "against": None,
     "tuned": None,
     "valid_latex": None,
     "test_latex": None,
     "trials": None,
     "trial_minutes": None,
+    "space": None,
 }
 # RecBole's settings that are spelt much like these.
 LIKE_OWN = ("seed", "order_list")
@@ -102,6 +106,8 @@ class Plan(NamedTuple):
     runs : list of Run
         All seeds of a variant one after another.
     valid_latex, test_latex : Path
+    against : str or None
+        The row that the others are tested against; None tests every pair.
     """
 
     dataset: str
@@ -109,6 +115,7 @@ class Plan(NamedTuple):
     runs: list[Run]
     valid_latex: Path
     test_latex: Path
+    against: str | None
 
     @property
     def variants(self) -> list[Variant]:
@@ -253,9 +260,9 @@ def read_wanted(settings: Mapping[str, Any], config_files: Sequence[str], datase
     return Wanted(str(merged.get("dataset", dataset)), own, entries, shared, by_name)
 
 
-def space_file(model: str) -> Path:
-    """Where the space that a model is tuned in is stated."""
-    return PROPERTIES / "tune" / f"{model}.yaml"
+def space_file(model: str, folder: str | None = None) -> Path:
+    """Where the space that a model is tuned in is stated; `folder` holds other spaces than the package's."""
+    return (PROPERTIES / "tune" if folder is None else Path(folder).expanduser()) / f"{model}.yaml"
 
 
 def _tuned(folder: str | None, name: str, model: str) -> dict[str, Any]:
@@ -356,8 +363,14 @@ def make_plan(wanted: Wanted) -> Plan:
         for variant in make_variants(wanted)
         for seed in variant.seeds
     ]
-    latex = [Path(wanted.own[f"{part}_latex"] or folder / f"{part}.tex").expanduser() for part in ("valid", "test")]
-    plan = Plan(wanted.dataset, folder, runs, *latex)
+    valid_latex, test_latex = (
+        Path(wanted.own[f"{part}_latex"] or folder / f"{part}.tex").expanduser() for part in ("valid", "test")
+    )
+    against = wanted.own["against"]
+    names = list(dict.fromkeys(run.variant.name for run in runs))
+    if against is not None and against not in names:
+        raise SettingError("against", against, f"one of the rows is wanted: {', '.join(names)}")
+    plan = Plan(wanted.dataset, folder, runs, valid_latex, test_latex, against)
     for run in runs:
         check_same(run)
     return plan

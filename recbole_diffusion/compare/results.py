@@ -110,7 +110,7 @@ def _tests(plan: Plan, states: dict[Run, dict[str, Any]]) -> dict[str, Any]:
     head = is_head(rows.popularity)[rows.item]
     return {
         "users": len(np.unique(rows.user)),
-        "pairs": [pair._asdict() for pair in statistics.compare_pairs(names, user_ndcg, user_hits)],
+        "pairs": [pair._asdict() for pair in statistics.compare_pairs(names, user_ndcg, user_hits, plan.against)],
         "estimates": {
             f"ndcg@{K}": _estimates(names, user_ndcg),
             f"hit@{K}": _estimates(names, user_hits),
@@ -122,13 +122,16 @@ def _tests(plan: Plan, states: dict[Run, dict[str, Any]]) -> dict[str, Any]:
 
 
 def best_by(results: dict[str, Any], metric: str, holds: str) -> str | None:
-    """The model that is better in `metric` than every other by a difference that holds; None where there is none."""
+    """The model that is better in `metric` than every other by a difference that holds; None where there is none.
+
+    Where not every pair is tested, that is one which every other was tested against.
+    """
     estimates = results["estimates"].get(metric, {})
     if len(estimates) < 2:
         return None
     best = max(estimates, key=lambda name: estimates[name]["mean"])
     against = [pair for pair in results["pairs"] if best in (pair["first"], pair["second"])]
-    return best if all(pair[holds] for pair in against) else None
+    return best if len(against) == len(estimates) - 1 and all(pair[holds] for pair in against) else None
 
 
 def collect(plan: Plan, command: Sequence[str] = ()) -> dict[str, Any]:

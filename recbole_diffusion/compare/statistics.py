@@ -38,7 +38,7 @@ class Pair(NamedTuple):
     hit_difference : float
         As `difference`, of the hits.
     wilcoxon, mcnemar : float
-        p-values, as they are and corrected by Holm over all pairs.
+        p-values, as they are and corrected by Holm over the pairs tested.
     wilcoxon_holm, mcnemar_holm : float
     ndcg_holds : bool
         Whether the interval leaves out zero, the corrected Wilcoxon p-value is below 1 - `LEVEL`, and the test speaks
@@ -138,16 +138,21 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return np.minimum(corrected, 1).tolist()
 
 
-def compare_pairs(names: Sequence[str], ndcg: Sequence[np.ndarray], hits: Sequence[np.ndarray]) -> list[Pair]:
-    """Every pair of models, tested.
+def compare_pairs(
+    names: Sequence[str], ndcg: Sequence[np.ndarray], hits: Sequence[np.ndarray], against: str | None = None
+) -> list[Pair]:
+    """Every pair of models, tested, or every other model and `against`; Holm's correction is for the pairs tested.
 
     Parameters
     ----------
     names : sequence of str
     ndcg, hits : sequences of arrays [S, U]
         NDCG@k and Hit@k of each user, a model an array; users in the same order.
+    against : str, optional
+        The model that is second of each pair.
     """
-    chosen = [(i, j) for i in range(len(names)) for j in range(i + 1, len(names))]
+    every = range(len(names))
+    chosen = [(i, j) for i in every for j in every if (i < j if against is None else i != j and names[j] == against)]
     if not chosen:
         return []
     means = resampled_means(ndcg)

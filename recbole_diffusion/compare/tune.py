@@ -45,15 +45,21 @@ class _TimeUp(Exception):
     """A trial has had its minutes."""
 
 
-def read_space(model: str) -> dict[str, Any]:
+def read_space(model: str, folder: str | None = None) -> dict[str, Any]:
     """The space of a model: setting -> list of choices, or mapping of `low`, `high` and `log`.
+
+    Parameters
+    ----------
+    model : str
+    folder : str, optional
+        Holds the spaces, a `MODEL.yaml` each; by default those of this package.
 
     Raises
     ------
     UserError
         Where none is stated, or not in that form.
     """
-    file = space_file(model)
+    file = space_file(model, folder)
     if not file.is_file():
         raise SettingError("model_list", model, f"nothing is stated to be tuned for it: {file} is wanted")
     space = read_yaml(file)
@@ -207,7 +213,7 @@ def tune_model(variant: Variant, wanted: Wanted, folder: Path) -> dict[str, str]
     UserError
     """
     name, config, trials = variant.name, variant.config, wanted.own["trials"]
-    space = read_space(variant.model)
+    space = read_space(variant.model, wanted.own["space"])
     settings = {**variant.settings, "seed": variant.seeds[0]}
     study = _open_study(folder, variant, wanted, space)
     # The defaults are the first trial, so that tuning can only gain on validation.
@@ -258,9 +264,9 @@ def tune_all(wanted: Wanted) -> str:
         raise SettingError("trials", trials, "a positive number is wanted")
     root = Path(wanted.own["output"] or Path("tune", file_name(wanted.dataset))).expanduser()
     # All of them before the first is tuned, so that a mistake in the last is told now.
-    variants = make_variants(wanted._replace(own={**wanted.own, "off_switch": False, "tuned": None}))
+    variants = make_variants(wanted._replace(own={**wanted.own, "off_switch": False}))
     for variant in variants:
-        read_space(variant.model)
+        read_space(variant.model, wanted.own["space"])
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     handler = screen_handler()
     logger.addHandler(handler)

@@ -139,6 +139,7 @@ def test_a_row_with_the_diffusion_off_is_not_run_twice() -> None:
         ({"model_list": "Pop", "eval_args": "{mode: uni100}"}, "eval_args.mode="),
         ({"model_list": "Pop", "off_switch": "maybe"}, "off_switch='maybe': True or False"),
         ({"model_list": "SASRec", "tuned": "nowhere"}, "tuned='nowhere': nowhere/SASRec/best.yaml is wanted"),
+        ({"model_list": "DiffuRec", "against": "SASRec"}, "one of the rows is wanted: DiffuRec, DiffuRec-off"),
     ],
 )
 def test_mistakes_are_told_before_anything_runs(settings: dict[str, str], message: str) -> None:
@@ -156,6 +157,11 @@ def test_what_tuning_found_is_taken(tmp_path: Path) -> None:
     assert rates == {"DiffuRec": 0.004, "DiffuRec-off": 0.004, "SASRec": 0.002, "Pop": 0.1}
     told = [variant.name for variant in made.variants if any("is not tuned" in text for text in variant.warnings)]
     assert told == ["Pop"]
+
+
+def test_a_row_that_the_others_are_tested_against() -> None:
+    assert plan(model_list="Pop").against is None
+    assert plan(model_list="DiffuRec", against="DiffuRec-off").against == "DiffuRec-off"
 
 
 def test_a_folder_with_other_settings_is_refused() -> None:

@@ -101,5 +101,8 @@ def test_the_best_is_bold_only_where_it_beats_every_other() -> None:
 
     assert best_by(results(ab=True, ac=False, bc=True), "ndcg@10", "ndcg_holds") == "b"
     assert best_by(results(ab=True, ac=True, bc=False), "ndcg@10", "ndcg_holds") is None
+    # Tested against one of the others alone.
+    assert best_by(results(ab=True, ac=True), "ndcg@10", "ndcg_holds") is None
+    assert best_by(results(ab=True, bc=True), "ndcg@10", "ndcg_holds") == "b"
     alone = {"estimates": {"ndcg@10": {"a": {"mean": 1}}}, "pairs": []}
     assert best_by(alone, "ndcg@10", "ndcg_holds") is None

@@ -157,5 +157,19 @@ def test_no_difference_holds_where_test_and_mean_disagree() -> None:
     assert pair.low > 0 and pair.wilcoxon_holm < 0.05 and not pair.ndcg_holds
 
 
+def test_pairs_with_one_model_alone_are_corrected_for_these() -> None:
+    base = scores(2, 300)
+    ndcg = [base + 0.01, base, base + np.tile([0.1, -0.1], 150)]
+    names, hits = ["a", "b", "c"], [(score > 0.6).astype(float) for score in ndcg]
+    every = {(pair.first, pair.second): pair for pair in compare_pairs(names, ndcg, hits)}
+    of_b = compare_pairs(names, ndcg, hits, against="b")
+    assert [(pair.first, pair.second) for pair in of_b] == [("a", "b"), ("c", "b")]
+    first, second = of_b
+    assert first[2:8] == every["a", "b"][2:8]
+    assert second.difference == -every["b", "c"].difference and second.low == pytest.approx(-every["b", "c"].high)
+    assert [pair.wilcoxon_holm for pair in of_b] == holm([pair.wilcoxon for pair in of_b])
+    assert compare_pairs(names, ndcg, hits, against="of no run") == []
+
+
 def test_no_pair_of_a_single_model() -> None:
     assert compare_pairs(["a"], [scores(1, 3)], [scores(1, 3)]) == []

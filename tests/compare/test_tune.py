@@ -184,6 +184,7 @@ def test_other_settings_are_refused_in_the_same_folder(scores: Scores) -> None:
     [
         (0, "SASRec", {}, "trials=0: a positive number"),
         (1, "SASRec,Pop", {}, "model_list='Pop': nothing is stated"),
+        (1, "SASRec", {"space": "nowhere"}, "nowhere/SASRec.yaml is wanted"),
         (1, "SASRec,BERT4Rec", {"BERT4Rec.mask_ration": "0.2"}, "did you mean mask_ratio"),
         (1, "SASRec,BERT4Rec", {"BERT4Rec.stopping_step": "9"}, "BERT4Rec.stopping_step=9: 3 is wanted"),
     ],
@@ -197,11 +198,20 @@ def test_mistakes_are_told_before_anything_runs(
 
 
 @pytest.mark.parametrize("content", ["a: 3", "a: []", "a: {low: 1}", "a: {low: 1, high: 2, step: 1}"])
-def test_a_space_in_another_form(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str) -> None:
+def test_a_space_in_another_form(tmp_path: Path, content: str) -> None:
     (tmp_path / "Mine.yaml").write_text(content)
-    monkeypatch.setattr(tune, "space_file", lambda model: tmp_path / f"{model}.yaml")
     with pytest.raises(UserError, match=r"in .*Mine\.yaml a list or \{low"):
-        tune.read_space("Mine")
+        tune.read_space("Mine", str(tmp_path))
+
+
+def test_a_space_of_ones_own_is_searched_from_what_was_found_before(scores: Scores, tmp_path: Path) -> None:
+    (tmp_path / "SASRec.yaml").write_text("n_layers: [1, 2]\n")
+    (tmp_path / "SASRec").mkdir()
+    (tmp_path / "SASRec" / "best.yaml").write_text("learning_rate: 0.004\n")
+    tune.tune_all(wanted(3, space=str(tmp_path), tuned=str(tmp_path), output="own"))
+    assert scores == [0.004] * 3
+    trials = pd.read_csv("own/SASRec/trials.csv")
+    assert trials["params_n_layers"].iloc[0] == int(SMALL["n_layers"]) and set(trials["params_n_layers"]) <= {1, 2}
 
 
 def test_kinds_of_ranges() -> None:
