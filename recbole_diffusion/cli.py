@@ -15,6 +15,8 @@ from .registry import PROPERTIES, find_model, our_models
 from .version import __version__
 
 DEFAULTS = {"model": "DiffuRec", "dataset": "ml-100k"}
+# With one of these --help prints keys.
+KEYED = {"model", "model_list"}
 SHORT = {"-m": "model", "-d": "dataset", "-h": "help"}
 SWITCHES = ("help", "keys", "debug", "version")
 
@@ -38,8 +40,8 @@ flags:
   --config_files FILES  yaml files of settings, separated by spaces, the later the stronger
   --KEY VALUE           any setting, also as --KEY=VALUE; stronger than the files
   --model_list LIST     several models side by side; with --seeds=LIST, --output=FOLDER, --off_switch=False,
-                        --NAME.KEY=VALUE for one of them, --against=ROW to test against it alone, --trials=N to tune
-                        each instead, in the space of --space=FOLDER, --tuned=FOLDER to take what was found
+                        --NAME.KEY=VALUE for one of them, --trials=N to tune each instead, --tuned=FOLDER to take that;
+                        all of its settings: --help --model_list=LIST
   --resume PATH         go on with the run that wrote this checkpoint
   --nproc, --ip, --port, --world_size, --group_offset
                         as in RecBole's script; several processes are not supported yet
@@ -121,12 +123,17 @@ def _chosen(arguments: Arguments, key: str) -> str:
     return next((layer[key] for layer in _layers(arguments) if key in layer), DEFAULTS[key])
 
 
-def print_keys(model: str, dataset: str) -> None:
-    """Print the property files that hold for a model on a dataset, as they stand."""
-    from .config import default_files
+def print_keys(arguments: Arguments) -> None:
+    """Print the property files that hold for a model on a dataset, or for a comparison, as they stand."""
+    if "model_list" in arguments.settings:
+        files = [PROPERTIES / "compare.yaml"]
+        print("Settings of a comparison; --keys --model=NAME prints those of a model.")
+    else:
+        from .config import default_files
 
-    files = default_files(find_model(model), dataset)
-    print(f"Settings of {model} on {dataset}; of a key that stands in several files the last one holds.")
+        model, dataset = _chosen(arguments, "model"), _chosen(arguments, "dataset")
+        files = default_files(find_model(model), dataset)
+        print(f"Settings of {model} on {dataset}; of a key that stands in several files the last one holds.")
     for file in files:
         print(f"\n--- {file}\n\n{file.read_text(encoding='utf-8').strip()}")
 
@@ -142,8 +149,8 @@ def run(argv: Sequence[str]) -> None:
     arguments = parse_arguments(argv)
     if "version" in arguments.switches:
         print(f"recbole-diffusion {__version__}")
-    elif "keys" in arguments.switches or ("help" in arguments.switches and "model" in arguments.settings):
-        print_keys(_chosen(arguments, "model"), _chosen(arguments, "dataset"))
+    elif "keys" in arguments.switches or ("help" in arguments.switches and arguments.settings.keys() & KEYED):
+        print_keys(arguments)
     elif "help" in arguments.switches:
         print(HELP.format(ours=", ".join(our_models()), properties=PROPERTIES, **DEFAULTS), end="")
     elif any(key in layer for layer in _layers(arguments) for key in ("model_list", "variants")):

@@ -167,6 +167,13 @@ def test_keys_of_a_model_come_from_its_yaml(argv: list[str], capsys: pytest.Capt
         assert (cli.PROPERTIES / name).read_text(encoding="utf-8").strip() in out
 
 
+@pytest.mark.parametrize("switch", ["--help", "--keys"])
+def test_keys_of_a_comparison_come_from_their_yaml(switch: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([switch, "--model_list=DiffuRec,SASRec"]) == 0
+    out = capsys.readouterr().out
+    assert (cli.PROPERTIES / "compare.yaml").read_text(encoding="utf-8").strip() in out and "overall.yaml" not in out
+
+
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"recbole-diffusion {__version__}\n"

@@ -14,38 +14,13 @@ from recbole.utils import ModelType
 from ..config import MERGED, PATHS, DiffusionConfig, load_config, merge
 from ..errors import SettingError, UserError, nearest, perhaps
 from ..files import read_json
-from ..parsing import Declaration, parse, read_yaml
+from ..parsing import declarations, parse, read_yaml
 from ..registry import PROPERTIES
 
-# The settings of a comparison itself, with the types that they may have.
-OWN = {
-    "model_list": Declaration(("list",)),
-    "variants": Declaration(("dict",)),
-    "seeds": Declaration(("list",), "int"),
-    "output": Declaration(("str",)),
-    "off_switch": Declaration(("bool",)),
-    "against": Declaration(("str",), nullable=True),
-    "tuned": Declaration(("str",), nullable=True),
-    "valid_latex": Declaration(("str",), nullable=True),
-    "test_latex": Declaration(("str",), nullable=True),
-    "trials": Declaration(("int",), nullable=True),
-    "trial_minutes": Declaration(("float",), nullable=True),
-    "space": Declaration(("str",), nullable=True),
-}
-DEFAULTS: dict[str, Any] = {
-    "model_list": [],
-    "variants": {},
-    "seeds": [2024, 2025, 2026],
-    "output": None,
-    "off_switch": True,
-    "against": None,
-    "tuned": None,
-    "valid_latex": None,
-    "test_latex": None,
-    "trials": None,
-    "trial_minutes": None,
-    "space": None,
-}
+# The settings of a comparison itself, their defaults, and the types that they may have.
+OWN_FILE = PROPERTIES / "compare.yaml"
+DEFAULTS = read_yaml(OWN_FILE)
+OWN = declarations({OWN_FILE: DEFAULTS}, {})
 # RecBole's settings that are spelt much like these.
 LIKE_OWN = ("seed", "order_list")
 # What no result depends on, or what a run sets itself.
@@ -132,7 +107,7 @@ class Wanted(NamedTuple):
 
     dataset : str
     own : dict
-        The keys of `OWN`, typed.
+        The keys of `OWN_FILE`, typed.
     entries : list of (str, str, dict)
         Name, model and own settings of each model that he names.
     shared : dict
