@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import combinations, permutations
 from typing import NamedTuple
 
 import numpy as np
@@ -151,8 +152,9 @@ def compare_pairs(
     against : str, optional
         The model that is second of each pair.
     """
-    every = range(len(names))
-    chosen = [(i, j) for i in every for j in every if (i < j if against is None else i != j and names[j] == against)]
+    chosen = list(combinations(range(len(names)), 2))
+    if against is not None:
+        chosen = [(i, j) for i, j in permutations(range(len(names)), 2) if names[j] == against]
     if not chosen:
         return []
     means = resampled_means(ndcg)
