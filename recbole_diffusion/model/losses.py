@@ -100,7 +100,7 @@ class _PiecewiseCrossEntropy(torch.autograd.Function):
             # The gradient of the scores: (softmax - one-hot) times what comes from above.
             rows = ((target >= part.start) & (target < part.stop)).nonzero()[:, 0]
             grad[target[rows] - part.start, rows] -= upstream[rows]
-            grad_x.addmm_(grad.T, weight[part])
+            grad_x += grad.T @ weight[part]
             torch.mm(grad, x, out=grad_weight[part])
             if grad_bias is not None:
                 grad_bias[part] = grad.sum(dim=1)
