@@ -7,7 +7,7 @@ import pytest
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--golden", help="a recording of DiffuRec's reference to check against, as .npz")
+    parser.addoption("--golden", help="a recording of DiffuRec's reference to check against, as .npz, or a folder of them")
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,6 @@
 """DiffuRec against numbers recorded from the authors' code (dropout off, every draw recorded).
 
-`pytest tests/model/test_diffurec_parity.py --golden=PATH` checks any other recording of the same layout.
+`pytest tests/model/test_diffurec_parity.py --golden=PATH` checks any other recording of the same layout, or a folder of them.
 """
 
 from __future__ import annotations
@@ -20,8 +20,10 @@ RECORDINGS = Path(__file__).parents[1] / "golden"
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    given = metafunc.config.getoption("--golden")
-    paths = [Path(given).resolve()] if given else sorted(RECORDINGS.glob("diffurec_reference*.npz"))
+    given = Path(metafunc.config.getoption("--golden") or RECORDINGS).resolve()
+    paths = [given] if given.is_file() else sorted(set(given.glob("*.npz")) - {given / "beta_schedules.npz"})
+    if not paths:
+        raise pytest.UsageError(f"--golden={given}: neither a recording nor a folder of recordings, NAME.npz")
     metafunc.parametrize("recording", paths, ids=lambda path: path.stem, indirect=True)
 
 
@@ -95,8 +97,9 @@ class Recording:
 
     def drawn(self, scale: np.ndarray) -> torch.Tensor:
         """The normal draws behind recorded λ [B, L, d]."""
-        delta = self.data["config/lambda_uncertainty"].astype(np.float64)
-        return torch.tensor((self.moved(scale) - delta) / delta, dtype=torch.float32)
+        delta = float(self.data["config/lambda_uncertainty"])
+        # With a mean of 0 every λ is 0, whatever was drawn.
+        return torch.tensor((self.moved(scale) - delta) / (delta or 1.0), dtype=torch.float32)
 
     def training_noise(self, kind: str, timestep: int, shape: tuple[int, ...]) -> torch.Tensor:
         recorded = {"x_t": self.data["forward/noise"], "lambda": None}[kind]
