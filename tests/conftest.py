@@ -7,7 +7,7 @@ import pytest
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--golden", help="a recording of DiffuRec's reference to check against, as .npz, or a folder of them")
+    parser.addoption("--golden", help="recorded runs of DiffuRec's reference to check against: an .npz or a folder")
 
 
 @pytest.fixture(autouse=True)
