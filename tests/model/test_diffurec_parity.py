@@ -1,6 +1,6 @@
 """DiffuRec against numbers recorded from the authors' code (dropout off, every draw recorded).
 
-`pytest tests/model/test_diffurec_parity.py --golden=PATH` checks any other recording of that layout, or a folder of them.
+`pytest tests/model/test_diffurec_parity.py --golden=PATH` checks another recording of that layout, or a folder of them.
 """
 
 from __future__ import annotations
