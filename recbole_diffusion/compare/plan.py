@@ -83,6 +83,8 @@ class Plan(NamedTuple):
     valid_latex, test_latex : Path
     against : str or None
         The row that the others are tested against; None tests every pair.
+    jobs : int
+        Runs at a time.
     """
 
     dataset: str
@@ -91,6 +93,7 @@ class Plan(NamedTuple):
     valid_latex: Path
     test_latex: Path
     against: str | None
+    jobs: int
 
     @property
     def variants(self) -> list[Variant]:
@@ -345,7 +348,9 @@ def make_plan(wanted: Wanted) -> Plan:
     names = list(dict.fromkeys(run.variant.name for run in runs))
     if against is not None and against not in names:
         raise SettingError("against", against, f"one of the rows is wanted: {', '.join(names)}")
-    plan = Plan(wanted.dataset, folder, runs, valid_latex, test_latex, against)
+    if wanted.own["jobs"] < 1:
+        raise SettingError("jobs", wanted.own["jobs"], "1 or more is wanted")
+    plan = Plan(wanted.dataset, folder, runs, valid_latex, test_latex, against, wanted.own["jobs"])
     for run in runs:
         check_same(run)
     return plan

@@ -195,11 +195,13 @@ def _how_timed(results: Mapping[str, Any]) -> str:
     machine, total = record["machine"], sum(run["seconds"] for run in results["runs"])
     where = f"{machine['threads']} of {machine['cores']} cores of {machine['processor']}"
     versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
+    jobs = max(run.get("jobs", 1) for run in results["runs"])
+    beside = f", {jobs} runs at a time" if jobs > 1 else ""
     return (
         "Peak memory: the most that the run's process held, interpreter and libraries included. Seconds an epoch:"
         f" training without validation. Seconds an evaluation: the test. All runs together took {duration(total)} on"
         f" {where}"
-        f"{', ' + machine['gpu'] if machine['gpu'] else ''} ({machine['system']}); {versions}."
+        f"{', ' + machine['gpu'] if machine['gpu'] else ''} ({machine['system']}){beside}; {versions}."
     )
 
 

@@ -1,4 +1,4 @@
-"""Runs of a comparison, one after another, each in a process of its own; a live table while they go."""
+"""Runs of a comparison, one or several at a time, each in a process of its own; a live table while they go."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -16,6 +17,7 @@ from statistics import mean
 from typing import Any
 
 import psutil
+import torch
 from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.live import Live
@@ -28,7 +30,7 @@ from ..log import screen_handler, shows_progress
 from ..registry import PACKAGE
 from .plan import Plan, Run
 
-# Seconds between two looks at a run.
+# Seconds between two looks at the runs.
 LOOK_EVERY = 0.5
 
 logger = logging.getLogger(__name__)
@@ -58,8 +60,8 @@ def _soonest_end(run: Run, state: dict[str, Any]) -> float | None:
     return max(0, left) * mean(epoch["train_seconds"] + epoch.get("valid_seconds", 0) for epoch in epochs)
 
 
-def seconds_left(states: dict[Run, dict[str, Any]]) -> float | None:
-    """Seconds that the runs not yet ended will take, as far as can be told; None before the first epoch.
+def seconds_left(states: dict[Run, dict[str, Any]], jobs: int = 1) -> float | None:
+    """Seconds until all runs have ended, `jobs` of them at a time, as far as can be told; None before the first epoch.
 
     A run takes as long as those of its variant that are done, else as those of the others, else as the one at work if
     that does not improve any more.
@@ -68,14 +70,14 @@ def seconds_left(states: dict[Run, dict[str, Any]]) -> float | None:
     waiting = {run: state for run, state in states.items() if state["state"] not in ("done", "failed")}
     soonest = {run: _soonest_end(run, state) for run, state in waiting.items()}
     guesses = [waiting[run]["seconds"] + seconds for run, seconds in soonest.items() if seconds is not None]
-    left = 0.0
+    left = [0.0]
     for run, state in waiting.items():
         alike = [seconds for other, seconds in done.items() if other.variant is run.variant]
         known = alike or list(done.values()) or guesses
         if not known:
             return None
-        left += max(soonest[run] or 0.0, mean(known) - state["seconds"])
-    return left
+        left.append(max(soonest[run] or 0.0, mean(known) - state["seconds"]))
+    return max(*left, sum(left) / jobs)
 
 
 def duration(seconds: float | None) -> str:
@@ -101,7 +103,7 @@ def live_table(plan: Plan, states: dict[Run, dict[str, Any]]) -> Table:
     """The state of all runs."""
     metric = plan.runs[0].variant.config["valid_metric"]
     done = sum(state["state"] in ("done", "failed") for state in states.values())
-    left = duration(seconds_left(states))
+    left = duration(seconds_left(states, plan.jobs))
     table = Table(
         title=f"{escape(plan.dataset)}: {done} of {len(states)} runs ended, time left: {left}", title_justify="left"
     )
@@ -170,26 +172,27 @@ def _ended_by(code: int, log: Path) -> str:
     return f"the process ended with {code}; its log is {log}"
 
 
-def _start(run: Run) -> subprocess.Popen[bytes]:
+def _start(run: Run, threads: int) -> subprocess.Popen[bytes]:
     (run.folder / "failed.json").unlink(missing_ok=True)
     command = [sys.executable, "-m", f"{__package__}.one", str(run.folder)]
     # Where the package is not installed, only this process knows where it is.
     path = os.pathsep.join(filter(None, (str(PACKAGE.parent), os.environ.get("PYTHONPATH"))))
     with open(run.folder / "log.txt", "ab") as log:
-        environment = {**os.environ, "PYTHONPATH": path}
+        environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": str(threads)}
         return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment)
 
 
-def _watch(process: subprocess.Popen[bytes], screen: Screen, run: Run) -> int:
+@contextmanager
+def _processes() -> Iterator[dict[Run, subprocess.Popen[bytes]]]:
+    """The runs at work; they end with the block, as when the comparison is broken off: what they did is kept."""
+    at_work: dict[Run, subprocess.Popen[bytes]] = {}
     try:
-        while (code := process.poll()) is None:
-            screen.look(run)
-            time.sleep(LOOK_EVERY)
-        return code
+        yield at_work
     finally:
-        # When the comparison is broken off; what the run has done stands in its folder.
-        if process.poll() is None:
+        left = [process for process in at_work.values() if process.poll() is None]
+        for process in left:
             process.terminate()
+        for process in left:
             process.wait()
 
 
@@ -224,6 +227,26 @@ def _require_none_trains(plan: Plan) -> None:
                 raise UserError(f"output={plan.folder}: process {progress['pid']} trains {run.title} in it")
 
 
+def _write_wanted(plan: Plan, run: Run, command: Sequence[str]) -> None:
+    """Leave in the run's folder what its process is to do."""
+    variant = run.variant
+    wanted = {"name": variant.name, "model": variant.model, "dataset": plan.dataset, "seed": run.seed}
+    config = {**variant.config, "seed": run.seed}
+    told = {"settings": variant.settings, "command": shlex.join(command), "jobs": plan.jobs, "config": config}
+    write_json(run.folder / "run.json", wanted | told)
+
+
+def _tell_end(screen: Screen, run: Run, code: int) -> None:
+    if not (run.folder / "record.json").exists() and not (run.folder / "failed.json").exists():
+        write_json(run.folder / "failed.json", {"error": _ended_by(code, run.folder / "log.txt")})
+    state = screen.look(run)
+    if state["state"] == "done":
+        left = duration(seconds_left(screen.states, screen.plan.jobs))
+        screen.line(run, f"done, best valid {_best(state)[1]}, {duration(state['seconds'])}; time left: {left}")
+    else:
+        screen.line(run, f"failed: {state['error']}")
+
+
 def run_all(plan: Plan, command: Sequence[str]) -> None:
     """Do every run of a plan that is not done; one that fails leaves its error, and the others go on.
 
@@ -238,23 +261,25 @@ def run_all(plan: Plan, command: Sequence[str]) -> None:
     UserError
         Where the folder cannot be written to or another process uses it.
     """
-    with _alone(plan), _shown(plan) as screen:
-        for run in plan.runs:
-            if screen.look(run)["state"] == "done":
-                screen.line(run, "done before")
-                continue
-            variant = run.variant
-            wanted = {"name": variant.name, "model": variant.model, "dataset": plan.dataset, "seed": run.seed}
-            config = {**variant.config, "seed": run.seed}
-            content = {**wanted, "settings": variant.settings, "command": shlex.join(command), "config": config}
-            write_json(run.folder / "run.json", content)
-            screen.line(run, "begins" if not screen.states[run]["epochs"] else "goes on")
-            code = _watch(_start(run), screen, run)
-            if not (run.folder / "record.json").exists() and not (run.folder / "failed.json").exists():
-                write_json(run.folder / "failed.json", {"error": _ended_by(code, run.folder / "log.txt")})
-            state = screen.look(run)
-            if state["state"] == "done":
-                told = f"best valid {_best(state)[1]}, {duration(state['seconds'])}"
-                screen.line(run, f"done, {told}; time left: {duration(seconds_left(screen.states))}")
-            else:
-                screen.line(run, f"failed: {state['error']}")
+    # No more than the command itself may use.
+    threads = max(1, torch.get_num_threads() // plan.jobs)
+    with _alone(plan), _shown(plan) as screen, _processes() as at_work:
+        waiting = deque(plan.runs)
+        while waiting or at_work:
+            while waiting and len(at_work) < plan.jobs:
+                run = waiting.popleft()
+                if screen.look(run)["state"] == "done":
+                    screen.line(run, "done before")
+                    continue
+                _write_wanted(plan, run, command)
+                screen.line(run, "begins" if not screen.states[run]["epochs"] else "goes on")
+                at_work[run] = _start(run, threads)
+            for run, process in list(at_work.items()):
+                code = process.poll()
+                if code is None:
+                    screen.look(run)
+                else:
+                    del at_work[run]
+                    _tell_end(screen, run, code)
+            if at_work:
+                time.sleep(LOOK_EVERY)

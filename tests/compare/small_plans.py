@@ -39,7 +39,7 @@ def write_wanted(made: Run) -> Path:
 class InThisProcess:
     """Does a run at once, where the runner starts a process for it, which takes seconds; quacks like that process."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, threads: int) -> None:
         (run.folder / "failed.json").unlink(missing_ok=True)
         with redirect_stderr(io.StringIO()):
             self.code = one.main(run.folder)

@@ -139,6 +139,7 @@ def test_a_row_with_the_diffusion_off_is_not_run_twice() -> None:
         ({"model_list": "Pop", "eval_args": "{mode: uni100}"}, "eval_args.mode="),
         ({"model_list": "Pop", "off_switch": "maybe"}, "off_switch='maybe': True or False"),
         ({"model_list": "SASRec", "tuned": "nowhere"}, "tuned='nowhere': nowhere/SASRec/best.yaml is wanted"),
+        ({"model_list": "Pop", "jobs": "0"}, "jobs=0: 1 or more is wanted"),
         ({"model_list": "DiffuRec", "against": "SASRec"}, "one of the rows is wanted: DiffuRec, DiffuRec-off"),
     ],
 )

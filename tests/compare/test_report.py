@@ -79,9 +79,9 @@ def test_the_same_command_trains_nothing_that_is_done(
 ) -> None:
     started: list[str] = []
 
-    def start(run: Run) -> InThisProcess:
+    def start(run: Run, threads: int) -> InThisProcess:
         started.append(run.variant.name)
-        return InThisProcess(run)
+        return InThisProcess(run, threads)
 
     monkeypatch.setattr(runner, "_start", start)
     before = (compared["folder"] / "results.csv").read_text()
@@ -112,6 +112,13 @@ def test_latex_is_bold_where_markdown_is_and_escaped() -> None:
     text = to_latex(rows, "On my_data & 5%")
     assert r"a\_b & \textbf{0.1 $\pm$ 0.2} \\" in text and r"c\%* & $<$ 0.001 \\" in text and r"\toprule" in text
     assert r"\caption{On my\_data \& 5\%}" in text
+
+
+def test_runs_beside_each_other_are_told_of(compared: dict[str, Any]) -> None:
+    results = json.loads((compared["folder"] / "results.json").read_text())
+    assert "at a time" not in to_markdown(results, {})
+    results["runs"][1]["jobs"] = 2
+    assert "2 runs at a time" in to_markdown(results, {})
 
 
 def test_names_and_errors_are_no_html(compared: dict[str, Any], tmp_path: Path) -> None:

@@ -26,6 +26,11 @@ def plan() -> Plan:
     return small_plan(model_list="Pop,other=Pop(epochs=3)", seeds="1,2")
 
 
+def sleepers() -> list[psutil.Process]:
+    """The scripts at work that sleep for long."""
+    return [child for child in psutil.Process().children() if "sleep(60)" in " ".join(child.cmdline())]
+
+
 class Scripts(dict[Path, str]):
     """Python code by run folder, run in the place of a training; by default it leaves a record."""
 
@@ -98,10 +103,46 @@ def test_broken_off_between_and_in_runs(
         run_all(plan, [])
     assert caplog.messages[-1] == "broken off; the same command goes on from here"
     assert [state_of(run)["state"] for run in plan.runs] == ["done", "waiting", "waiting", "waiting"]
-    assert not [child for child in psutil.Process().children() if "sleep(60)" in " ".join(child.cmdline())]
+    assert not sleepers()
     scripts.clear()
     run_all(plan, [])
     assert scripts.started == [run.folder for run in (plan.runs[0], plan.runs[1], *plan.runs[1:])]
+
+
+def test_several_at_a_time_share_the_threads(plan: Plan, scripts: Scripts, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner.torch, "get_num_threads", lambda: 7)
+    both = [run.folder.resolve() for run in plan.runs[:2]]
+    # Each of the first two ends well only when it has seen the other.
+    code = """if True:
+        import os, pathlib, time
+        mine, other = {folders}
+        (mine / "seen").write_text(os.environ["OMP_NUM_THREADS"])
+        until = time.time() + 20
+        while not (other / "seen").exists() and time.time() < until:
+            time.sleep(0.01)
+        os.rename(mine / ("part" if (other / "seen").exists() else "none"), mine / "record.json")
+    """
+    for run, folders in zip(plan.runs, (both, both[::-1]), strict=False):
+        paths = ", ".join(f"pathlib.Path({str(folder)!r})" for folder in folders)
+        scripts[run.folder] = code.format(folders=paths)
+    run_all(plan._replace(jobs=2), [])
+    assert [state_of(run)["state"] for run in plan.runs] == ["done"] * 4
+    assert {(folder / "seen").read_text() for folder in both} == {"3"}
+    assert read_json(plan.runs[0].folder / "run.json")["jobs"] == 2
+
+
+def test_all_at_work_end_when_it_is_broken_off(plan: Plan, scripts: Scripts, monkeypatch: pytest.MonkeyPatch) -> None:
+    for run in plan.runs:
+        scripts[run.folder] = "import time; time.sleep(60)"
+
+    def impatient(seconds: float) -> None:
+        assert len(sleepers()) == 3
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runner.time, "sleep", impatient)
+    with pytest.raises(KeyboardInterrupt):
+        run_all(plan._replace(jobs=3), [])
+    assert not sleepers()
 
 
 def test_a_run_is_a_process_of_its_own() -> None:
@@ -180,6 +221,9 @@ def test_time_left(plan: Plan) -> None:
     # An equal takes as long, another as long as all on the mean; what is spent is taken off.
     assert left(done(10), {**waiting, "seconds": 4.0}, waiting, done(30)) == 6 + 30
     assert left(done(10), done(30), waiting, {**waiting, "state": "failed"}) == 20
+    # Two at a time take half of it, but no less than the longest.
+    assert seconds_left(dict(zip(plan.runs, (done(10), done(10), waiting, waiting), strict=True)), jobs=2) == 10
+    assert seconds_left(dict(zip(plan.runs, (done(10), waiting, done(50), waiting), strict=True)), jobs=2) == 50
     # Pop has one epoch here, its other two: of the first 0 are left.
     assert plan.runs[0].variant.config["epochs"] == 2
     at_work = {**waiting, "epochs": epochs(1, best=0), "seconds": 5.0}
