@@ -15,7 +15,7 @@ from ..config import MERGED, PATHS, DiffusionConfig, load_config, merge
 from ..errors import SettingError, UserError, nearest, perhaps
 from ..files import read_json
 from ..parsing import declarations, parse, read_yaml
-from ..registry import PROPERTIES
+from ..registry import PROPERTIES, our_models, recbole_models
 
 # The settings of a comparison itself, their defaults, and the types that they may have.
 OWN_FILE = PROPERTIES / "compare.yaml"
@@ -215,6 +215,7 @@ def read_wanted(settings: Mapping[str, Any], config_files: Sequence[str], datase
     own["seeds"] = read_seeds("seeds", own["seeds"])
     entries = _entries(own)
     known = {known for name, model, _ in entries for known in (name, model)}
+    models = {*our_models(), *recbole_models()}
     shared: dict[str, Any] = {}
     by_name: dict[str, dict[str, Any]] = {}
     for key, value in merged.items():
@@ -222,6 +223,9 @@ def read_wanted(settings: Mapping[str, Any], config_files: Sequence[str], datase
         if dot:
             # The command line writes every dash of a key as an underscore.
             spelt = next((model for model in known if model.replace("-", "_") == name.replace("-", "_")), None)
+            # A file may serve comparisons of fewer models as well.
+            if spelt is None and key not in given and name in models:
+                continue
             if spelt is None:
                 wanted = f"no model of the comparison is called {name}{perhaps(name, known)}"
                 raise SettingError(key, value, wanted)

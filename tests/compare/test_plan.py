@@ -149,6 +149,16 @@ def test_mistakes_are_told_before_anything_runs(settings: dict[str, str], messag
     assert "\n" not in str(caught.value)
 
 
+def test_a_file_may_serve_comparisons_of_fewer_models(tmp_path: Path) -> None:
+    file = tmp_path / "my.yaml"
+    file.write_text("model_list: [DiffuRec, SASRec]\nDiffuRec.hidden_size: 32\nSASRec.hidden_size: 16\n")
+    wanted = read_wanted({"model_list": "SASRec"}, [str(file)], "ml-100k")
+    assert wanted.by_name == {"SASRec": {"hidden_size": 16}}
+    file.write_text("model_list: [SASRec]\nSASRek.hidden_size: 16\n")
+    with pytest.raises(UserError, match="no model of the comparison is called SASRek; did you mean SASRec"):
+        read_wanted({}, [str(file)], "ml-100k")
+
+
 def test_what_tuning_found_is_taken(tmp_path: Path) -> None:
     for model, rate in (("DiffuRec", 0.004), ("SASRec", 0.002)):
         (tmp_path / model).mkdir()
