@@ -186,6 +186,7 @@ def test_other_settings_are_refused_in_the_same_folder(scores: Scores) -> None:
         (1, "SASRec,Pop", {}, "model_list='Pop': nothing is stated"),
         (1, "SASRec", {"space": "nowhere"}, "nowhere/SASRec.yaml is wanted"),
         (1, "SASRec,BERT4Rec", {"BERT4Rec.mask_ration": "0.2"}, "did you mean mask_ratio"),
+        (1, "SASRec", {"jobs": "2"}, "jobs=2: for tuning 1 is wanted"),
         (1, "SASRec,BERT4Rec", {"BERT4Rec.stopping_step": "9"}, "BERT4Rec.stopping_step=9: 3 is wanted"),
     ],
 )
