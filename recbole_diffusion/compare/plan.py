@@ -215,7 +215,6 @@ def read_wanted(settings: Mapping[str, Any], config_files: Sequence[str], datase
     own["seeds"] = read_seeds("seeds", own["seeds"])
     entries = _entries(own)
     known = {known for name, model, _ in entries for known in (name, model)}
-    models = {*our_models(), *recbole_models()}
     shared: dict[str, Any] = {}
     by_name: dict[str, dict[str, Any]] = {}
     for key, value in merged.items():
@@ -223,13 +222,12 @@ def read_wanted(settings: Mapping[str, Any], config_files: Sequence[str], datase
         if dot:
             # The command line writes every dash of a key as an underscore.
             spelt = next((model for model in known if model.replace("-", "_") == name.replace("-", "_")), None)
+            if spelt is not None:
+                by_name.setdefault(spelt, {})[setting] = value
             # A file may serve comparisons of fewer models as well.
-            if spelt is None and key not in given and name in models:
-                continue
-            if spelt is None:
+            elif key in given or name not in (*our_models(), *recbole_models()):
                 wanted = f"no model of the comparison is called {name}{perhaps(name, known)}"
                 raise SettingError(key, value, wanted)
-            by_name.setdefault(spelt, {})[setting] = value
         elif key not in OWN and key not in ("model", "dataset"):
             shared[key] = value
             # For the models it would be an unknown setting that is like none of theirs, which is only warned of.
