@@ -189,20 +189,25 @@ def to_markdown(results: Mapping[str, Any], pictures: Mapping[str, Path]) -> str
 
 
 def _how_timed(results: Mapping[str, Any]) -> str:
-    record = next((run for run in results["runs"] if run["state"] == "done"), None)
-    if record is None:
+    done = [run for run in results["runs"] if run["state"] == "done"]
+    if not done:
         return "No run is done."
-    machine, total = record["machine"], sum(run["seconds"] for run in results["runs"])
-    where = f"{machine['threads']} of {machine['cores']} cores of {machine['processor']}"
-    versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
+    total = sum(run["seconds"] for run in results["runs"])
+    # More than one where several machines have shared the work.
+    places = dict.fromkeys(_place(run["machine"], run["versions"]) for run in done)
     jobs = max(run.get("jobs", 1) for run in results["runs"])
     beside = f", {jobs} runs at a time" if jobs > 1 else ""
     return (
         "Peak memory: the most that the run's process held, interpreter and libraries included. Seconds an epoch:"
-        f" training without validation. Seconds an evaluation: the test. All runs together took {duration(total)} on"
-        f" {where}"
-        f"{', ' + machine['gpu'] if machine['gpu'] else ''} ({machine['system']}){beside}; {versions}."
+        " training without validation. Seconds an evaluation: the test. All runs together took"
+        f" {duration(total)}{beside}, on {'; and on '.join(places)}."
     )
+
+
+def _place(machine: Mapping[str, Any], versions: Mapping[str, str]) -> str:
+    gpu = f", {machine['gpu']}" if machine["gpu"] else ""
+    where = f"{machine['threads']} of {machine['cores']} cores of {machine['processor']}{gpu} ({machine['system']})"
+    return f"{where} with {', '.join(f'{name} {version}' for name, version in versions.items())}"
 
 
 def to_html(text: str, title: str, folder: Path) -> str:

@@ -121,6 +121,15 @@ def test_runs_beside_each_other_are_told_of(compared: dict[str, Any]) -> None:
     assert "2 runs at a time" in to_markdown(results, {})
 
 
+def test_every_machine_that_shared_the_work_is_told_of(compared: dict[str, Any]) -> None:
+    results = json.loads((compared["folder"] / "results.json").read_text())
+    (told,) = re.findall("All runs together took .*", to_markdown(results, {}))
+    assert told.count("recbole 1.2.1") == 1
+    results["runs"][1]["machine"] |= {"gpu": "H200", "system": "Elsewhere"}
+    (told,) = re.findall("All runs together took .*", to_markdown(results, {}))
+    assert told.count("recbole 1.2.1") == 2 and re.search(r"; and on .*, H200 \(Elsewhere\) with ", told)
+
+
 def test_names_and_errors_are_no_html(compared: dict[str, Any], tmp_path: Path) -> None:
     assert "<b>x" not in to_html("text", "<b>x", tmp_path)
     results = json.loads((compared["folder"] / "results.json").read_text())
