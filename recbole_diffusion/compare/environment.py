@@ -36,15 +36,15 @@ def seconds_since_start() -> float:
     return time.time() - psutil.Process().create_time()
 
 
-def machine() -> dict[str, Any]:
-    """The machine in a few words: system, processor cores and threads, memory in bytes, GPU."""
+def machine(device: torch.device) -> dict[str, Any]:
+    """The machine in a few words: system, processor cores and threads, memory in bytes, the GPU if `device` is one."""
     return {
         "system": platform.system(),
         "processor": platform.machine(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "memory": psutil.virtual_memory().total,
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
     }
 
 

@@ -190,7 +190,7 @@ def run_one(folder: Path) -> None:
         **memory,
         "by_steps": by_steps,
         "versions": versions(),
-        "machine": machine(),
+        "machine": machine(config["device"]),
     }
     write_json(folder / "record.json", record)
     last.unlink(missing_ok=True)
