@@ -19,7 +19,8 @@ from .statistics import LEVEL
 
 DPI = 150
 COLOURS = [colormaps["tab10"](number) for number in range(10)]
-MARKERS = "osD^vP*XhP"
+# Not as many as colours, so that the pairs of them repeat late.
+MARKERS = "osD^vP*Xh"
 # About what a line of a legend holds.
 LETTERS_AN_INCH = 10
 LETTERS_A_HANDLE = 7

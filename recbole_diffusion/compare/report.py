@@ -68,7 +68,9 @@ def metric_rows(results: Mapping[str, Any], part: str = "test") -> list[dict[str
     rows = []
     metrics = next((list(row[part]) for row in results["rows"] if part in row), [])
     for row in results["rows"]:
-        cells = {"model": row["name"]}
+        done = len(row["seeds"])
+        some = f" ({done} of {done + len(row['failed'])} seeds)" if done and row["failed"] else ""
+        cells = {"model": row["name"] + some}
         for metric in metrics:
             holds = part == "test" and results["bold"].get(metric) == row["name"]
             cells[metric] = _bold(_number(row[part][metric]), holds) if part in row else "failed"
@@ -108,10 +110,11 @@ def pair_rows(results: Mapping[str, Any]) -> list[dict[str, str]]:
             "first": pair["first"],
             "second": pair["second"],
             f"NDCG@{K} first - second": _bold(f"{pair['difference']:+.4f}", pair["ndcg_holds"]),
-            f"{LEVEL:.0%} interval": f"{pair['low']:+.4f} to {pair['high']:+.4f}",
+            f"NDCG@{K}, {LEVEL:.0%} interval": f"{pair['low']:+.4f} to {pair['high']:+.4f}",
             "Wilcoxon p": _p(pair["wilcoxon"]),
             "Wilcoxon, Holm": _p(pair["wilcoxon_holm"]),
             f"Hit@{K} first - second": _bold(f"{pair['hit_difference']:+.4f}", pair["hit_holds"]),
+            f"Hit@{K}, {LEVEL:.0%} interval": f"{pair['hit_low']:+.4f} to {pair['hit_high']:+.4f}",
             "McNemar p": _p(pair["mcnemar"]),
             "McNemar, Holm": _p(pair["mcnemar_holm"]),
         }
@@ -134,8 +137,7 @@ def _how_tested(results: Mapping[str, Any]) -> str:
         f"First minus second over the {results['users']} test users, the seeds averaged within a user. Interval:"
         f" percentile bootstrap, {DRAWS:,} draws of {drawn}. Wilcoxon: signed ranks of the users' NDCG@{K}, two-sided,"
         f" users without a difference left out. McNemar: exact, two-sided, on Hit@{K}{most}.{equal} {corrected} Bold:"
-        f" Holm's p is below {1 - LEVEL:.2f} and the test speaks for the higher mean; for NDCG@{K} the interval leaves"
-        " out zero as well."
+        f" the interval leaves out zero, Holm's p is below {1 - LEVEL:.2f}, and the test speaks for the higher mean."
     )
 
 
@@ -199,7 +201,7 @@ def _how_timed(results: Mapping[str, Any]) -> str:
     beside = f", {jobs} runs at a time" if jobs > 1 else ""
     return (
         "Peak memory: the most that the run's process held, interpreter and libraries included. Seconds an epoch:"
-        " training without validation. Seconds an evaluation: the test. All runs together took"
+        " training without validation. Seconds an evaluation: the test. The runs' own times add up to"
         f" {duration(total)}{beside}, on {'; and on '.join(places)}."
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import combinations, permutations
 from typing import NamedTuple
 
@@ -36,16 +36,14 @@ class Pair(NamedTuple):
         Mean over users of first - second, the seeds averaged within a user.
     low, high : float
         Bootstrap interval of it.
-    hit_difference : float
-        As `difference`, of the hits.
+    hit_difference, hit_low, hit_high : float
+        Likewise of the hits.
     wilcoxon, mcnemar : float
         p-values, as they are and corrected by Holm over the pairs tested.
     wilcoxon_holm, mcnemar_holm : float
-    ndcg_holds : bool
-        Whether the interval leaves out zero, the corrected Wilcoxon p-value is below 1 - `LEVEL`, and the test speaks
-        for the model with the higher mean: ranks and means can disagree.
-    hit_holds : bool
-        Whether the corrected McNemar p-value is below 1 - `LEVEL`, likewise.
+    ndcg_holds, hit_holds : bool
+        Whether the interval leaves out zero, so that it speaks of other seeds too, the corrected p-value is below
+        1 - `LEVEL`, and the test speaks for the model with the higher mean: ranks and means can disagree.
     """
 
     first: str
@@ -54,6 +52,8 @@ class Pair(NamedTuple):
     low: float
     high: float
     hit_difference: float
+    hit_low: float
+    hit_high: float
     wilcoxon: float
     mcnemar: float
     wilcoxon_holm: float
@@ -139,6 +139,33 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return np.minimum(corrected, 1).tolist()
 
 
+class Compared(NamedTuple):
+    """What `Pair` tells of one metric."""
+
+    difference: float
+    low: float
+    high: float
+    p: float
+    p_holm: float
+    holds: bool
+
+
+def _compared(
+    scores: Sequence[np.ndarray],
+    test: Callable[[np.ndarray, np.ndarray], Verdict],
+    chosen: Sequence[tuple[int, int]],
+) -> list[Compared]:
+    means = resampled_means(scores)
+    verdicts = [test(scores[i], scores[j]) for i, j in chosen]
+    compared = []
+    for (i, j), verdict, p_holm in zip(chosen, verdicts, holm([verdict.p for verdict in verdicts]), strict=True):
+        difference = float(scores[i].mean() - scores[j].mean())
+        low, high = interval(means[:, i] - means[:, j])
+        holds = (low > 0 or high < 0) and p_holm < 1 - LEVEL and verdict.sign == np.sign(difference)
+        compared.append(Compared(difference, low, high, verdict.p, p_holm, bool(holds)))
+    return compared
+
+
 def compare_pairs(
     names: Sequence[str], ndcg: Sequence[np.ndarray], hits: Sequence[np.ndarray], against: str | None = None
 ) -> list[Pair]:
@@ -157,18 +184,23 @@ def compare_pairs(
         chosen = [(i, j) for i, j in permutations(range(len(names)), 2) if names[j] == against]
     if not chosen:
         return []
-    means = resampled_means(ndcg)
-    of_ndcg = [wilcoxon(ndcg[i], ndcg[j]) for i, j in chosen]
-    of_hits = [mcnemar(hits[i], hits[j]) for i, j in chosen]
-    corrected = zip(holm([test.p for test in of_ndcg]), holm([test.p for test in of_hits]), strict=True)
-    pairs = []
-    for (i, j), by_rank, by_hit, (rank_holm, hit_holm) in zip(chosen, of_ndcg, of_hits, corrected, strict=True):
-        difference, hit_difference = (float(score[i].mean() - score[j].mean()) for score in (ndcg, hits))
-        low, high = interval(means[:, i] - means[:, j])
-        beyond_zero = low > 0 or high < 0
-        ndcg_holds = beyond_zero and rank_holm < 1 - LEVEL and by_rank.sign == np.sign(difference)
-        hit_holds = hit_holm < 1 - LEVEL and by_hit.sign == np.sign(hit_difference)
-        p_values = (by_rank.p, by_hit.p, rank_holm, hit_holm)
-        differences = (difference, low, high, hit_difference)
-        pairs.append(Pair(names[i], names[j], *differences, *p_values, bool(ndcg_holds), bool(hit_holds)))
-    return pairs
+    of_ndcg, of_hits = _compared(ndcg, wilcoxon, chosen), _compared(hits, mcnemar, chosen)
+    return [
+        Pair(
+            first=names[i],
+            second=names[j],
+            difference=rank.difference,
+            low=rank.low,
+            high=rank.high,
+            hit_difference=hit.difference,
+            hit_low=hit.low,
+            hit_high=hit.high,
+            wilcoxon=rank.p,
+            mcnemar=hit.p,
+            wilcoxon_holm=rank.p_holm,
+            mcnemar_holm=hit.p_holm,
+            ndcg_holds=rank.holds,
+            hit_holds=hit.holds,
+        )
+        for (i, j), rank, hit in zip(chosen, of_ndcg, of_hits, strict=True)
+    ]

@@ -99,3 +99,9 @@ def test_files_are_written_where_there_is_something_to_show(tmp_path: Path) -> N
     nothing = {"estimates": {}, "by_length": [], "by_popularity": [], "by_steps": [], "runs": []}
     assert draw_all({**made(), **nothing}, tmp_path) == {}
     assert list(tmp_path.iterdir()) == []
+
+
+def test_no_two_of_many_models_look_alike() -> None:
+    names = [str(number) for number in range(90)]
+    looks = [Look(names)(name) for name in names]
+    assert len({(look["color"], look["marker"]) for look in looks}) == len(names)

@@ -12,7 +12,7 @@ from small_plans import InThisProcess
 from recbole_diffusion.compare import cli, runner
 from recbole_diffusion.compare.plan import Run
 from recbole_diffusion.compare.plots import PICTURES
-from recbole_diffusion.compare.report import to_html, to_latex, to_markdown
+from recbole_diffusion.compare.report import metric_rows, to_html, to_latex, to_markdown
 from recbole_diffusion.errors import UserError
 
 
@@ -123,11 +123,17 @@ def test_runs_beside_each_other_are_told_of(compared: dict[str, Any]) -> None:
 
 def test_every_machine_that_shared_the_work_is_told_of(compared: dict[str, Any]) -> None:
     results = json.loads((compared["folder"] / "results.json").read_text())
-    (told,) = re.findall("All runs together took .*", to_markdown(results, {}))
+    (told,) = re.findall("The runs' own times add up to .*", to_markdown(results, {}))
     assert told.count("recbole 1.2.1") == 1
     results["runs"][1]["machine"] |= {"gpu": "H200", "system": "Elsewhere"}
-    (told,) = re.findall("All runs together took .*", to_markdown(results, {}))
+    (told,) = re.findall("The runs' own times add up to .*", to_markdown(results, {}))
     assert told.count("recbole 1.2.1") == 2 and re.search(r"; and on .*, H200 \(Elsewhere\) with ", told)
+
+
+def test_a_mean_that_lacks_seeds_says_so(compared: dict[str, Any]) -> None:
+    results = json.loads((compared["folder"] / "results.json").read_text())
+    results["rows"][0]["failed"] = {3: "killed"}
+    assert [row["model"] for row in metric_rows(results)] == ["DiffuRec (2 of 3 seeds)", "DiffuRec-off", "SASRec"]
 
 
 def test_names_and_errors_are_no_html(compared: dict[str, Any], tmp_path: Path) -> None:
