@@ -165,6 +165,20 @@ def test_network_and_noise_are_given_the_original_timesteps() -> None:
     assert all(torch.equal(step.x0_hat, x_t / 2) for step, x_t in zip(steps, inputs, strict=True))
 
 
+@settings(deadline=None)
+@given(chains(), st.sampled_from(["ddpm", "ddim"]))
+def test_the_network_is_given_the_original_t_on_any_sub_chain(chain, sampler: str) -> None:
+    process, timesteps = chain
+    given: list[int] = []
+
+    def denoise(x_t: Tensor, timestep: int) -> Tensor:
+        given.append(timestep)
+        return x_t
+
+    list(reverse_chain(denoise, torch.ones(2), process, timesteps, noise=lambda t: torch.ones(2), sampler=sampler))
+    assert given == timesteps
+
+
 def test_ddim_without_eta_draws_nothing_and_lies_between_x0_hat_and_x_t() -> None:
     process, timesteps = GaussianProcess(named_betas("cosine", 50)), [40, 20, 0]
 

@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from typing import Any
 
 import pytest
 import torch
 from stand_in import Catalogue, batch, settings
 
+from recbole_diffusion.diffusion.noise import NoiseSource
+from recbole_diffusion.diffusion.samplers import sub_chain
 from recbole_diffusion.errors import SettingError
-from recbole_diffusion.model.base import DiffusionRecommender
+from recbole_diffusion.model.base import Denoiser, DiffusionRecommender, Draw, History
 from recbole_diffusion.model.diffrec import DiffRec
 from recbole_diffusion.model.diffurec import DiffuRec
 
@@ -188,23 +191,74 @@ def test_impossible_settings_are_named(cls: type[DiffusionRecommender], changes:
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("cls", MODELS)
-def test_switched_off_neither_noise_nor_step_enters(cls: type[DiffusionRecommender]) -> None:
-    def refuse(kind: str, timestep: int, shape: tuple[int, ...]) -> torch.Tensor:
-        # What DiffRec scales by an embedding noise of 0.
-        assert kind in ("target", "history"), f"drew {kind}"
-        return torch.full(shape, 7.0)
+def same_draws(value: float) -> NoiseSource:
+    return lambda kind, timestep, shape: torch.full(shape, value)
 
+
+@pytest.mark.parametrize("cls", MODELS)
+def test_switched_off_nothing_but_the_history_enters(
+    cls: type[DiffusionRecommender], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise AssertionError("the step was encoded")
+
+    monkeypatch.setattr(sys.modules[cls.__module__], "step_angles", refuse)
     model = make(cls, diffusion=False, inference_steps=4)
+    read: list[torch.Tensor] = []
+    model.encoder.register_forward_pre_hook(lambda module, inputs: read.append(inputs[0]))
     interaction = random_batch()
-    model.calculate_loss(interaction, noise=refuse).backward()
+    losses = [model.calculate_loss(interaction, noise=same_draws(value)) for value in (0.0, 7.0)]
+    assert torch.equal(*losses)
+    losses[0].backward()
     assert model.item_embedding.weight.grad is not None
+    # The next item is what the loss asks for, and no more.
+    model.calculate_loss({**interaction, "item_id": interaction["item_id"].roll(1)}, noise=same_draws(0.0))
+    assert all(torch.equal(sequence, read[0]) for sequence in read)
     model.eval()
     with torch.no_grad():
-        steps = model.reverse(model.history(interaction), refuse)
-        assert [step.timestep for step in steps] == [0]
+        chains = [model.reverse(model.history(interaction), same_draws(value)) for value in (0.0, 7.0)]
+        assert [step.timestep for step in chains[0]] == [0]
+        assert torch.equal(chains[0][0].x, chains[1][0].x)
         seeds = [make(cls, diffusion=False, seed=seed).eval().full_sort_predict(interaction) for seed in (1, 2)]
     assert torch.equal(*seeds)
+
+
+@pytest.mark.parametrize("cls", MODELS)
+def test_each_row_counts_by_the_weight_of_its_step(
+    cls: type[DiffusionRecommender], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make(cls).double()
+    interaction = random_batch(rows=4)
+    timestep, weight = torch.tensor([0, 3, 9, 15]), torch.tensor([0.1, 2.0, 5.0, 0.7]).double()
+    alone = [
+        model.calculate_loss(pick(interaction, [row]), timestep[[row]], same_draws(0.3)).detach() for row in range(4)
+    ]
+    monkeypatch.setattr(model.step_sampler, "sample", lambda rows, device: (timestep, weight))
+    loss = model.calculate_loss(interaction, noise=same_draws(0.3)).detach()
+    torch.testing.assert_close(loss, (weight * torch.stack(alone)).mean(), atol=1e-9, rtol=0)
+
+
+@pytest.mark.parametrize("cls", MODELS)
+@torch.no_grad()
+def test_the_network_is_given_the_original_steps_of_a_sub_chain(
+    cls: type[DiffusionRecommender], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make(cls, inference_steps=3).eval()
+    given: list[list[int]] = []
+    denoiser = model.denoiser
+
+    def recording(history: History, draw: Draw) -> Denoiser:
+        denoise = denoiser(history, draw)
+
+        def note(x_t: torch.Tensor, timestep: torch.Tensor, draw: Draw) -> torch.Tensor:
+            given.append(timestep.unique().tolist())
+            return denoise(x_t, timestep, draw)
+
+        return note
+
+    monkeypatch.setattr(model, "denoiser", recording)
+    model.full_sort_predict(random_batch())
+    assert given == [[timestep] for timestep in sub_chain(16, 3)] and given[0] == [15]
 
 
 @pytest.mark.parametrize("cls", MODELS)

@@ -182,6 +182,37 @@ def test_first_step_compares_with_the_embedding_itself(normalised: bool) -> None
         torch.testing.assert_close(loss, (wanted - seen[-1]).square().sum(dim=-1).mean())
 
 
+def test_step_sampler_learns_from_the_reconstruction_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    learnt: list[torch.Tensor] = []
+    for weight in (0.0, 1000.0):
+        diffrec = model(rounding_weight=weight)
+        monkeypatch.setattr(diffrec.step_sampler, "update", lambda timestep, loss: learnt.append(loss))
+        loss = diffrec.calculate_loss(batch(HISTORIES, TARGETS), torch.tensor([0, 5, 10, 15]), recorded_noise([]))
+        if weight == 0:
+            torch.testing.assert_close(learnt[0].mean(), loss.detach())
+    assert torch.equal(*learnt)
+
+
+def test_forward_marginals_of_the_slot_by_simulation() -> None:
+    diffrec, rows = model(embedding_noise=0.25), 20_000
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(kind: str, shape: tuple[int, ...]) -> torch.Tensor:
+        return torch.randn(shape, generator=generator)
+
+    target = torch.full((rows,), 3)
+    embedded = diffrec.item_embedding.weight[3].detach()
+    for t in (0, 7, 15):
+        truth = diffrec.to_continuous(target, "target", draw)
+        x_t = diffrec.noised(truth, torch.full((rows,), t), draw).detach()
+        # q(h^0 | v) first, then the transitions one by one.
+        scale, variance = 1.0, 0.25
+        for beta in diffrec.process.betas[: t + 1].tolist():
+            scale, variance = scale * (1 - beta) ** 0.5, variance * (1 - beta) + beta
+        torch.testing.assert_close(x_t.mean(0), scale * embedded, rtol=0, atol=5 * (variance / rows) ** 0.5)
+        torch.testing.assert_close(x_t.var(0), torch.full((16,), variance), rtol=5 * (2 / rows) ** 0.5, atol=0)
+
+
 @pytest.mark.parametrize("reads", ["prediction", "truth"])
 @pytest.mark.parametrize("rounding", ["tied", "linear"])
 @pytest.mark.parametrize("loss_type", ["CE", "BPR"])
