@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
 import sys
 import time
 from importlib.metadata import PackageNotFoundError, version
@@ -29,6 +30,21 @@ def versions() -> dict[str, str]:
     """Versions of what a result depends on."""
     ours = {"recbole-diffusion": __version__, "python": platform.python_version()}
     return ours | {package: _version(package) for package in PACKAGES}
+
+
+def commit_of(file: Path) -> str | None:
+    """The commit of the checkout that tracks a file, `-dirty` at its end where anything has changed since, or None."""
+
+    def git(*arguments: str) -> str:
+        told = subprocess.run(["git", *arguments], cwd=file.parent, check=True, capture_output=True, text=True)
+        return told.stdout.strip()
+
+    try:
+        # An installed package may lie in a checkout of something else.
+        git("ls-files", "--error-unmatch", file.name)
+        return git("describe", "--always", "--dirty", "--abbrev=12")
+    except (OSError, subprocess.CalledProcessError):
+        return None
 
 
 def seconds_since_start() -> float:

@@ -27,7 +27,7 @@ from ..inference.draws import asked_for
 from ..log import run_logging
 from ..quick_start import Prepared, log_settings, prepare
 from ..ranking import user_ranks
-from .environment import machine, peak_gpu_memory, peak_memory, seconds_since_start, versions
+from .environment import commit_of, machine, peak_gpu_memory, peak_memory, seconds_since_start, versions
 from .plan import plain_config
 from .ranks import save_ranks, training_popularity, whole_lengths
 
@@ -143,6 +143,7 @@ def run_one(folder: Path) -> None:
     UserError
     """
     wanted = read_json(folder / "run.json")
+    commit = commit_of(Path(__file__))
     best = folder / "model.pth"
     last = checkpoint.last_path(best)
     settings = {
@@ -190,6 +191,7 @@ def run_one(folder: Path) -> None:
         **memory,
         "by_steps": by_steps,
         "versions": versions(),
+        "commit": commit,
         "machine": machine(config["device"]),
     }
     write_json(folder / "record.json", record)

@@ -147,7 +147,7 @@ def collect(plan: Plan, command: Sequence[str] = ()) -> dict[str, Any]:
     -------
     dict
         `rows` (a model each), `pairs` (tests of differences), `estimates`, `by_length`, `by_popularity`, `by_steps` and
-        `runs` (the record of every run, with configuration, command, versions and machine).
+        `runs` (the record of every run, with configuration, command, versions, commit and machine).
     """
     states = {run: state_of(run) for run in plan.runs}
     config = plan.variants[0].config

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +9,10 @@ import numpy as np
 import pytest
 from small_plans import SMALL, small_plan, write_wanted
 
-from recbole_diffusion.compare import one
+from recbole_diffusion.compare import one, runner
 from recbole_diffusion.compare.plan import Run
 from recbole_diffusion.compare.ranks import hit, load_ranks
+from recbole_diffusion.files import read_json
 from recbole_diffusion.quick_start import train_and_test
 
 
@@ -22,6 +24,16 @@ def wanted(folder: str, model: str = "DiffuRec", **settings: str) -> Run:
 
 def record_of(run: Run) -> dict[str, Any]:
     return json.loads((run.folder / "record.json").read_text())
+
+
+def require_alike(*runs: Run) -> None:
+    """The same epochs, test and ranks."""
+    first, second = (record_of(run) for run in runs)
+    assert second["test_result"] == first["test_result"]
+    scores = [[epoch["valid_score"] for epoch in record["epochs"]] for record in (first, second)]
+    assert scores[0] == scores[1]
+    ranks = [load_ranks(run.folder / "ranks.npz").rank for run in runs]
+    assert np.array_equal(*ranks)
 
 
 def test_a_run_gives_what_the_plain_command_gives() -> None:
@@ -63,12 +75,21 @@ def test_a_run_that_is_broken_off_goes_on(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(one.Progress, "trained", lambda self, *told: (trained.append(told[0]), noted(self, *told)))
     assert one.main(broken.folder) == 0
     assert trained == [2]
-    first, second = record_of(whole), record_of(broken)
-    assert second["test_result"] == first["test_result"]
-    scores = [[epoch["valid_score"] for epoch in record["epochs"]] for record in (first, second)]
-    assert scores[0] == scores[1]
-    assert np.array_equal(load_ranks(whole.folder / "ranks.npz").rank, load_ranks(broken.folder / "ranks.npz").rank)
-    assert second["seconds"] > before["seconds"]
+    require_alike(whole, broken)
+    assert record_of(broken)["seconds"] > before["seconds"]
+
+
+def test_a_process_that_is_killed_in_an_epoch_goes_on() -> None:
+    whole, killed = wanted("whole", epochs="4"), wanted("killed", epochs="4")
+    assert one.main(whole.folder) == 0
+    process = runner._start(killed, threads=1)
+    while not any("valid_score" in epoch for epoch in read_json(killed.folder / "progress.json").get("epochs", [])):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.kill()
+    assert process.wait() < 0 and not (killed.folder / "record.json").exists()
+    assert one.main(killed.folder) == 0
+    require_alike(whole, killed)
 
 
 def test_a_run_that_fails_says_why(tmp_path: Path) -> None:
