@@ -29,7 +29,7 @@ PACKED = "packed as"
 CHANGEABLE_CATEGORIES = ("General", "Training")
 CHANGEABLE_KEYS = {
     *("resume", "log_dir", "tensorboard_dir", "wandb_project", "worker", "lr_step_size", "lr_gamma"),
-    *("enable_amp", "enable_scaler", "nproc", "world_size", "ip", "port", "offset"),
+    *("enable_amp", "enable_scaler", "cuda_graphs", "nproc", "world_size", "ip", "port", "offset"),
     *("metrics", "topk", "eval_batch_size", "metric_decimal_place", "config_files"),
     *("inference_steps", "inference_seeds", "reverse_sampler", "reverse_variance", "ddim_eta"),
     *("embedding_noise_at_inference", "encoding"),

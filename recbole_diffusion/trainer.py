@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import closing
+from functools import partial
 from importlib.util import find_spec
 from math import isfinite
 from pathlib import Path
@@ -26,6 +27,7 @@ from .collector import TopCollector
 from .errors import SettingError, UserError
 from .memory import FreedMemory
 from .ranking import row_pieces
+from .recording import RecordedSteps, obstacle
 from .registry import is_recboles
 
 compat.apply()
@@ -55,10 +57,10 @@ class _Losses:
         self.sums: Tensor | None = None
         self._unseen: list[Tensor] = []
 
-    def add(self, parts: Sequence[Tensor]) -> bool:
-        """Take in a batch's loss by its parts; true when it is time to look."""
+    def add(self, parts: Tensor) -> bool:
+        """Take in a batch's loss by its parts, [parts]; true when it is time to look."""
         self.batches += 1
-        self._unseen.append(torch.stack([part.detach().float().reshape(()) for part in parts]))
+        self._unseen.append(parts)
         return len(self._unseen) == LOOK_EVERY
 
     def look(self) -> tuple[float, tuple[int, float] | None]:
@@ -115,6 +117,17 @@ class Trainer(recbole.trainer.Trainer):
         self._resumed: dict[str, Any] | None = None
         self._train_data: Any = None
         self.freed_memory = FreedMemory(kept=self.device.type == "cpu")
+        self._recorded: RecordedSteps | None = None
+        self.records_steps = bool(config["cuda_graphs"])
+        if self.records_steps and (why_not := obstacle(config, model, self.optimizer, scaled=half)):
+            self.records_steps = False
+            self.logger.info(f"cuda_graphs: without effect, {why_not}")
+        if self.records_steps:
+            optimizer: Any = self.optimizer
+            for group in optimizer.param_groups:
+                group["capturable"] = True
+            # Steps that are not recorded come in between, of which torch would warn.
+            optimizer._warned_capturable_if_run_uncaptured = True
 
     def _build_optimizer(self, **kwargs: Any) -> Optimizer:
         """RecBole's optimizer; for models of our own, Adam in one pass, which differs by rounding."""
@@ -289,9 +302,8 @@ class Trainer(recbole.trainer.Trainer):
             Naming the first batch whose loss is not finite.
         """
         self.model.train()
-        loss_func = loss_func or self.model.calculate_loss
         losses = _Losses()
-        parts: Any = ()
+        step = self._stepper(loss_func)
 
         def look() -> float:
             mean, bad = losses.look()
@@ -304,17 +316,7 @@ class Trainer(recbole.trainer.Trainer):
         bar = tqdm(train_data, f"Train {epoch_idx:>5}", ncols=100, leave=False, disable=not show_progress)
         try:
             for interaction in bar:
-                self.optimizer.zero_grad()
-                with torch.autocast(self.device.type, dtype=self.amp_dtype, enabled=self.enable_amp):
-                    parts = loss_func(interaction.to(self.device))
-                time_to_look = losses.add(parts if isinstance(parts, tuple) else (parts,))
-                loss: Any = sum(parts) if isinstance(parts, tuple) else parts
-                self.scaler.scale(loss).backward()
-                if self.clip_grad_norm:
-                    self.scaler.unscale_(self.optimizer)
-                    clip_grad_norm_(self.model.parameters(), **self.clip_grad_norm)
-                self.scaler.step(self.optimizer)
-                self.scaler.update()
+                time_to_look = losses.add(step(interaction.to(self.device)))
                 self.freed_memory.after_step()
                 if time_to_look:
                     bar.set_postfix(loss=f"{look():.4f}")
@@ -329,7 +331,30 @@ class Trainer(recbole.trainer.Trainer):
         look()
         if losses.sums is None:
             raise UserError("the training data has no batch: no user has enough interactions")
-        return tuple(losses.sums.tolist()) if isinstance(parts, tuple) else float(losses.sums)
+        return tuple(losses.sums.tolist()) if len(losses.sums) > 1 else float(losses.sums)
+
+    def _stepper(self, loss_func: Callable[[Any], Any] | None) -> Callable[[Any], Tensor]:
+        """What takes a training step: recorded ones where that is set, allowed, and the loss is the model's own."""
+        if loss_func is not None or not self.records_steps:
+            return partial(self._step, loss_func or self.model.calculate_loss)
+        if self._recorded is None:
+            self._recorded = RecordedSteps(partial(self._step, self.model.calculate_loss), self.optimizer)
+        return self._recorded
+
+    def _step(self, loss_func: Callable[[Any], Any], interaction: Any) -> Tensor:
+        """Take a training step; gives the batch's loss by its parts, [parts]."""
+        self.optimizer.zero_grad()
+        with torch.autocast(self.device.type, dtype=self.amp_dtype, enabled=self.enable_amp):
+            parts = loss_func(interaction)
+        parts = parts if isinstance(parts, tuple) else (parts,)
+        loss: Any = sum(parts[1:], parts[0])
+        self.scaler.scale(loss).backward()
+        if self.clip_grad_norm:
+            self.scaler.unscale_(self.optimizer)
+            clip_grad_norm_(self.model.parameters(), **self.clip_grad_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return torch.stack([part.detach().float().reshape(()) for part in parts])
 
     def _gone_bad(self, what: str, where: str, untouched: bool = False) -> TrainingError:
         if untouched:
@@ -432,6 +457,8 @@ class Trainer(recbole.trainer.Trainer):
             wanted = f"{resume_file} is to be resumed with {state['config']['learner']}"
             raise SettingError("learner", self.learner, wanted)
         checkpoint.set_weights(self.model, state, self.device)
+        # A recording is of the optimizer's tensors as they were.
+        self._recorded = None
         optimizers = self._optimizers()
         for name, saved in state["optimizer"].items():
             groups = optimizers[name].state_dict()["param_groups"]

@@ -24,7 +24,7 @@ OWN = declarations({OWN_FILE: DEFAULTS}, {})
 # RecBole's settings that are spelt much like these.
 LIKE_OWN = ("seed", "order_list")
 # What no result depends on, what a run sets itself, or, as several machines may share the work, where it is done.
-IGNORED = (*PATHS, "show_progress", "state", "seed", "device", "use_gpu", "gpu_id")
+IGNORED = (*PATHS, "show_progress", "state", "seed", "device", "use_gpu", "gpu_id", "cuda_graphs")
 # What all models of a comparison have in common.
 ALIKE = (
     *("eval_args", "repeatable", "metrics", "topk", "valid_metric", "metric_decimal_place", "stopping_step"),

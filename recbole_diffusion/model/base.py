@@ -103,6 +103,9 @@ class DiffusionRecommender(SequentialRecommender):
 
     # Sampled evaluation hands over all candidates at once, so that no user's rows are cut apart and denoised twice.
     predicts_whole_batches: ClassVar[bool] = True
+    # With `cuda_graphs`, training steps may be recorded: the loss never waits for the GPU, nor draws but with torch. A
+    # subclass of which that is not true has False here.
+    records_steps: ClassVar[bool] = True
 
     @classmethod
     def check_settings(cls, config: Any) -> None:

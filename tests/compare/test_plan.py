@@ -180,7 +180,7 @@ def test_a_folder_with_other_settings_is_refused() -> None:
     write_json(run.folder / "run.json", {"config": run.variant.config})
     plan(model_list="SASRec,Pop", seeds="1,2", show_progress="False")
     # As it is where another machine, with a GPU, has begun.
-    write_json(run.folder / "run.json", {"config": {**run.variant.config, "device": "cuda:0"}})
+    write_json(run.folder / "run.json", {"config": {**run.variant.config, "device": "cuda:0", "cuda_graphs": True}})
     plan(model_list="SASRec", seeds="1", use_gpu="False")
     with pytest.raises(
         UserError, match=r"output=compare/ml-100k: SASRec was run with n_layers=2 there, not 1; set it so"
