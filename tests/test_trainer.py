@@ -75,7 +75,7 @@ def make(folder: Path, model: str | type = "SASRec", **settings: Any) -> Run:
     )
     init_seed(config["seed"], config["reproducibility"])
     train, valid, test = build_loaders(config, build_dataset(config))
-    network = config.model_class(config, train._dataset)
+    network = config.model_class(config, train._dataset).to(config["device"])
     return Run(trainer=build_trainer(config, network), train=train, valid=valid, test=test)
 
 

@@ -61,6 +61,8 @@ TOLD = (
     "loss_type",
     "inference_seeds",
     "enable_amp",
+    "compile",
+    "cuda_graphs",
     "seed",
 )
 
