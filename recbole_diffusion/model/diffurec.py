@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .base import Denoiser, DiffusionRecommender, Draw, History, check_encoder, one_of, require
 from .layers import Dropout, step_angles
 
-ATTENTION_MASKS = ("keys", "reference")
+ATTENTION_MASKS = ("keys", "reference", "counted")
 
 
 class DiffuRec(DiffusionRecommender):
@@ -22,7 +24,10 @@ class DiffuRec(DiffusionRecommender):
 
     With `attention_mask: reference` the network treats padding as the authors' published code does: rows
     are padded to the full length, padding has a trained embedding and is attended to, padded positions
-    themselves attend uniformly, and index 0 is a candidate of the softmax. With `keys` padding is invisible.
+    themselves attend uniformly, and index 0 is a candidate of the softmax. With `keys` padding is invisible. With
+    `counted` it takes part as in `reference`, but stands once and counts as often as it would stand, which costs
+    hardly more than `keys`. All padding of a row is alike but for what is drawn, dropout and λ; so without draws both
+    are the same network, and with them `counted` draws once where `reference` draws for every place.
 
     See `DiffusionRecommender` for the parameters.
     """
@@ -38,8 +43,11 @@ class DiffuRec(DiffusionRecommender):
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
-        if config["attention_mask"] == "reference":
-            self.first_item, self.pads_to = 0, self.max_seq_length
+        self.attention_mask: str = config["attention_mask"]
+        if self.attention_mask != "keys":
+            self.first_item = 0
+        if self.attention_mask == "reference":
+            self.pads_to = self.max_seq_length
         self.lambda_uncertainty: float = config["lambda_uncertainty"]
         self.step_scale = 1000.0 / config["diffusion_steps"] if config["rescale_timesteps"] else 1.0
         self.embedding_dropout = Dropout(config["embedding_dropout_prob"])
@@ -53,6 +61,26 @@ class DiffuRec(DiffusionRecommender):
         self.output_dropout = Dropout(config["hidden_dropout_prob"])
         self.output_norm = nn.LayerNorm(self.hidden_size, eps=config["layer_norm_eps"])
 
+    def history(self, interaction: Any) -> History:
+        history = super().history(interaction)
+        if self.attention_mask != "counted":
+            return history
+        # Behind the newest item is the place of the padding.
+        items = F.pad(history.items, (0, 1))
+        return History(
+            items, history.length, torch.arange(items.shape[1], device=items.device) < history.length[:, None]
+        )
+
+    def visibility(self, history: History) -> tuple[Tensor | None, Tensor | None]:
+        """`key_mask` and `query_mask` of the encoder."""
+        if self.attention_mask != "counted":
+            return (history.real, None) if self.pads_to is None else (None, history.real)
+        length = history.length[:, None]
+        behind = torch.arange(history.items.shape[1], device=length.device) - length
+        # A key that stands n times is one whose score has log n added; -inf where the history is full.
+        often = (self.max_seq_length - length).double().log().expand(behind.shape)
+        return often.masked_fill(behind < 0, 0.0).masked_fill(behind > 0, -math.inf), history.real
+
     def embed_history(self, history: History) -> Tensor:
         """Embeddings e [B, L, d] of the history: LayerNorm(Dropout(E[v])), without positions."""
         return self.embedding_norm(self.embedding_dropout(self.item_embedding(history.items)))
@@ -60,7 +88,7 @@ class DiffuRec(DiffusionRecommender):
     def denoiser(self, history: History, draw: Draw) -> Denoiser:
         """The approximator f_θ (section 4.1); λ [B, L, d] is drawn at every step, as kind "lambda"."""
         embedded = self.embed_history(history)
-        key_mask, query_mask = (history.real, None) if self.pads_to is None else (None, history.real)
+        key_mask, query_mask = self.visibility(history)
 
         def conditioned(x_t: Tensor, timestep: Tensor, draw: Draw) -> Tensor:
             angles = step_angles(timestep * self.step_scale, self.hidden_size)

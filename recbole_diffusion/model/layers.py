@@ -104,8 +104,8 @@ class Attention(nn.Module):
     def forward(self, queries: Tensor, keys: Tensor, key_mask: Tensor | None, query_mask: Tensor | None) -> Tensor:
         """Attend from `queries` [B, Q, d] to `keys` [B, L, d].
 
-        `key_mask` [B, L] is true at keys that can be seen. `query_mask` [B, Q] is true at queries that
-        attend as usual; the others attend to all keys alike, which a query of zeros does.
+        `key_mask` [B, L] is true at keys that can be seen, or holds what is added to the scores of each. `query_mask`
+        [B, Q] is true at queries that attend as usual; the others attend to all keys alike, as a query of zeros does.
         """
         rows, width = queries.shape[0], queries.shape[2]
         q = self.query(queries)
@@ -115,10 +115,12 @@ class Attention(nn.Module):
         key_value = self.key_value(keys).view(rows, keys.shape[1], 2, self.n_heads, width // self.n_heads)
         k, v = key_value.permute(2, 0, 3, 1, 4)
         visible = None if key_mask is None else key_mask[:, None, None, :]
+        if visible is not None and visible.is_floating_point():
+            visible = visible.to(q.dtype)
         if self.training and self.dropout.probability:
             scores = q @ k.transpose(-1, -2) * (width // self.n_heads) ** -0.5
             if visible is not None:
-                scores = scores.masked_fill(~visible, -math.inf)
+                scores = scores + visible if visible.is_floating_point() else scores.masked_fill(~visible, -math.inf)
             mixed = self.dropout(scores.softmax(dim=-1)) @ v
         else:
             mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=visible)

@@ -36,11 +36,13 @@ def pick(interaction: dict[str, torch.Tensor], rows: Any) -> dict[str, torch.Ten
     return {key: value[rows] for key, value in interaction.items()}
 
 
-@pytest.mark.parametrize("cls", MODELS)
+@pytest.mark.parametrize(("cls", "changes"), [(DiffuRec, {}), (DiffuRec, {"attention_mask": "counted"}), (DiffRec, {})])
 @pytest.mark.parametrize("steps", [1, 5, 16])
 @torch.no_grad()
-def test_scores_do_not_depend_on_the_batch(cls: type[DiffusionRecommender], steps: int) -> None:
-    model = make(cls, inference_steps=steps).eval()
+def test_scores_do_not_depend_on_the_batch(
+    cls: type[DiffusionRecommender], changes: dict[str, Any], steps: int
+) -> None:
+    model = make(cls, inference_steps=steps, **changes).eval()
     interaction = random_batch()
     together = model.full_sort_predict(interaction)
     alone = torch.cat([model.full_sort_predict(pick(interaction, [row])) for row in range(30)])
@@ -142,6 +144,42 @@ def test_reference_mask_lets_padding_take_part() -> None:
         assert torch.equal(model.full_sort_predict(interaction)[:, 1:], before[:, 1:])
 
 
+@pytest.mark.parametrize("longest", [9, 50])
+@pytest.mark.parametrize("changes", [{}, {"diffusion": False}, {"n_layers": 3}])
+def test_padding_that_is_counted_is_the_reference_where_all_of_it_is_alike(
+    changes: dict[str, Any], longest: int
+) -> None:
+    interaction, timestep = random_batch(longest=longest), torch.arange(30) % 16
+
+    def draws(kind: str, timestep: int, shape: tuple[int, ...]) -> torch.Tensor:
+        return torch.full(shape, 0.5, dtype=torch.float64)
+
+    losses, gradients, scores = [], [], []
+    for mask in ("reference", "counted"):
+        model = make(DiffuRec, attention_mask=mask, **changes).double()
+        loss = model.calculate_loss(interaction, timestep, draws)
+        losses.append(loss.detach())
+        gradients.append(torch.autograd.grad(loss, list(model.parameters()), allow_unused=True))
+        with torch.no_grad():
+            scores.append(model.eval().full_sort_predict(interaction, draws))
+    torch.testing.assert_close(losses[1], losses[0], atol=1e-9, rtol=0)
+    torch.testing.assert_close(scores[1], scores[0], atol=1e-9, rtol=0)
+    assert gradients[0][0].any() and gradients[0][0][0].any()
+    for ours, theirs in zip(gradients[1], gradients[0], strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-9, rtol=0)
+
+
+def test_counted_padding_trains_with_dropout_and_in_half_precision() -> None:
+    model = make(DiffuRec, attention_mask="counted", attn_dropout_prob=0.1, hidden_dropout_prob=0.1)
+    for dropout in (0.1, 0.0):
+        for block in model.encoder.blocks:
+            block.attention.dropout.probability = dropout
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss = model.calculate_loss(random_batch(longest=50))
+        loss.backward()
+        assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+
+
 @pytest.mark.parametrize("cls", MODELS)
 def test_padding_is_no_candidate(cls: type[DiffusionRecommender]) -> None:
     model = make(cls)
@@ -170,7 +208,7 @@ def test_loss_aware_sampler_learns_from_the_losses() -> None:
         (DiffuRec, {"noise_schedule": "cosin"}, "noise_schedule='cosin': one of linear, trunc_lin"),
         (DiffuRec, {"loss_type": "MSE"}, "loss_type='MSE': one of CE, BPR is wanted"),
         (DiffuRec, {"step_sampler": "all"}, "step_sampler='all': one of uniform, lossaware, fixstep is wanted"),
-        (DiffuRec, {"attention_mask": "rows"}, "attention_mask='rows': one of keys, reference is wanted"),
+        (DiffuRec, {"attention_mask": "rows"}, "attention_mask='rows': one of keys, reference, counted is wanted"),
         (DiffuRec, {"hidden_act": "gulu"}, "hidden_act='gulu'"),
         (DiffuRec, {"hidden_dropout_prob": 1.0}, "hidden_dropout_prob=1.0: a number from 0 to below 1 is wanted"),
         (DiffuRec, {"lambda_uncertainty": -1.0}, "lambda_uncertainty=-1.0"),
