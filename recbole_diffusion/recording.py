@@ -56,13 +56,11 @@ class RecordedSteps:
     ----------
     step : callable
         Takes a training step on an Interaction, without ever waiting for the GPU; gives its losses.
-    optimizer : Optimizer
-        The one that `step` uses. Its learning rate is part of a recording.
+        All numbers that it reads elsewhere than in tensors, as the learning rate, have to stay as they are.
     """
 
-    def __init__(self, step: Callable[[Interaction], Tensor], optimizer: Optimizer) -> None:
+    def __init__(self, step: Callable[[Interaction], Tensor]) -> None:
         self.step = step
-        self.optimizer = optimizer
         # None where the shape has come up once.
         self._steps: dict[Hashable, Recorded | None] = {}
         self._stream: Any = None
@@ -77,8 +75,7 @@ class RecordedSteps:
             Where the step cannot be recorded.
         """
         columns = interaction.interaction
-        rates = (group["lr"] for group in self.optimizer.param_groups)
-        shape = (*rates, *((name, column.shape, column.dtype) for name, column in columns.items()))
+        shape = tuple((name, column.shape, column.dtype) for name, column in columns.items())
         if shape not in self._steps:
             self._steps[shape] = None
             return self.aside(interaction)
@@ -87,8 +84,9 @@ class RecordedSteps:
             self._steps[shape] = recorded = self.record(
                 Interaction({name: column.clone() for name, column in columns.items()})
             )
-        for name, column in columns.items():
-            recorded.inputs[name].copy_(column)
+        else:
+            for name, column in columns.items():
+                recorded.inputs[name].copy_(column)
         recorded.replay()
         # The next step, of whatever shape, writes over it.
         return recorded.losses.clone()

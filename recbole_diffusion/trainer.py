@@ -118,16 +118,13 @@ class Trainer(recbole.trainer.Trainer):
         self._train_data: Any = None
         self.freed_memory = FreedMemory(kept=self.device.type == "cpu")
         self._recorded: RecordedSteps | None = None
-        self.records_steps = bool(config["cuda_graphs"])
-        if self.records_steps and (why_not := obstacle(config, model, self.optimizer, scaled=half)):
-            self.records_steps = False
+        self.recording = bool(config["cuda_graphs"])
+        if self.recording and (why_not := obstacle(config, model, self.optimizer, scaled=half)):
+            self.recording = False
             self.logger.info(f"cuda_graphs: without effect, {why_not}")
-        if self.records_steps:
-            optimizer: Any = self.optimizer
-            for group in optimizer.param_groups:
+        if self.recording:
+            for group in self.optimizer.param_groups:
                 group["capturable"] = True
-            # Steps that are not recorded come in between, of which torch would warn.
-            optimizer._warned_capturable_if_run_uncaptured = True
 
     def _build_optimizer(self, **kwargs: Any) -> Optimizer:
         """RecBole's optimizer; for models of our own, Adam in one pass, which differs by rounding."""
@@ -241,6 +238,9 @@ class Trainer(recbole.trainer.Trainer):
             rate = self.learning_rate * self.config["lr_gamma"] ** (epoch // self.config["lr_step_size"])
             for optimizer in self._optimizers().values():
                 for group in optimizer.param_groups:
+                    if group["lr"] != rate:
+                        # A recording is of the learning rate that it was made with.
+                        self._recorded = None
                     group["lr"] = rate
         begin = perf_counter()
         losses = self._train_epoch(train_data, epoch, show_progress=show_progress)
@@ -335,10 +335,10 @@ class Trainer(recbole.trainer.Trainer):
 
     def _stepper(self, loss_func: Callable[[Any], Any] | None) -> Callable[[Any], Tensor]:
         """What takes a training step: recorded ones where that is set, allowed, and the loss is the model's own."""
-        if loss_func is not None or not self.records_steps:
+        if loss_func is not None or not self.recording:
             return partial(self._step, loss_func or self.model.calculate_loss)
         if self._recorded is None:
-            self._recorded = RecordedSteps(partial(self._step, self.model.calculate_loss), self.optimizer)
+            self._recorded = RecordedSteps(partial(self._step, self.model.calculate_loss))
         return self._recorded
 
     def _step(self, loss_func: Callable[[Any], Any], interaction: Any) -> Tensor:

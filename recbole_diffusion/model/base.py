@@ -57,6 +57,11 @@ class History(NamedTuple):
     real: Tensor | None
 
 
+def real_places(items: Tensor, length: Tensor) -> Tensor:
+    """Bool [B, L]: where items [B, L] are those of histories of `length` [B], and not what stands behind them."""
+    return torch.arange(items.shape[1], device=items.device) < length[:, None]
+
+
 def require(config: Any, key: str, holds: bool, wanted: str) -> None:
     """Raise a `SettingError` that names `key` and its value unless `holds`."""
     if not holds:
@@ -103,9 +108,9 @@ class DiffusionRecommender(SequentialRecommender):
 
     # Sampled evaluation hands over all candidates at once, so that no user's rows are cut apart and denoised twice.
     predicts_whole_batches: ClassVar[bool] = True
-    # With `cuda_graphs`, training steps may be recorded: the loss never waits for the GPU, nor draws but with torch. A
-    # subclass of which that is not true has False here.
-    records_steps: ClassVar[bool] = True
+    # Whether `cuda_graphs` may record training steps: the loss never waits for the GPU, draws with torch alone, and
+    # keeps nothing from step to step but in tensors. A recording repeats for ever what Python did once.
+    records_steps: ClassVar[bool] = False
 
     @classmethod
     def check_settings(cls, config: Any) -> None:
@@ -192,7 +197,7 @@ class DiffusionRecommender(SequentialRecommender):
             items = items[:, : int(length.max())]
             if bool((length == items.shape[1]).all()):
                 return History(items, length, None)
-        return History(items, length, torch.arange(items.shape[1], device=items.device) < length[:, None])
+        return History(items, length, real_places(items, length))
 
     def denoiser(self, history: History, draw: Draw) -> Denoiser:
         """The network for one batch of histories; what does not depend on the step is computed here, once.

@@ -42,6 +42,8 @@ class DiffRec(DiffusionRecommender):
     See `DiffusionRecommender` for the parameters.
     """
 
+    records_steps = True
+
     @classmethod
     def check_settings(cls, config: Any) -> None:
         super().check_settings(config)

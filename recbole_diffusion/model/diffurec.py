@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .base import Denoiser, DiffusionRecommender, Draw, History, check_encoder, one_of, require
+from .base import Denoiser, DiffusionRecommender, Draw, History, check_encoder, one_of, real_places, require
 from .layers import Dropout, step_angles
 
 ATTENTION_MASKS = ("keys", "reference", "counted")
@@ -31,6 +31,8 @@ class DiffuRec(DiffusionRecommender):
 
     See `DiffusionRecommender` for the parameters.
     """
+
+    records_steps = True
 
     @classmethod
     def check_settings(cls, config: Any) -> None:
@@ -67,19 +69,17 @@ class DiffuRec(DiffusionRecommender):
             return history
         # Behind the newest item is the place of the padding.
         items = F.pad(history.items, (0, 1))
-        return History(
-            items, history.length, torch.arange(items.shape[1], device=items.device) < history.length[:, None]
-        )
+        return History(items, history.length, real_places(items, history.length))
 
     def visibility(self, history: History) -> tuple[Tensor | None, Tensor | None]:
-        """`key_mask` and `query_mask` of the encoder."""
+        """The encoder's masks [B, L]: of the keys, or what is added to their scores, and of the queries."""
         if self.attention_mask != "counted":
             return (history.real, None) if self.pads_to is None else (None, history.real)
         length = history.length[:, None]
         behind = torch.arange(history.items.shape[1], device=length.device) - length
         # A key that stands n times is one whose score has log n added; -inf where the history is full.
-        often = (self.max_seq_length - length).double().log().expand(behind.shape)
-        return often.masked_fill(behind < 0, 0.0).masked_fill(behind > 0, -math.inf), history.real
+        log_count = (self.max_seq_length - length).to(self.item_embedding.weight.dtype).log().expand(behind.shape)
+        return log_count.masked_fill(behind < 0, 0.0).masked_fill(behind > 0, -math.inf), history.real
 
     def embed_history(self, history: History) -> Tensor:
         """Embeddings e [B, L, d] of the history: LayerNorm(Dropout(E[v])), without positions."""

@@ -115,15 +115,14 @@ class Attention(nn.Module):
         key_value = self.key_value(keys).view(rows, keys.shape[1], 2, self.n_heads, width // self.n_heads)
         k, v = key_value.permute(2, 0, 3, 1, 4)
         visible = None if key_mask is None else key_mask[:, None, None, :]
-        if visible is not None and visible.is_floating_point():
-            visible = visible.to(q.dtype)
+        added = visible if visible is not None and visible.is_floating_point() else None
         if self.training and self.dropout.probability:
             scores = q @ k.transpose(-1, -2) * (width // self.n_heads) ** -0.5
             if visible is not None:
-                scores = scores + visible if visible.is_floating_point() else scores.masked_fill(~visible, -math.inf)
+                scores = scores.masked_fill(~visible, -math.inf) if added is None else scores + added
             mixed = self.dropout(scores.softmax(dim=-1)) @ v
         else:
-            mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=visible)
+            mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=visible if added is None else added.to(q.dtype))
         return self.output(mixed.transpose(1, 2).reshape(rows, -1, width))
 
 

@@ -89,6 +89,7 @@ class _PiecewiseCrossEntropy(torch.autograd.Function):
         upstream = grad_outputs[0]
         grad_x, grad_weight = torch.zeros_like(x), torch.zeros_like(weight)
         grad_bias = None if bias is None else torch.zeros_like(bias)
+        every_row = torch.arange(len(target), device=target.device)
         # This pass uses them up; another one would compute the scores again.
         kept, ctx.kept = ctx.kept, []
         for number, part in enumerate(ctx.pieces):
@@ -98,8 +99,9 @@ class _PiecewiseCrossEntropy(torch.autograd.Function):
             else:
                 grad = _scores(x, weight, bias, part).sub_(log_normaliser).exp_().mul_(upstream)
             # The gradient of the scores: (softmax - one-hot) times what comes from above.
-            rows = ((target >= part.start) & (target < part.stop)).nonzero()[:, 0]
-            grad[target[rows] - part.start, rows] -= upstream[rows]
+            inside = (target >= part.start) & (target < part.stop)
+            # Where the target is not of this piece nothing is taken off; picking rows out would make a GPU wait.
+            grad[(target - part.start).clamp(0, len(grad) - 1), every_row] -= upstream * inside
             grad_x += grad.T @ weight[part]
             torch.mm(grad, x, out=grad_weight[part])
             if grad_bias is not None:
