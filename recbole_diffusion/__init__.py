@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .version import __version__
+__version__ = "0.1.0"
 
 __all__ = ["Recommender", "__version__", "run"]
 
@@ -12,7 +12,7 @@ __all__ = ["Recommender", "__version__", "run"]
 def __getattr__(name: str) -> Any:
     # Loaded on demand: RecBole and what it pulls in are not needed for `recbole_diffusion.diffusion`.
     if name == "run":
-        from .quick_start import run
+        from .training.run import run
 
         return run
     if name == "Recommender":

@@ -11,6 +11,10 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+# Tiny models and comparisons that several rooms look at.
+pytest_plugins = ["saved_models", "small_plans"]
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--golden", help="recorded runs of DiffuRec's reference to check against: an .npz or a folder")
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from recbole.data import create_dataset
 
-from recbole_diffusion.config import load_config
+from recbole_diffusion.host.settings import load_config
 
 HEADER = "user_id:token\titem_id:token\ttimestamp:float"
 ROWS = "\n".join(f"u{user}\ti{item}\t{item}" for user in range(3) for item in range(1, 6))

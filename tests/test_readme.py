@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from recbole_diffusion.quick_start import train_and_test
+from recbole_diffusion.training.run import train_and_test
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 

@@ -19,17 +19,17 @@ from typing import Any
 
 import numpy as np
 
-from .. import checkpoint
-from ..config import load_config
+from ..common.files import read_json, write_json
+from ..common.log import run_logging
 from ..errors import UserError
-from ..files import read_json, write_json
-from ..inference.draws import asked_for
-from ..log import run_logging
-from ..quick_start import Prepared, log_settings, prepare
-from ..ranking import user_ranks
-from .environment import commit_of, machine, peak_gpu_memory, peak_memory, seconds_since_start, versions
+from ..evaluation.environment import commit_of, machine, peak_gpu_memory, peak_memory, seconds_since_start, versions
+from ..evaluation.ranking import user_ranks
+from ..evaluation.ranks import save_ranks, training_popularity, whole_lengths
+from ..host.settings import load_config
+from ..inference.sampling import asked_for
+from ..training import checkpoint
+from ..training.run import Prepared, log_settings, prepare
 from .plan import plain_config
-from .ranks import save_ranks, training_popularity, whole_lengths
 
 STEPS = (1, 2, 4, 8, 16, 32)
 

@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 
 from recbole.utils import ModelType
 
-from ..config import MERGED, PATHS, DiffusionConfig, load_config, merge
+from ..common.files import read_json
 from ..errors import SettingError, UserError, nearest, perhaps
-from ..files import read_json
-from ..parsing import declarations, parse, read_yaml
-from ..registry import PROPERTIES, our_models, recbole_models
+from ..host.parsing import declarations, parse, read_yaml
+from ..host.registry import PROPERTIES, our_models, recbole_models
+from ..host.settings import MERGED, PATHS, DiffusionConfig, load_config, merge
 
 # The settings of a comparison itself, their defaults, and the types that they may have.
 OWN_FILE = PROPERTIES / "compare.yaml"

@@ -13,9 +13,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
-from ..files import written
-from .ranks import K
-from .statistics import LEVEL
+from ..common.files import written
+from ..evaluation.ranks import K
+from ..evaluation.statistics import LEVEL
 
 DPI = 150
 COLOURS = [colormaps["tab10"](number) for number in range(10)]

@@ -13,13 +13,13 @@ import markdown
 import pandas as pd
 from tabulate import tabulate
 
-from ..files import write_json, write_text
+from ..common.files import write_json, write_text
+from ..evaluation.ranks import HEAD, K
+from ..evaluation.statistics import DRAWS, LEVEL
 from .plan import Plan
 from .plots import draw_all
-from .ranks import HEAD, K
 from .results import COSTS
 from .runner import duration
-from .statistics import DRAWS, LEVEL
 
 STYLE = """\
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 75em; margin: 2em auto; padding: 0 1em; color: #222; }

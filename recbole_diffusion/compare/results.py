@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from ..files import read_json
-from . import statistics
+from ..common.files import read_json
+from ..evaluation import statistics
+from ..evaluation.ranks import HEAD, Aligned, K, align, by_user, hit, is_head, length_groups, load_ranks, ndcg
 from .plan import Plan, Run, Variant
-from .ranks import HEAD, Aligned, K, align, by_user, hit, is_head, length_groups, load_ranks, ndcg
 from .runner import state_of
 
 # For the many intervals of the pictures; those of the tables have more.

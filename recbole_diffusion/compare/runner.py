@@ -24,10 +24,10 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
+from ..common.files import read_json, write_json
+from ..common.log import screen_handler, shows_progress
 from ..errors import UserError
-from ..files import read_json, write_json
-from ..log import screen_handler, shows_progress
-from ..registry import PACKAGE
+from ..host.registry import PACKAGE
 from .plan import Plan, Run
 
 # Seconds between two looks at the runs.

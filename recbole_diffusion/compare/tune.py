@@ -19,13 +19,13 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 from tabulate import tabulate
 
-from ..config import load_config
+from ..common.files import write_text
+from ..common.log import screen_handler, shows_progress
 from ..errors import SettingError, UserError
-from ..files import write_text
-from ..log import screen_handler, shows_progress
-from ..parsing import read_yaml
-from ..quick_start import prepare
-from ..trainer import TrainingError
+from ..host.parsing import read_yaml
+from ..host.settings import load_config
+from ..training.run import prepare
+from ..training.trainer import TrainingError
 from .plan import Variant, Wanted, file_name, first_difference, make_variants, space_file
 
 # Trials before the first is pruned, and validations before a trial can be.

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..ranking import top_items
-from .draws import scores_of
+from ..evaluation.ranking import top_items
+from .sampling import scores_of
 
 
 class Certainty(NamedTuple):

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from .. import checkpoint
 from ..errors import SettingError, UserError, perhaps
+from ..training import checkpoint
 from .vocabulary import LARGEST_TO_SEARCH
 
 
@@ -128,8 +128,8 @@ def read_users(path: str | Path, state: Mapping[str, Any], model: Any, data_path
         Where the dataset cannot be read or has other items.
     """
     # Reading a dataset takes all of RecBole; recommending from a history must not wait for it.
-    from ..config import load_config
-    from ..data import build_dataset
+    from ..host.dataset import build_dataset
+    from ..host.settings import load_config
 
     changes = {} if data_path is None else {"data_path": data_path}
     settings = {**state["config"], "resume": None, **changes}

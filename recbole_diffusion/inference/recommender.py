@@ -13,10 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .. import checkpoint
+from ..common.blocks import LARGEST_BLOCK
 from ..errors import SettingError, UserError
-from ..ranking import LARGEST_BLOCK, top_items
-from . import certainty, draws
+from ..evaluation.ranking import top_items
+from ..training import checkpoint
+from . import certainty
+from . import sampling as draws
 from .histories import UserHistories, labelled, read_users
 from .restoring import restore
 from .results import Recommendations, joined

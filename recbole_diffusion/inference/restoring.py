@@ -10,10 +10,10 @@ from typing import Any
 import scipy.sparse
 import torch
 
-from .. import checkpoint
 from ..errors import SettingError, UserError, perhaps
-from ..parsing import parse, read_yaml
-from ..registry import find_model, is_recboles, our_models, property_files
+from ..host.parsing import parse, read_yaml
+from ..host.registry import find_model, is_recboles, our_models, property_files
+from ..training import checkpoint
 
 # Settings that change nothing about the weights, and may hence be others than in training.
 CHANGEABLE = (
@@ -147,7 +147,7 @@ def _class_of(path: str | Path, name: str, model: str | type | None) -> type:
         raise UserError(wanted) from error
     if found.__name__ != name:
         raise SettingError("model", found.__name__, f"{path} is of the model {name}")
-    from .. import compat
+    from ..host import compat
 
     compat.undo_anomaly_detection()
     return found

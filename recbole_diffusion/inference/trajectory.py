@@ -12,8 +12,8 @@ from torch import Tensor
 
 from ..diffusion.samplers import sub_chain
 from ..errors import SettingError, UserError
-from ..ranking import top_items
-from . import draws
+from ..evaluation.ranking import top_items
+from . import sampling as draws
 
 # Reverse steps of a trajectory where none are asked for: a single one would show nothing.
 STEPS = 8

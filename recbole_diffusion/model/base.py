@@ -16,7 +16,7 @@ from ..diffusion.noise import HashedNoise, NoiseSource, fresh_noise
 from ..diffusion.process import GaussianProcess
 from ..diffusion.samplers import REVERSE_VARIANCES, SAMPLERS, ReverseStep, reverse_chain, sub_chain
 from ..diffusion.schedules import SCHEDULES, named_betas
-from ..diffusion.step_samplers import STEP_SAMPLERS, make_step_sampler
+from ..diffusion.timesteps import STEP_SAMPLERS, make_step_sampler
 from ..errors import SettingError
 from .layers import ACTIVATIONS, Encoder
 from .losses import catalogue_cross_entropy

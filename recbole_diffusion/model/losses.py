@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ..ranking import LARGEST_BLOCK
+from ..common.blocks import LARGEST_BLOCK
 
 # Scores of a piece on a CPU: 1 MB in float32, which a core's own cache holds.
 CACHED_BLOCK = 2**18

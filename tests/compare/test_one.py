@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from small_plans import SMALL, small_plan, write_wanted
 
+from recbole_diffusion.common.files import read_json
 from recbole_diffusion.compare import one, runner
 from recbole_diffusion.compare.plan import Run
-from recbole_diffusion.compare.ranks import hit, load_ranks
-from recbole_diffusion.files import read_json
-from recbole_diffusion.quick_start import train_and_test
+from recbole_diffusion.evaluation.ranks import hit, load_ranks
+from recbole_diffusion.training.run import train_and_test
 
 
 def wanted(folder: str, model: str = "DiffuRec", **settings: str) -> Run:

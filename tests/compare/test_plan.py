@@ -8,10 +8,10 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from recbole_diffusion.common.files import write_json
 from recbole_diffusion.compare.plan import Plan, make_plan, read_entry, read_wanted, space_file, split_outside
 from recbole_diffusion.errors import UserError
-from recbole_diffusion.files import write_json
-from recbole_diffusion.registry import PROPERTIES
+from recbole_diffusion.host.registry import PROPERTIES
 
 
 def plan(files: tuple[str, ...] = (), **settings: str) -> Plan:

@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 from small_plans import InThisProcess
 
-from recbole_diffusion.compare import cli, runner
+from recbole_diffusion.cli import compare as cli
+from recbole_diffusion.compare import runner
 from recbole_diffusion.compare.plan import Run
 from recbole_diffusion.compare.plots import PICTURES
 from recbole_diffusion.compare.report import metric_rows, to_html, to_latex, to_markdown

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from small_plans import small_plan, write_wanted
 
+from recbole_diffusion.common.files import write_json
 from recbole_diffusion.compare.plan import Plan
-from recbole_diffusion.compare.ranks import ndcg, save_ranks
 from recbole_diffusion.compare.results import best_by, collect, mean_and_std
-from recbole_diffusion.files import write_json
-from recbole_diffusion.ranking import UserRanks
+from recbole_diffusion.evaluation.ranking import UserRanks
+from recbole_diffusion.evaluation.ranks import ndcg, save_ranks
 
 USERS = 200
 

@@ -12,11 +12,11 @@ import pytest
 from rich.console import Console
 from small_plans import small_plan
 
+from recbole_diffusion.common.files import read_json, write_json
 from recbole_diffusion.compare import runner
 from recbole_diffusion.compare.plan import Plan, Run
 from recbole_diffusion.compare.runner import duration, live_table, run_all, seconds_left, state_of
 from recbole_diffusion.errors import UserError
-from recbole_diffusion.files import read_json, write_json
 
 DONE = {"seconds": 10.0, "epochs": [], "best_valid_score": 0.5, "best_epoch": 0}
 

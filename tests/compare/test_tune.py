@@ -13,7 +13,7 @@ from small_plans import SMALL
 from recbole_diffusion.compare import tune
 from recbole_diffusion.compare.plan import Wanted, read_wanted
 from recbole_diffusion.errors import UserError
-from recbole_diffusion.trainer import TrainingError
+from recbole_diffusion.training.trainer import TrainingError
 
 DEFAULT = 0.001  # SASRec's learning rate
 

@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 from recbole.data import dataset as recbole_dataset
 
-from recbole_diffusion import checkpoint
 from recbole_diffusion.errors import UserError
 from recbole_diffusion.inference import Recommender
 from recbole_diffusion.inference.histories import read_users
+from recbole_diffusion.training import checkpoint
 
 ML_100K = Path(recbole_dataset.__file__).parents[2] / "dataset_example" / "ml-100k" / "ml-100k.inter"
 

@@ -13,10 +13,10 @@ import pytest
 import torch
 from saved_models import OLD, Saved
 
-from recbole_diffusion import checkpoint
 from recbole_diffusion.errors import UserError
 from recbole_diffusion.inference import Recommender
 from recbole_diffusion.inference.restoring import restore
+from recbole_diffusion.training import checkpoint
 
 # What the version that wrote the checkpoint scored best, the history left out.
 OLD_HISTORY = ["50", "286", "258"]

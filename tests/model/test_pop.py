@@ -6,8 +6,9 @@ import pytest
 import torch
 from recbole.trainer import Trainer
 
-from recbole_diffusion.config import load_config
-from recbole_diffusion.data import build_dataset, build_loaders
+from recbole_diffusion.host.dataset import build_dataset
+from recbole_diffusion.host.loaders import build_loaders
+from recbole_diffusion.host.settings import load_config
 from recbole_diffusion.model.pop import Pop
 
 

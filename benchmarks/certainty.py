@@ -1,0 +1,381 @@
+"""Do the figures of certainty mean anything, and what does diversity cost?
+
+`python -m benchmarks.certainty --checkpoint saved/NAME.pth` asks a diffusion model for the last
+interaction of its dataset's users, as a test does, and writes a report with tables and two pictures: accuracy by decile
+of uncertainty, and accuracy against diversity as draws and noise scale grow.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy.stats import pearsonr, rankdata, sem
+from tabulate import tabulate
+from torch import Tensor
+from tqdm import tqdm
+
+from recbole_diffusion.cli.arguments import Parser, add_model, load, tokens, told
+from recbole_diffusion.cli.exit_codes import guarded
+from recbole_diffusion.common.files import write_text, written
+from recbole_diffusion.common.log import shows_progress
+from recbole_diffusion.errors import UserError
+from recbole_diffusion.evaluation.ranking import top_items
+from recbole_diffusion.inference import certainty, trajectory
+from recbole_diffusion.inference import sampling as draws
+from recbole_diffusion.inference.recommender import Options, Recommender
+
+K = 10
+DECILES = 10
+# A user with fewer interactions has no test item under leave-one-out.
+FEWEST = 3
+EXAMPLES = """\
+examples:
+  python -m benchmarks.certainty --checkpoint saved/M.pth --noise_scales 1,10,100,1000
+"""
+
+
+class HeldOut(NamedTuple):
+    """The last interaction of every user, and all before it, by internal ids."""
+
+    users: list[str]
+    histories: list[np.ndarray]
+    targets: np.ndarray
+
+
+class Outcome(NamedTuple):
+    """What a way to recommend gave.
+
+    items : int64 [B, K]
+    ndcg, hit : float [B]
+    """
+
+    items: np.ndarray
+    ndcg: np.ndarray
+    hit: np.ndarray
+
+
+class Drawn(NamedTuple):
+    """What the draws at one noise scale gave.
+
+    ways : dict
+        The outcome by number of draws and by whether the list covers these instead of following their mean.
+    distance, entropy : float [B]
+        See `certainty.Certainty`; of all draws.
+    """
+
+    ways: dict[tuple[int, bool], Outcome]
+    distance: np.ndarray
+    entropy: np.ndarray
+
+
+def held_out(recommender: Recommender, most: int | None = None, seed: int = 0) -> HeldOut:
+    """The test part of leave-one-out, or `most` of its users drawn at random."""
+    users = recommender.users
+    rows = np.flatnonzero(np.diff(users.start) >= FEWEST)
+    if most is not None and most < len(rows):
+        rows = np.sort(np.random.default_rng(seed).choice(rows, most, replace=False))
+    histories = [users.row(int(row)) for row in rows]
+    targets = np.array([history[-1] for history in histories])
+    return HeldOut([users.tokens[row] for row in rows], [history[:-1] for history in histories], targets)
+
+
+@torch.inference_mode()
+def ask(recommender: Recommender, part: HeldOut, options: Options, samples: Sequence[int]) -> Drawn:
+    """Recommend to all of the part in every way, with the first of the same draws wherever fewer are wanted.
+
+    Parameters
+    ----------
+    recommender : Recommender
+    part : HeldOut
+    options : Options
+        Without `exclude_seen`, as in a test; `samples` and `diversify` are not read.
+    samples : sequence of int
+        Numbers of draws, ascending, the last at least 2.
+    """
+    model, most = recommender.model, samples[-1]
+    ways = [(number, cover) for number in samples for cover in (False, True) if number > 1 or not cover]
+    found: dict[tuple[int, bool], list[Tensor]] = {way: [] for way in ways}
+    figures = []
+    # Batches of like length have little padding.
+    order = np.argsort([min(len(history), model.max_seq_length) for history in part.histories], kind="stable")
+    size = max(1, options.batch_size // most)
+    label = f"noise scale {options.noise_scale:g}"
+    with draws.asked_for(model, options.steps, options.seed):
+        for begin in tqdm(range(0, len(order), size), label, disable=not shows_progress()):
+            rows = [torch.from_numpy(part.histories[row]) for row in order[begin : begin + size]]
+            x_0 = draws.draw_points(model, rows, most, options.noise_scale, options.batch_size)
+            tops = certainty.draw_tops(model, x_0, K, None)
+            for number, cover in ways:
+                items = certainty.cover(tops[:number]) if cover else _best_by_mean(model, x_0[:number])
+                found[number, cover].append(items)
+            figures.append((certainty.relative_distance(x_0), certainty.choice_entropy(tops[:, :, 0])))
+    back = np.argsort(order)
+    distance, entropy = (torch.cat(parts).cpu().numpy()[back] for parts in zip(*figures, strict=True))
+    outcomes = {way: _outcome(torch.cat(parts).cpu().numpy()[back], part.targets) for way, parts in found.items()}
+    return Drawn(outcomes, distance, entropy)
+
+
+def _best_by_mean(model: Any, x_0: Tensor) -> Tensor:
+    return top_items(lambda piece: model.score(x_0[:, piece]), x_0.shape[1], model.n_items, K).items
+
+
+def _outcome(items: np.ndarray, targets: np.ndarray) -> Outcome:
+    hits = items == targets[:, None]
+    gain = 1.0 / np.log2(np.arange(2, items.shape[1] + 2))
+    return Outcome(items, (hits * gain).sum(axis=1), hits.any(axis=1).astype(float))
+
+
+def list_diversity(items: np.ndarray, embeddings: torch.Tensor) -> float:
+    """Mean over lists, int64 [B, K], of the cosine distance between two of their items."""
+    vectors = trajectory.directions(embeddings.float().cpu())[torch.from_numpy(items)]
+    k = items.shape[1]
+    # The sum over all pairs is the squared length of the sum.
+    similar = (vectors.sum(dim=1).square().sum(dim=-1) - k) / (k * (k - 1))
+    return float(1.0 - similar.mean())
+
+
+def coverage(items: np.ndarray, n_items: int) -> float:
+    """Share of the catalogue that somebody is recommended."""
+    return len(np.unique(items)) / n_items
+
+
+def deciles(outcome: Outcome, distance: np.ndarray, entropy: np.ndarray) -> pd.DataFrame:
+    """Accuracy by decile of the distance between draws, the surest users first; errors are standard errors."""
+    # By rank, so that users of equal distance do not empty a decile.
+    rank = pd.Series(distance).rank(method="first")
+    table = pd.DataFrame(
+        {
+            "decile": np.ceil(rank / len(rank) * DECILES).astype(int),
+            "users": 1,
+            "distance": distance,
+            "entropy": entropy,
+            "ndcg": outcome.ndcg,
+            "hit": outcome.hit,
+        }
+    )
+    groups = table.groupby("decile")
+    means = groups.mean()
+    means["users"] = groups.size()
+    means["error"] = groups["ndcg"].sem()
+    return means.reset_index()
+
+
+def correlations(part: HeldOut, scale: float, drawn: Drawn, outcome: Outcome) -> dict[str, Any]:
+    """Whether the figures tell accuracy, by rank correlations over users: a row of the report."""
+    lengths = np.array([len(history) for history in part.histories])
+    return {
+        "noise scale": scale,
+        "NDCG@10": outcome.ndcg.mean(),
+        "Hit@10": outcome.hit.mean(),
+        "mean distance": drawn.distance.mean(),
+        "mean entropy": drawn.entropy.mean(),
+        "ρ(distance, NDCG@10)": _correlation(drawn.distance, outcome.ndcg),
+        "ρ(distance, NDCG@10) at equal length": _correlation(drawn.distance, outcome.ndcg, lengths),
+        "ρ(entropy, NDCG@10)": _correlation(drawn.entropy, outcome.ndcg),
+        "ρ(entropy, NDCG@10) at equal length": _correlation(drawn.entropy, outcome.ndcg, lengths),
+        "ρ(distance, history's length)": _correlation(drawn.distance, lengths),
+    }
+
+
+def _correlation(figure: np.ndarray, other: np.ndarray, given: np.ndarray | None = None) -> str:
+    """Spearman's ρ and its p-value, as text; nothing where one of the two does not vary.
+
+    With `given` it is the partial one: of what a straight line over the ranks of `given` leaves of the ranks.
+    """
+    if np.ptp(figure) == 0 or np.ptp(other) == 0:
+        return ""
+    ranks = [rankdata(values) for values in (figure, other)]
+    if given is not None:
+        at = np.stack([np.ones(len(given)), rankdata(given)], axis=1)
+        ranks = [rank - at @ np.linalg.lstsq(at, rank)[0] for rank in ranks]
+    found = pearsonr(*ranks)
+    return f"{found.statistic:.3f} (p {found.pvalue:.2g})"
+
+
+def trade(recommender: Recommender, drawn: Mapping[float, Drawn]) -> list[dict[str, Any]]:
+    """Accuracy, diversity and coverage of every way at every noise scale, with the change from the first of them."""
+    embeddings = trajectory.embeddings(recommender.model)
+    rows: list[dict[str, Any]] = []
+    first: Outcome | None = None
+    for scale, at_scale in drawn.items():
+        for (number, cover), outcome in at_scale.ways.items():
+            first = first or outcome
+            # User by user: that some users are easier than others is no error of the change.
+            change = outcome.ndcg - first.ndcg
+            rows.append(
+                {
+                    "noise scale": scale,
+                    "draws": number,
+                    "list": "covers the draws" if cover else "mean of the draws",
+                    "NDCG@10": outcome.ndcg.mean(),
+                    "change": change.mean(),
+                    "error of the change": sem(change),
+                    "Hit@10": outcome.hit.mean(),
+                    "list diversity": list_diversity(outcome.items, embeddings),
+                    "coverage": coverage(outcome.items, len(recommender.vocabulary)),
+                }
+            )
+    return rows
+
+
+def draw_deciles(path: Path, tables: dict[float, pd.DataFrame], title: str) -> None:
+    """NDCG@10 by decile, a line for each noise scale."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
+    for number, (scale, table) in enumerate(tables.items()):
+        # Side by side, so that the bars of the errors can be told apart.
+        place = table["decile"] + 0.08 * (number - (len(tables) - 1) / 2)
+        axes.errorbar(place, table["ndcg"], table["error"], marker="o", capsize=2, label=f"{scale:g}")
+    axes.set(xlabel="decile of the distance between draws (1: surest)", ylabel="test NDCG@10", title=title)
+    axes.set(ylim=(0, None), xticks=range(1, DECILES + 1))
+    axes.legend(title="noise scale; bars: standard error")
+    with written(path) as part:
+        figure.savefig(part, dpi=130)
+
+
+def draw_trade(path: Path, rows: list[dict[str, Any]], title: str) -> None:
+    """NDCG@10 against list diversity and against coverage, a line for each noise scale and kind of list."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(13, 5), layout="constrained")
+    table = pd.DataFrame(rows)
+    scales = list(dict.fromkeys(table["noise scale"]))
+    for axes, column in zip(figure.subplots(1, 2, sharey=True), ("list diversity", "coverage"), strict=True):
+        for (scale, kind), group in table.groupby(["noise scale", "list"], sort=False):
+            covers = kind == "covers the draws"
+            style = {"linestyle": "--" if covers else "-", "marker": "s" if covers else "o"}
+            label = f"{scale:g}, {kind}"
+            errors = group["error of the change"]
+            colour = f"C{scales.index(scale)}"
+            axes.errorbar(group[column], group["NDCG@10"], errors, color=colour, capsize=2, label=label, **style)
+            for _, row in group.iterrows():
+                place = (row[column], row["NDCG@10"])
+                axes.annotate(str(row["draws"]), place, fontsize=7, xytext=(3, 3), textcoords="offset points")
+        axes.set(xlabel=column)
+    figure.supylabel("test NDCG@10", fontsize="medium")
+    title = f"{title}; numbers: draws; bars: standard error of the change from the table's first row"
+    figure.suptitle(title, fontsize="medium")
+    figure.legend(*axes.get_legend_handles_labels(), title="noise scale, list", loc="outside right upper", fontsize=8)
+    with written(path) as part:
+        figure.savefig(part, dpi=130)
+
+
+def parser() -> Parser:
+    """The flags."""
+    made = Parser("study", (__doc__ or "").partition("\n\n")[0], EXAMPLES)
+    made.prog = "python -m benchmarks.certainty"
+    add_model(made)
+    made.add_argument("--data_path", metavar="DIR", help="the dataset's folder; by default that of training")
+    made.add_argument("--noise_scales", default="1,10,100,1000", help="separated by commas (default 1,10,100,1000)")
+    made.add_argument("--samples", default="1,4,16", help="numbers of draws, the largest 2 at least (default 1,4,16)")
+    made.add_argument("--most_users", type=int, metavar="N", help="N of the test users, drawn with seed 0")
+    made.add_argument("--batch_size", type=int, default=512, help="rows at once (default 512)")
+    made.add_argument("--output", default="results", metavar="DIR", help="folder of the report (default results)")
+    return made
+
+
+def run(argv: Sequence[str]) -> None:
+    """Do what the command line says.
+
+    Raises
+    ------
+    UserError
+    """
+    args = parser().read(argv)
+    try:
+        scales = [float(scale) for scale in tokens(args.noise_scales)]
+        samples = sorted({int(number) for number in tokens(args.samples)})
+    except ValueError as error:
+        raise UserError(f"--noise_scales and --samples take numbers separated by commas ({error})") from error
+    if not scales or not samples or samples[0] < 1 or samples[-1] < 2:
+        raise UserError("--noise_scales takes at least one number, and --samples positive ones, one of 2 or more")
+    with told():
+        recommender = load(args, args.data_path)
+        options = Options(
+            K, exclude_seen=False, steps=args.steps, samples=samples[-1], seed=args.seed, batch_size=args.batch_size
+        )
+        for scale in scales:
+            replace(options, noise_scale=scale).check(recommender.model, len(recommender.vocabulary))
+        folder = Path(args.output)
+        # Told before what takes minutes.
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{folder}: the report cannot be written there ({error.strerror})") from error
+        part = held_out(recommender, args.most_users)
+        drawn = {scale: ask(recommender, part, replace(options, noise_scale=scale), samples) for scale in scales}
+        with draws.asked_for(recommender.model, args.steps, args.seed):
+            steps = len(recommender.model.timesteps)
+    model, dataset = type(recommender.model).__name__, recommender.dataset
+    title = f"{model} on {dataset}, {len(part.users)} test users"
+    by_mean = {scale: at_scale.ways[samples[-1], False] for scale, at_scale in drawn.items()}
+    tables = {scale: deciles(by_mean[scale], *at_scale[1:]) for scale, at_scale in drawn.items()}
+    figures = [correlations(part, scale, at_scale, by_mean[scale]) for scale, at_scale in drawn.items()]
+    rows = trade(recommender, drawn)
+    stem = f"{model}-{dataset}-certainty"
+    command = f"python -m benchmarks.certainty {shlex.join(argv)}"
+    text = report(title, command, stem, samples[-1], steps, tables, figures, rows)
+    draw_deciles(folder / f"{stem}-deciles.png", tables, f"{title}, {samples[-1]} draws")
+    draw_trade(folder / f"{stem}-trade.png", rows, title)
+    write_text(folder / f"{stem}.md", text)
+    print(text, end="")
+
+
+def report(
+    title: str,
+    command: str,
+    stem: str,
+    samples: int,
+    steps: int,
+    tables: dict[float, pd.DataFrame],
+    figures: list[dict[str, Any]],
+    rows: list[dict[str, Any]],
+) -> str:
+    """The tables as markdown."""
+    by_decile = pd.concat([table.assign(scale=scale) for scale, table in tables.items()])
+    by_decile = by_decile[["scale", "decile", "users", "distance", "entropy", "ndcg", "error", "hit"]]
+    headers = ["noise scale", "decile", "users", "distance", "entropy", "NDCG@10", "standard error", "Hit@10"]
+    formats = ("g", "d", "d", ".4g", ".3f", ".4f", ".4f", ".4f")
+    cells = [[format(v, f) for v, f in zip(row, formats, strict=True)] for row in by_decile.itertuples(index=False)]
+    return "\n\n".join(
+        [
+            f"# How sure: {title}",
+            f"```sh\n{command}\n```",
+            "Leave-one-out: the last interaction of each user is asked for, from all before it; all items are ranked. "
+            f"Reverse steps: {steps}. The noise scale multiplies x_T and the noise of the reverse steps.",
+            f"## Accuracy by uncertainty\n\n{samples} draws a user, their mean ranked. Distance: between two draws of "
+            "x_0, as a share of their length. Entropy: of their best item, in nats. ρ: Spearman's rank correlation "
+            "over users; a figure that tells accuracy has a negative one. At equal length: the partial one, given the "
+            "history's length, which alone could make both vary.",
+            _markdown(figures),
+            f"![NDCG@10 by decile of uncertainty]({stem}-deciles.png)",
+            tabulate(cells, headers, tablefmt="pipe", disable_numparse=True),
+            "## Accuracy against diversity\n\nList diversity: mean cosine distance between two items of a list, by "
+            "their embeddings. Coverage: share of the catalogue that somebody is recommended among the best 10. "
+            "Change: of NDCG@10 from the first row, over the same users, with its standard error.",
+            _markdown(rows),
+            f"![NDCG@10 against diversity]({stem}-trade.png)\n",
+        ]
+    )
+
+
+def _markdown(rows: list[dict[str, Any]]) -> str:
+    text = [
+        {key: f"{value:.4g}" if isinstance(value, float | np.floating) else value for key, value in row.items()}
+        for row in rows
+    ]
+    return tabulate(text, headers="keys", tablefmt="pipe", disable_numparse=True)
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(lambda: run(sys.argv[1:]), debug="--debug" in sys.argv))

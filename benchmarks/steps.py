@@ -1,0 +1,244 @@
+"""`python -m benchmarks.steps`: what reverse steps are worth, the weights being the same."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from time import perf_counter
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
+from tabulate import tabulate
+from tqdm import tqdm
+
+from recbole_diffusion.cli.exit_codes import guarded
+from recbole_diffusion.cli.train import parse_arguments
+from recbole_diffusion.common.files import write_json, written
+from recbole_diffusion.common.log import shows_progress
+from recbole_diffusion.errors import SettingError, UserError
+from recbole_diffusion.evaluation.ranking import user_ranks
+from recbole_diffusion.evaluation.ranks import K, by_user, hit, ndcg
+from recbole_diffusion.evaluation.statistics import interval, resampled_means
+from recbole_diffusion.host.settings import load_config
+from recbole_diffusion.inference.sampling import asked_for
+from recbole_diffusion.training import checkpoint
+from recbole_diffusion.training.run import Prepared, prepare
+
+STEPS = (1, 2, 4, 8, 16, 32)
+NOISE_SEEDS = (1, 2, 3)
+# A default may cost at most this share of the whole chain's NDCG.
+TOLERATED = 0.02
+
+HELP = """\
+Rank the test users of trained models with 1, 2, 4, ... reverse steps, several noise seeds each.
+
+usage: python -m benchmarks.steps --checkpoint=PATH[,PATH ...] [--KEY=VALUE ...]
+
+  --checkpoint PATHS   models of this package, trained (saved/NAME.pth)
+  --steps LIST         numbers of reverse steps (default 1,2,4,8,16,32, as far as the model has so many)
+  --noise_seeds LIST   seeds of the evaluation's noise (default 1,2,3)
+  --output FOLDER      where steps.json and steps.png go (default the current folder)
+  --KEY VALUE          settings in the place of the checkpoint's, such as data_path
+"""
+
+
+class Line(NamedTuple):
+    """Accuracy with one number of steps.
+
+    steps : int
+    ndcg, hit : float
+        NDCG@10 and Hit@10, means over users and noise seeds.
+    seeds_apart : float
+        Standard deviation of NDCG@10 between the noise seeds.
+    loss, low, high : float
+        Relative difference of NDCG@10 to the whole chain, with its bootstrap interval over users and noise seeds.
+    seconds : float
+        Of one evaluation.
+    """
+
+    steps: int
+    ndcg: float
+    hit: float
+    seeds_apart: float
+    loss: float
+    low: float
+    high: float
+    seconds: float
+
+
+def fewest(lines: Sequence[Line], tolerated: float = TOLERATED) -> int:
+    """The fewest steps whose loss against the whole chain has a lower bound above -`tolerated`."""
+    return min(line.steps for line in lines if line.low > -tolerated)
+
+
+def lines_of(steps: Sequence[int], ranks: Sequence[np.ndarray], seconds: Sequence[float]) -> list[Line]:
+    """A line for each number of steps.
+
+    Parameters
+    ----------
+    steps : sequence of int
+        Ascending; the last is the whole chain.
+    ranks : sequence of arrays [S, U]
+        Ranks of the users' test items, by noise seed.
+    seconds : sequence of float
+    """
+    scores = [ndcg(rank) for rank in ranks]
+    means = resampled_means(scores)
+    # A model that hits nothing loses nothing.
+    whole = float(scores[-1].mean()) or 1.0
+    lines = []
+    for number, rank in enumerate(ranks):
+        low, high = interval((means[:, number] - means[:, -1]) / whole)
+        by_seed = scores[number].mean(axis=1)
+        apart = float(by_seed.std(ddof=1)) if len(by_seed) > 1 else 0.0
+        mean = float(by_seed.mean())
+        lines.append(
+            Line(
+                steps[number],
+                mean,
+                hit(rank).mean(),
+                apart,
+                (mean - scores[-1].mean()) / whole,
+                low,
+                high,
+                seconds[number],
+            )
+        )
+    return lines
+
+
+def measure(prepared: Prepared, steps: Sequence[int], noise_seeds: Sequence[int]) -> list[Line]:
+    """Evaluate a trained model with each number of steps and each seed of the noise."""
+    ranks, seconds = [], []
+    rounds = [(count, seed) for count in steps for seed in noise_seeds]
+    for count, seed in tqdm(rounds, "Evaluate", ncols=100, leave=False, disable=not shows_progress()):
+        with asked_for(prepared.model, count, seed):
+            begin = perf_counter()
+            found = user_ranks(prepared.trainer, prepared.test_data)
+            seconds.append(perf_counter() - begin)
+        ranks.append(by_user(found.user, found.rank[None]))
+    by_steps = np.concatenate(ranks).reshape(len(steps), len(noise_seeds), -1)
+    return lines_of(steps, list(by_steps), np.reshape(seconds, (len(steps), -1)).min(axis=1).tolist())
+
+
+def read(path: str, changes: dict[str, Any]) -> tuple[dict[str, Any], Prepared]:
+    """Settings of a checkpoint as plain data, and all that its run works with, holding the best weights.
+
+    Raises
+    ------
+    UserError
+        For a file that is no checkpoint, or of a model without reverse steps.
+    """
+    state = checkpoint.load(path)
+    quiet = {"log_dir": None, "tensorboard_dir": None, "resume": None, "show_progress": False}
+    config = load_config(state["model"], state["dataset"], None, {**state["config"], **quiet, **changes})
+    if config["diffusion"] is False or not hasattr(config.model_class, "reverse"):
+        raise UserError(f"{path}: {state['model']} has no reverse steps, or was trained with diffusion: False")
+    prepared = prepare(config)
+    checkpoint.release(prepared.trainer.saved_model_file)
+    checkpoint.require_catalogue(path, state, prepared.data, ("item",))
+    checkpoint.set_weights(prepared.model, checkpoint.best_weights(state), prepared.trainer.device)
+    return config.plain(), prepared
+
+
+def table(results: Sequence[dict[str, Any]]) -> str:
+    """The figures as markdown."""
+    parts = []
+    for result in results:
+        rows = [
+            (
+                line.steps,
+                f"{line.ndcg:.4f} ± {line.seeds_apart:.4f}",
+                f"{line.hit:.4f}",
+                "" if line is result["lines"][-1] else f"{line.loss:+.2%} ({line.low:+.2%} to {line.high:+.2%})",
+                f"{line.seconds:.1f}",
+            )
+            for line in result["lines"]
+        ]
+        headers = ("steps", f"NDCG@{K}", f"Hit@{K}", "against the whole chain (95 %)", "seconds")
+        title = f"{result['model']} on {result['dataset']}"
+        told = f"Fewest steps with a lower bound above -{TOLERATED:.0%}: {result['fewest']}."
+        parts.append(f"### {title}\n\n{tabulate(rows, headers, tablefmt='github', disable_numparse=True)}\n\n{told}")
+    return "\n\n".join(parts)
+
+
+def draw(axes: Axes, result: dict[str, Any]) -> None:
+    """NDCG@10 against steps, with the interval of the difference to the whole chain."""
+    lines = result["lines"]
+    whole = lines[-1].ndcg
+    steps = [line.steps for line in lines]
+    middle = np.array([line.ndcg for line in lines])
+    bounds = np.array([[whole * (1 + line.low), whole * (1 + line.high)] for line in lines])
+    axes.errorbar(steps, middle, np.abs(bounds.T - middle), marker="o", capsize=3)
+    axes.axhline(whole * (1 - TOLERATED), color="0.6", linestyle="--", linewidth=1)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(steps, [str(count) for count in steps])
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_ylim(0, 1.1 * max(bounds.max(), middle.max()) or None)
+    axes.set_xlabel("reverse steps")
+    axes.set_ylabel(f"test NDCG@{K}")
+    axes.set_title(f"{result['model']} on {result['dataset']}", fontsize=10)
+    axes.grid(color="0.9")
+
+
+def plot(results: Sequence[dict[str, Any]], path: Path) -> None:
+    """Write the picture of all results."""
+    figure = Figure(figsize=(1 + 3.6 * len(results), 3.6), layout="constrained")
+    for axes, result in zip(figure.subplots(1, len(results), squeeze=False)[0], results, strict=True):
+        draw(axes, result)
+    figure.supxlabel("dashed: 2 % below the whole chain; bars: 95 % interval of the difference to it", fontsize=8)
+    with written(path) as part:
+        figure.savefig(part, dpi=150, format="png")
+
+
+def _numbers(key: str, text: str | None, default: Sequence[int]) -> list[int]:
+    if text is None:
+        return list(default)
+    try:
+        numbers = sorted({int(word) for word in text.strip("[]").split(",")})
+    except ValueError:
+        numbers = [0]
+    if numbers[0] < 1:
+        raise SettingError(key, text, "positive whole numbers are wanted, such as 1,2,4")
+    return numbers
+
+
+def run(argv: Sequence[str]) -> None:
+    """Do what the command line says.
+
+    Raises
+    ------
+    UserError
+    """
+    arguments = parse_arguments(argv)
+    settings = dict(arguments.settings)
+    paths = settings.pop("checkpoint", None)
+    if "help" in arguments.switches or not paths:
+        print(HELP, end="")
+        if not arguments.switches:
+            raise UserError("--checkpoint: a trained model is wanted, as in --checkpoint=saved/NAME.pth")
+        return
+    steps = _numbers("steps", settings.pop("steps", None), STEPS)
+    seeds = _numbers("noise_seeds", settings.pop("noise_seeds", None), NOISE_SEEDS)
+    output = Path(settings.pop("output", "."))
+    results = []
+    for path in paths.split(","):
+        config, prepared = read(path, settings)
+        whole = config["diffusion_steps"]
+        lines = measure(prepared, [*(count for count in steps if count < whole), whole], seeds)
+        named = {key: config[key] for key in ("model", "dataset", "seed")}
+        results.append({**named, "noise_seeds": seeds, "lines": lines, "fewest": fewest(lines), "config": config})
+        print(table(results[-1:]), flush=True)
+    output.mkdir(parents=True, exist_ok=True)
+    told = [{**result, "lines": [line._asdict() for line in result["lines"]]} for result in results]
+    write_json(output / "steps.json", json.loads(json.dumps({"results": told})))
+    plot(results, output / "steps.png")
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(lambda: run(sys.argv[1:]), debug="--debug" in sys.argv))

@@ -1,0 +1,1 @@
+"""The command line: arguments in, a result on stdout and an exit code out."""

@@ -1,0 +1,57 @@
+"""What a command leaves behind: an exit code, and one line on stderr for a mistake."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+
+from ..errors import UserError
+
+
+def guarded(action: Callable[[], None], debug: bool = False) -> int:
+    """Run a command to its end; give the exit code.
+
+    Parameters
+    ----------
+    action : callable
+    debug : bool
+        Whether to show the stack of an error.
+
+    Returns
+    -------
+    int
+        0 done; 1 an error of the program; 2 a mistake of the user's; 130 interrupted; 141 nobody reads stdout any more.
+    """
+    try:
+        action()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _give_up_stdout()
+        return 141
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            _give_up_stdout()
+            error = UserError(f"{error.filename or 'the output'}: cannot be written ({error.strerror})")
+        message = " ".join(str(error).split())
+        if isinstance(error, UserError):
+            print(f"error: {message}", file=sys.stderr)
+            return 2
+        hint = "" if debug else "; run again with --debug for the stack"
+        print(f"internal error: {type(error).__name__}: {message}{hint}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _give_up_stdout() -> None:
+    # Python flushes stdout once more at exit, which would complain again.
+    with suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

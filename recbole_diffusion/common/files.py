@@ -1,0 +1,63 @@
+"""Files that are whole at any moment."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError
+
+
+@contextmanager
+def written(path: Path) -> Iterator[Path]:
+    """Give a temporary path to write to, which becomes `path` when the context ends without an error.
+
+    Raises
+    ------
+    UserError
+        Where nothing can be written there.
+    """
+    part = path.with_name(f".{os.getpid()}.{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield part
+        # Else the name may be on the disk before the content is, should the power fail.
+        with open(part, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror})") from error
+    finally:
+        with suppress(OSError):
+            part.unlink()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file."""
+    with written(path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write plain data as json."""
+    write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path, absent: Callable[[], Any] = dict) -> Any:
+    """Read what `write_json` wrote; `absent()` where there is no such file.
+
+    Raises
+    ------
+    UserError
+        For a file that is no json.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return absent()
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read as json ({error})") from error

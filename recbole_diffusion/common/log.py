@@ -1,0 +1,116 @@
+"""One run's log: on stderr and in a file of its own."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from tqdm import tqdm
+
+from ..errors import SettingError
+
+COLOUR_CODE = re.compile(r"\x1b\[[0-9;]*m")
+
+
+class PlainFormatter(logging.Formatter):
+    """Takes out the colour codes that RecBole's messages carry."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return COLOUR_CODE.sub("", super().format(record))
+
+
+class ScreenHandler(logging.StreamHandler):
+    """Writes to stderr around the progress bars, not into them."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            tqdm.write(self.format(record), file=self.stream)
+        except Exception:
+            self.handleError(record)
+
+
+def screen_handler() -> logging.Handler:
+    """A handler for stderr; colours only on a terminal and where NO_COLOR is not set."""
+    handler = ScreenHandler(sys.stderr)
+    coloured = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
+    formatter = logging.Formatter if coloured else PlainFormatter
+    handler.setFormatter(formatter("%(asctime)s %(levelname)s  %(message)s", "%d %b %H:%M"))
+    return handler
+
+
+def file_handler(folder: str, model: str, dataset: str) -> logging.FileHandler:
+    """A handler for a new file `<folder>/<model>/<model>-<dataset>-<time>-<unique>.log`.
+
+    Raises
+    ------
+    SettingError
+        Where no file can be written there.
+    """
+    name = f"{model}-{dataset}-{datetime.now():%b-%d-%Y_%H-%M-%S}-{uuid4().hex[:8]}.log"
+    path = Path(folder) / model / name
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # "x" makes sure that no two runs share a file.
+        handler = logging.FileHandler(path, mode="x", encoding="utf-8")
+    except OSError as error:
+        wanted = f"a folder that can be written to is wanted, or ~ for no log file ({error.strerror})"
+        raise SettingError("log_dir", folder, wanted) from error
+    handler.setFormatter(PlainFormatter("%(asctime)s %(levelname)s  %(message)s", "%a %d %b %Y %H:%M:%S"))
+    return handler
+
+
+def shows_progress() -> bool:
+    """Whether somebody sees a progress bar move: on a terminal or in a notebook, not in a file."""
+    return sys.stderr.isatty() or "ipykernel" in sys.modules
+
+
+@contextmanager
+def run_logging(config: Any) -> Iterator[Path | None]:
+    """Log to stderr and to a new file for as long as the context lasts.
+
+    The handlers stand on the root logger, where RecBole logs; those of a host application stay as they are.
+
+    Parameters
+    ----------
+    config : mapping
+        Read are `model`, `dataset`, `log_dir` (None for no file) and `state`, RecBole's key for the level.
+
+    Yields
+    ------
+    Path or None
+        The log file.
+
+    Raises
+    ------
+    SettingError
+        Where `log_dir` cannot be written to.
+    """
+    handlers = [screen_handler()]
+    path = None
+    if config["log_dir"]:
+        in_file = file_handler(config["log_dir"], config["model"], config["dataset"])
+        path = Path(config["log_dir"], *Path(in_file.baseFilename).parts[-2:])
+        handlers.append(in_file)
+
+    level = getattr(logging, str(config["state"]).upper(), logging.INFO)
+    root = logging.getLogger()
+    level_before = root.level
+    root.setLevel(level)
+    for handler in handlers:
+        handler.setLevel(level)
+        root.addHandler(handler)
+    try:
+        yield path
+    finally:
+        root.setLevel(level_before)
+        for handler in handlers:
+            root.removeHandler(handler)
+            handler.close()

@@ -1,0 +1,1 @@
+"""Rankings, ranks, and the statistics of their differences."""

@@ -1,0 +1,103 @@
+"""Rankings of a catalogue of any size: best items, and the ranks of the test items, a block of scores at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..common.blocks import LARGEST_BLOCK, row_pieces
+
+
+class TopItems(NamedTuple):
+    """The best items of each row, best first.
+
+    items : int64 [B, k]
+    scores : float [B, k]
+    """
+
+    items: Tensor
+    scores: Tensor
+
+
+class UserRanks(NamedTuple):
+    """Where each test interaction's item came in the ranking of the whole catalogue.
+
+    user, item : int64 [n]
+        RecBole's internal ids.
+    length : int64 [n]
+        Length of the history.
+    rank : int64 [n]
+        From 1; items of the same score share the mean of their ranks, rounded down.
+    """
+
+    user: np.ndarray
+    item: np.ndarray
+    length: np.ndarray
+    rank: np.ndarray
+
+
+def top_items(
+    score: Callable[[slice], Tensor],
+    rows: int,
+    n_items: int,
+    k: int,
+    hidden: Tensor | None = None,
+    largest_block: int = LARGEST_BLOCK,
+) -> TopItems:
+    """The best `k` items of each row.
+
+    Parameters
+    ----------
+    score : callable
+        A slice of the rows -> their scores [rows, V], which may be changed in place.
+    rows, n_items : int
+        B, and V with the padding item 0, which is never among the best.
+    k : int
+        At most V - 1.
+    hidden : int64 Tensor [B, H], optional
+        Items that a row must not get; 0 stands for none. Where fewer than `k` others are left, the rest scores -inf.
+    largest_block : int
+        Number of scores that may be held at once.
+    """
+    best = []
+    for piece in row_pieces(rows, n_items, largest_block):
+        scores = score(piece)
+        scores[:, 0] = -torch.inf
+        if hidden is not None:
+            scores.scatter_(1, hidden[piece], -torch.inf)
+        best.append(scores.topk(k))
+    return TopItems(torch.cat([top.indices for top in best]), torch.cat([top.values for top in best]))
+
+
+@torch.no_grad()
+def user_ranks(trainer: Any, eval_data: Any) -> UserRanks:
+    """Rank every test item of a loader of full ranking, with the weights that the model holds.
+
+    Parameters
+    ----------
+    trainer : Trainer
+    eval_data : FullSortEvalDataLoader
+        Of a sequential model, whose rows have a single target each.
+    """
+    config, dataset = trainer.config, eval_data._dataset
+    columns: list[tuple[Tensor, ...]] = []
+    trainer.model.eval()
+    for batch in eval_data:
+        interaction, _, _, target = batch
+        for piece, scores in trainer.score_pieces(batch, dataset.item_num):
+            wanted = target[piece].to(scores.device)[:, None]
+            own = scores.gather(1, wanted)
+            # A score that is not a number is beaten by all.
+            beaten_by = (~(scores <= own)).sum(dim=1)
+            tied = (scores == own).sum(dim=1).clamp(min=1)
+            rows = interaction[piece]
+            length = rows[dataset.item_list_length_field]
+            rank = (beaten_by + 1 + (tied - 1) // 2).clamp(max=dataset.item_num - 1)
+            columns.append((rows[config["USER_ID_FIELD"]], wanted[:, 0], length, rank))
+    return UserRanks(
+        *(torch.cat([part.cpu() for part in parts]).numpy().astype(np.int64) for parts in zip(*columns, strict=True))
+    )

@@ -1,0 +1,157 @@
+"""Ranks of the test items on disk, and metrics of single users from them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+from zipfile import BadZipFile
+
+import numpy as np
+import pandas as pd
+
+from ..common.files import written
+from ..errors import UserError
+from .ranking import UserRanks
+
+K = 10
+# Share of the items that make up the head, the most popular first.
+HEAD = 0.2
+
+
+class StoredRanks(NamedTuple):
+    """What `ranks.npz` of a run holds.
+
+    user, item, rank : int32 [n]
+        As `ranking.UserRanks` has them, a row for each test interaction.
+    length : int32 [n]
+        Number of interactions before it, of which a model may be shown only the last.
+    popularity : int32 [V]
+        Number of training interactions of each item.
+    """
+
+    user: np.ndarray
+    item: np.ndarray
+    length: np.ndarray
+    rank: np.ndarray
+    popularity: np.ndarray
+
+
+class Aligned(NamedTuple):
+    """The ranks of several models for the same rows.
+
+    user, item, length : int32 [n]
+        Of each row, sorted by user and item.
+    popularity : int32 [V]
+    ranks : list of int32 [S, n]
+        One entry a model.
+    """
+
+    user: np.ndarray
+    item: np.ndarray
+    length: np.ndarray
+    popularity: np.ndarray
+    ranks: list[np.ndarray]
+
+
+def training_popularity(dataset: Any) -> np.ndarray:
+    """Number of interactions int32 [V] of each item in the training part, a sequence's first included."""
+    return np.asarray(dataset.inter_matrix(form="csr").sum(axis=0)).ravel().astype(np.int32)
+
+
+def whole_lengths(dataset: Any) -> np.ndarray:
+    """Number of interactions int64 [n] before each row's target, those that a model is not shown included.
+
+    Rows are in the order of the dataset, which is that of its evaluation.
+    """
+    prefixes = dataset.inter_feat
+    rows = prefixes.rows.long()
+    return (rows - prefixes.sequences.start[rows]).numpy()
+
+
+def save_ranks(path: Path, ranks: UserRanks, popularity: np.ndarray) -> None:
+    """Write the ranks of a run."""
+    with written(path) as part, open(part, "wb") as file:
+        columns = {name: column.astype(np.int32) for name, column in ranks._asdict().items()}
+        np.savez_compressed(file, **columns, popularity=popularity)
+
+
+def load_ranks(path: Path) -> StoredRanks:
+    """Read what `save_ranks` wrote.
+
+    Raises
+    ------
+    UserError
+        For a file that is missing or no such file.
+    """
+    try:
+        with np.load(path) as columns:
+            return StoredRanks(*(columns[name] for name in StoredRanks._fields))
+    except (OSError, EOFError, ValueError, KeyError, BadZipFile) as error:
+        raise UserError(f"{path}: the ranks cannot be read ({error})") from error
+
+
+def hit(rank: np.ndarray, k: int = K) -> np.ndarray:
+    """Hit@k of a single target at `rank`, any shape."""
+    return (rank <= k).astype(float)
+
+
+def ndcg(rank: np.ndarray, k: int = K) -> np.ndarray:
+    """NDCG@k of a single target at `rank`, any shape."""
+    return np.where(rank <= k, 1 / np.log2(rank + 1.0), 0.0)
+
+
+def align(models: Sequence[Sequence[StoredRanks]]) -> Aligned:
+    """Put the rows of all models and seeds into one order.
+
+    Parameters
+    ----------
+    models : sequence of sequences of StoredRanks
+        By model, then by seed.
+
+    Raises
+    ------
+    UserError
+        Where two of them were tested on different interactions.
+    """
+    first: StoredRanks | None = None
+    ranks = []
+    for seeds in models:
+        rows = []
+        for stored in seeds:
+            order = np.lexsort((stored.length, stored.item, stored.user))
+            columns = {name: getattr(stored, name)[order] for name in ("user", "item", "length", "rank")}
+            sorted_rows = stored._replace(**columns)
+            if first is None:
+                first = sorted_rows
+            elif not all(np.array_equal(getattr(first, name), getattr(sorted_rows, name)) for name in ("user", "item")):
+                raise UserError("the runs were tested on different interactions, so that they cannot be compared")
+            rows.append(sorted_rows.rank)
+        ranks.append(np.stack(rows))
+    assert first is not None
+    return Aligned(first.user, first.item, first.length, first.popularity, ranks)
+
+
+def by_user(user: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Mean of `values` [S, n] over the rows of each `user` [n]: [S, U], in order of the users."""
+    return pd.DataFrame(values.T).groupby(user, sort=True).mean().to_numpy().T
+
+
+def is_head(popularity: np.ndarray, share: float = HEAD) -> np.ndarray:
+    """Which items [V] are the head: the `share` of the catalogue with the most training interactions.
+
+    Of items equally popular the one with the lower id comes first; the padding item 0 is none.
+    """
+    order = np.argsort(-popularity[1:], kind="stable") + 1
+    head = np.zeros(len(popularity), dtype=bool)
+    head[order[: round(share * len(order))]] = True
+    return head
+
+
+def length_groups(length: np.ndarray, groups: int = 4) -> tuple[np.ndarray, list[str]]:
+    """Sort history lengths [n] into groups of about equal size: the group int [n] of each, and the groups' names."""
+    edges = np.unique(np.quantile(length, np.linspace(0, 1, groups + 1)[1:], method="lower"))
+    group = np.searchsorted(edges, length)
+    lows = [int(length.min()), *(int(edge) + 1 for edge in edges[:-1])]
+    names = [f"{low}" if low == high else f"{low} to {high}" for low, high in zip(lows, edges.astype(int), strict=True)]
+    return group, names

@@ -1,0 +1,227 @@
+"""Read RecBole's atomic files as they are written, and name what is wrong with one.
+
+RecBole's own reader takes the ids `NA`, `null` and `nan` for holes, loses rows behind a `"`, fails on a byte-order
+mark, cuts the last character of a header that no line end follows, and drops rows without an id after a warning.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ..errors import UserError, perhaps
+
+# Cells of a float column that mean "missing". In a token column only the empty cell does.
+MISSING_FLOATS = ["", "NA", "N/A", "NaN", "nan", "NULL", "null", "None"]
+
+
+def load_feat(self: Any, filepath: str, source: Any) -> pd.DataFrame | None:
+    """Stand in for RecBole's `Dataset._load_feat`, with its arguments and what it notes of the fields.
+
+    Returns
+    -------
+    DataFrame or None
+        One column a field that is loaded: floats as float64, tokens as text, sequences as arrays.
+
+    Raises
+    ------
+    UserError
+        For an empty file, a header that is none, a column that is wanted and not there, a word in a float column, and a
+        hole in a column of user or item ids, or of times that order the data.
+    """
+    from recbole.utils import FeatureType
+
+    load_col, unload_col = self._get_load_and_unload_col(source)
+    if load_col == set():
+        return None
+    file = _AtomicFile(filepath, self.config["field_separator"], self.config["encoding"])
+    fields = {
+        field: ftype
+        for field, ftype in file.fields.items()
+        if (load_col is None or field in load_col) and not (unload_col and field in unload_col)
+    }
+    ids = _id_fields(self, source)
+    _check_columns(self, file, fields, ids, load_col, source)
+    if not fields:
+        self.logger.warning(f"No columns has been loaded from [{source}]")
+        return None
+    for field, ftype in fields.items():
+        if source != "link":  # its fields are those of other files (dataset.py 471)
+            self.field2source[field] = source
+            self.field2type[field] = ftype
+            if not ftype.value.endswith("seq"):
+                self.field2seqlen[field] = 1
+            if "float" in ftype.value:
+                self.field2bucketnum[field] = 2
+    table = file.read(fields)
+    times = [self.time_field] if _orders_by_time(self, source) else []
+    for field in (*ids, *times):
+        if table[field].isna().any():
+            raise UserError(f"{filepath}: column {field} is empty in {file.where(field, _is_hole)}")
+    for field, ftype in fields.items():
+        if ftype == FeatureType.TOKEN_SEQ or ftype == FeatureType.FLOAT_SEQ:
+            sequences = file.sequences(table[field], ftype, self.config["seq_separator"])
+            length = max(map(len, sequences))
+            wanted = (self.config["seq_len"] or {}).get(field)
+            if wanted:
+                sequences = [sequence[:wanted] for sequence in sequences]
+                length = min(length, wanted)
+            table[field] = pd.Series(sequences, index=table.index, dtype=object)
+            self.field2seqlen[field] = length
+    return table
+
+
+class _AtomicFile:
+    """An atomic file of RecBole's: a header of `name:type` cells, then one row a line."""
+
+    def __init__(self, path: str, separator: str, encoding: str | None) -> None:
+        from recbole.utils import FeatureType
+
+        self.path, self.separator = path, separator
+        self.encoding = encoding if encoding and encoding.lower() not in ("utf-8", "utf8") else "utf-8-sig"
+        self.fields: dict[str, Any] = {}
+        known = [ftype.value for ftype in FeatureType]
+        header = next(self._lines(), (0, []))[1]
+        if not any(header):
+            raise UserError(f"{path}: the file is empty; a header such as user_id:token<TAB>item_id:token is wanted")
+        for cell in header:
+            field, colon, ftype = cell.rpartition(":")
+            if not colon:
+                raise UserError(f"{path}: {cell!r} in the header has no type; {cell}:token, say, is wanted")
+            if ftype not in known:
+                raise UserError(f"{path}: {cell!r} in the header: the type is one of {', '.join(known)}")
+            if field in self.fields:
+                raise UserError(f"{path}: the header names {field} twice")
+            self.fields[field] = FeatureType(ftype)
+
+    def read(self, fields: dict[str, Any]) -> pd.DataFrame:
+        """The columns `fields`: floats as float64, all others as text."""
+        from recbole.utils import FeatureType
+
+        cells = {field: f"{field}:{ftype.value}" for field, ftype in fields.items()}
+        floats = [field for field, ftype in fields.items() if ftype == FeatureType.FLOAT]
+        try:
+            table = pd.read_csv(
+                self.path,
+                sep=self.separator,
+                usecols=list(cells.values()),
+                dtype={cell: np.float64 if field in floats else str for field, cell in cells.items()},
+                encoding=self.encoding,
+                # The C reader knows no separators of several characters.
+                engine="c" if len(self.separator) == 1 else "python",
+                quoting=csv.QUOTE_NONE,
+                keep_default_na=False,
+                na_values={cell: MISSING_FLOATS if field in floats else [""] for field, cell in cells.items()},
+                # A separator at the end of the rows would otherwise make the first column an index.
+                index_col=False,
+            )
+        except UnicodeDecodeError as error:
+            raise UserError(f"{self.path}: not written in {self.encoding} ({error}); set `encoding`") from error
+        except ValueError:
+            for field in floats:
+                found = self.where(field, _is_word)
+                if found:
+                    raise UserError(f"{self.path}: column {field} is float, but {found}") from None
+            raise
+        if table.empty:
+            raise UserError(f"{self.path}: there is a header, but no row below it")
+        table.columns = list(fields)
+        return table
+
+    def sequences(self, column: pd.Series, ftype: Any, separator: str) -> list[np.ndarray]:
+        """The cells of a sequence column, cut at the separator; an empty cell gives an empty sequence."""
+        from recbole.utils import FeatureType
+
+        parts = [[part for part in cell.split(separator) if part] for cell in column.fillna("")]
+        if ftype == FeatureType.TOKEN_SEQ:
+            return [np.array(part) for part in parts]
+        try:
+            return [np.array(part, dtype=np.float64) for part in parts]
+        except ValueError:
+            found = self.where(str(column.name), lambda cell: any(map(_is_word, cell.split(separator))))
+            raise UserError(f"{self.path}: column {column.name} is float_seq, but {found}") from None
+
+    def where(self, field: str, wrong: Callable[[str], bool]) -> str:
+        """The first lines whose cell of `field` is wrong, as words; nothing if none is."""
+        at = list(self.fields).index(field)
+        rows = islice(self._lines(), 1, None)
+        cells = ((number, cells[at] if at < len(cells) else "") for number, cells in rows)
+        first = list(islice(((number, cell) for number, cell in cells if wrong(cell)), 4))
+        shown = ", ".join(f"line {number}" + (f" has {cell!r}" if cell else "") for number, cell in first[:3])
+        return shown + (", and more" if len(first) > 3 else "")
+
+    def _lines(self) -> Iterator[tuple[int, list[str]]]:
+        """Line number and cells of every line that is not blank."""
+        with open(self.path, encoding=self.encoding, errors="replace") as lines:
+            for number, line in enumerate(lines, start=1):
+                if line.strip("\r\n"):
+                    yield number, line.rstrip("\r\n").split(self.separator)
+
+
+def _is_hole(cell: str) -> bool:
+    return cell.strip() in MISSING_FLOATS
+
+
+def _is_word(cell: str) -> bool:
+    if _is_hole(cell):
+        return False
+    try:
+        float(cell)
+    except ValueError:
+        return True
+    return False
+
+
+def _id_fields(dataset: Any, source: Any) -> list[str]:
+    """The columns of a file that may have no holes."""
+    from recbole.utils import FeatureSource
+
+    users, items = dataset.uid_field, dataset.iid_field
+    fields = {FeatureSource.INTERACTION: [users, items], FeatureSource.USER: [users], FeatureSource.ITEM: [items]}
+    return [field for field in fields.get(source, []) if field]
+
+
+def _orders_by_time(dataset: Any, source: Any) -> bool:
+    """Whether the rows of a file are put into order by their time field."""
+    from recbole.utils import FeatureSource, ModelType
+
+    config = dataset.config
+    ordered = config["MODEL_TYPE"] == ModelType.SEQUENTIAL or config["eval_args"]["order"] == "TO"
+    interactions = source == FeatureSource.INTERACTION and config["benchmark_filename"] is None
+    return bool(interactions and ordered and dataset.time_field)
+
+
+def _check_columns(
+    dataset: Any, file: _AtomicFile, fields: dict[str, Any], ids: list[str], load_col: set[str] | None, source: Any
+) -> None:
+    """Refuse a file that lacks a column that the settings want."""
+    from recbole.utils import FeatureSource, FeatureType, ModelType
+
+    config, time_field = dataset.config, dataset.time_field
+    sequential = config["MODEL_TYPE"] == ModelType.SEQUENTIAL
+    needs_time = _orders_by_time(dataset, source)
+    wanted = dict.fromkeys([*ids, *([time_field] if needs_time else [])])
+    if source == FeatureSource.INTERACTION and config["benchmark_filename"] is not None and sequential:
+        wanted[dataset.iid_field + config["LIST_SUFFIX"]] = None
+    # RecBole's and our defaults name the time field for every model.
+    wanted |= dict.fromkeys(sorted((load_col or set()) - (set() if needs_time else {time_field})))
+    there = ", ".join(file.fields)
+    for field in wanted:
+        if field not in file.fields:
+            raise UserError(
+                f"{file.path}: there is no column {field} (there are: {there}){perhaps(field, file.fields)}"
+            )
+        if field not in fields:
+            raise UserError(f"{file.path}: column {field} is wanted, but load_col or unload_col leaves it out")
+    for field in ids:
+        if fields[field] != FeatureType.TOKEN:
+            raise UserError(f"{file.path}: column {field} is of type {fields[field].value}; {field}:token is wanted")
+    if needs_time and fields[time_field] != FeatureType.FLOAT:
+        raise UserError(
+            f"{file.path}: column {time_field} is of type {fields[time_field].value}; {time_field}:float is wanted"
+        )

@@ -1,0 +1,220 @@
+"""RecBole's dataset, with histories stored once."""
+
+from __future__ import annotations
+
+import contextlib
+import traceback
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from . import compat
+
+compat.apply()
+
+import recbole.data.dataset  # noqa: E402
+from recbole.data.dataset import Dataset, KnowledgeBasedDataset, SequentialDataset  # noqa: E402
+from recbole.data.interaction import Interaction  # noqa: E402
+from recbole.utils import ModelType  # noqa: E402
+
+from ..errors import SettingError, UserError  # noqa: E402
+from .prefixes import Prefixes, Sequences  # noqa: E402
+from .registry import is_recboles  # noqa: E402
+
+PICKLES = ("save_dataset", "dataset_save_path", "save_dataloaders", "dataloaders_save_path")
+# How many rows of a user leave-one-out takes before it gives one to a part.
+LEAVE_ONE_OUT = {
+    "valid_and_test": {"training": 1, "test": 2, "validation": 3},
+    "valid_only": {"training": 1, "validation": 2},
+    "test_only": {"training": 1, "test": 2},
+}
+PARTS = ("training", "validation", "test")
+
+
+def build_dataset(config: Any) -> Dataset:
+    """Load, filter and renumber a dataset, as RecBole's `create_dataset` does.
+
+    Sequential models get a `PrefixDataset`, unless RecBole has a dataset class for that model of its own.
+
+    Raises
+    ------
+    UserError
+        If files or settings do not allow it.
+    """
+    for key in PICKLES:
+        if config[key]:
+            raise SettingError(key, config[key], "not supported, as reading a pickle runs its code; leave it out")
+    files = config["benchmark_filename"]
+    if files is not None and len(files) != len(PARTS):
+        raise SettingError("benchmark_filename", files, f"{len(PARTS)} files are wanted: {', '.join(PARTS)}")
+    with recbole_complaints(config):
+        return _dataset_class(config)(config)
+
+
+def _dataset_class(config: Any) -> type[Dataset]:
+    own = getattr(recbole.data.dataset, f"{config['model']}Dataset", None)
+    # By its name alone, a model of somebody else's would get the dataset of RecBole's model of that name.
+    if own is not None and is_recboles(config.model_class):
+        return own
+    by_type = {ModelType.SEQUENTIAL: PrefixDataset, ModelType.KNOWLEDGE: KnowledgeBasedDataset}
+    return by_type.get(config["MODEL_TYPE"], Dataset)
+
+
+@contextlib.contextmanager
+def recbole_complaints(config: Any) -> Iterator[None]:
+    """Turn what RecBole itself raises over data and their settings into a `UserError`."""
+    try:
+        yield
+    except (ValueError, NotImplementedError) as error:
+        raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
+        if Path(recbole.data.__file__).parent not in raised_in.parents:
+            raise
+        raise UserError(f"dataset={config['dataset']}: {error}") from error
+
+
+class PrefixDataset(SequentialDataset):
+    """A `SequentialDataset` whose augmented rows are `Prefixes`.
+
+    Rows, their order and their content are RecBole's; `dataset[index]` gives them with padded histories.
+    """
+
+    # Whether batches are padded to their longest history only.
+    trim = False
+    inter_feat: Any
+
+    def data_augmentation(self) -> None:
+        """Make one row for each interaction but the first of each user."""
+        self._aug_presets()
+        self._check_field("uid_field", "time_field")
+        self.sort(by=[self.uid_field, self.time_field])
+        self.inter_feat = Prefixes.of(
+            Sequences(self.inter_feat.interaction, self.uid_field),
+            self.max_item_list_len,
+            self.config["LIST_SUFFIX"],
+            self.item_list_length_field,
+        )
+        if not len(self.inter_feat):
+            raise too_few(self, "no user has a history, so there is nothing to train on", 2)
+
+    def build(self) -> list[PrefixDataset]:
+        """Split into training, validation and test.
+
+        Raises
+        ------
+        SettingError
+            If the order is not that of time.
+        """
+        eval_args = self.config["eval_args"]
+        if eval_args["order"] != "TO":
+            raise SettingError("eval_args", eval_args, "sequential models need order: TO")
+        return super().build()
+
+    def __getitem__(self, index: Any, join: bool = True) -> Interaction:
+        """Rows with their histories padded on the right, and with the features of user and item."""
+        rows = self.inter_feat[index]
+        width = None
+        if self.trim and len(rows):
+            width = int(rows[self.item_list_length_field].max())
+        if isinstance(rows, Prefixes):
+            rows = rows.materialise(width)
+        elif width is not None:
+            for field in self._list_fields():
+                rows[field] = rows[field][:, :width]
+        return self.join(rows) if join else rows
+
+    def _list_fields(self) -> list[str]:
+        fields = [field + self.config["LIST_SUFFIX"] for field in self.inter_feat]
+        return [field for field in fields if field in self.inter_feat]
+
+    def inter_matrix(self, form: str = "coo", value_field: str | None = None) -> Any:
+        """Sparse [users, items] matrix of all interactions of this part, a sequence's first one included."""
+        feat = self.inter_feat
+        if not isinstance(feat, Prefixes):
+            return super().inter_matrix(form, value_field)
+        if value_field is not None and value_field not in feat:
+            raise ValueError(f"Value_field [{value_field}] should be one of `df_feat`'s features.")
+        rows = feat.rows.long()
+        # Not by the history's length, which MAX_ITEM_LIST_LENGTH bounds.
+        second = feat.sequences.start[rows] == rows - 1
+        rows = torch.cat([rows, rows[second] - 1])
+        fields = [self.uid_field, self.iid_field, *([value_field] if value_field else [])]
+        interactions = Interaction({field: feat.sequences.columns[field][rows] for field in fields})
+        return self._create_sparse_matrix(interactions, self.uid_field, self.iid_field, form, value_field)
+
+    def _grouped_index(self, group_by_list: np.ndarray) -> list[np.ndarray]:
+        """RecBole's groups, in the order of first appearance, without a loop over the rows."""
+        codes, names = pd.factorize(group_by_list)
+        ends = np.bincount(codes, minlength=len(names)).cumsum()
+        return np.split(np.argsort(codes, kind="stable"), ends[:-1])
+
+    def _split_index_by_leave_one_out(
+        self, grouped_index: Sequence[np.ndarray], leave_one_num: int
+    ) -> list[np.ndarray]:
+        """RecBole's split, without a loop over the rows: the last row of a group to the last part, and so on backwards.
+
+        A group's first row always stays in the first part.
+        """
+        sizes = np.array([len(group) for group in grouped_index])
+        index = np.concatenate(grouped_index)
+        begin = np.repeat(sizes.cumsum() - sizes, sizes)
+        from_start = np.arange(len(index)) - begin
+        from_end = np.repeat(sizes, sizes) - from_start
+        part = np.where(from_start == 0, 0, np.maximum(leave_one_num + 1 - from_end, 0))
+        return [index[part == number] for number in range(leave_one_num + 1)]
+
+    def _benchmark_presets(self) -> None:
+        """Check that histories which come with the files can be used as they are."""
+        list_field = self.iid_field + self.config["LIST_SUFFIX"]
+        if list_field not in self.alias["item_id"]:
+            wanted = f"[{list_field}] is wanted, so that histories and targets share their ids"
+            raise SettingError("alias_of_item_id", self.config["alias_of_item_id"], wanted)
+        longest = self.field2seqlen[list_field]
+        if longest > self.max_item_list_len:
+            raise SettingError(
+                "MAX_ITEM_LIST_LENGTH",
+                self.max_item_list_len,
+                f"{list_field} holds up to {longest} items; raise this, or cut with seq_len={{{list_field}: NUMBER}}",
+            )
+        super()._benchmark_presets()
+
+
+def check_parts(dataset: Dataset, parts: Sequence[Dataset]) -> None:
+    """Refuse a split that leaves a part empty which the settings want.
+
+    Raises
+    ------
+    UserError
+        Saying how many interactions users need, and how many users have them.
+    """
+    config = dataset.config
+    if config["benchmark_filename"] is not None:
+        return
+    mode, split = next(iter(config["eval_args"]["split"].items()))
+    if len(parts) != len(PARTS):
+        raise SettingError("eval_args", config["eval_args"], f"{len(PARTS)} ratios are wanted: {', '.join(PARTS)}")
+    if mode == "LS":
+        # A sequence's first interaction is history only.
+        extra = int(config["MODEL_TYPE"] == ModelType.SEQUENTIAL)
+        needed = {part: number + extra for part, number in LEAVE_ONE_OUT[split].items()}
+    else:
+        needed = {part: 0 for part, ratio in zip(PARTS, split, strict=True) if ratio}
+    sizes = dict(zip(PARTS, map(len, parts), strict=True))
+    for part, number in needed.items():
+        if sizes[part] == 0:
+            raise too_few(dataset, f"the split {mode}: {split} leaves the {part} part empty", number)
+
+
+def too_few(dataset: Dataset, what: str, needed: int) -> UserError:
+    """The error that says how many interactions users have; `needed` is 0 where no number is enough for sure."""
+    feat = dataset.inter_feat
+    users = (feat.sequences.columns if isinstance(feat, Prefixes) else feat)[dataset.uid_field]
+    counts = np.unique(users.numpy(), return_counts=True)[1]
+    has = f"the most that one of {len(counts)} users has is {counts.max()}"
+    if needed:
+        enough = int((counts >= needed).sum())
+        has = f"a user needs {needed} interactions for it, and {enough} of {len(counts)} have that many"
+    return UserError(f"dataset={dataset.dataset_name}: {what}; {has}")

@@ -1,0 +1,268 @@
+"""Batches for training and evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from . import compat
+
+compat.apply()
+
+from recbole.data.dataloader import (  # noqa: E402
+    AbstractDataLoader,
+    FullSortEvalDataLoader,
+    KnowledgeBasedDataLoader,
+    NegSampleEvalDataLoader,
+    TrainDataLoader,
+)
+from recbole.data.dataset import Dataset  # noqa: E402
+from recbole.data.interaction import Interaction  # noqa: E402
+from recbole.data.utils import create_samplers, get_dataloader  # noqa: E402
+from recbole.sampler import KGSampler, RepeatableSampler  # noqa: E402
+from recbole.utils import ModelType  # noqa: E402
+
+from ..errors import SettingError, UserError  # noqa: E402
+from .dataset import PrefixDataset, check_parts, recbole_complaints  # noqa: E402
+from .registry import is_recboles  # noqa: E402
+
+# Rounds of drawing with replacement before what is left of the catalogue is drawn from exactly.
+DRAWING_ROUNDS = 8
+
+
+def build_loaders(config: Any, dataset: Dataset) -> tuple[Any, Any, Any]:
+    """Split a dataset and make the loaders of training, validation and test.
+
+    With `length_batching` a training batch holds histories of like length, padded to the longest of them; without,
+    batches are those of RecBole's `data_preparation`. Negatives of sampled evaluation are the same each time.
+
+    Raises
+    ------
+    UserError
+        If the split leaves a part empty.
+    """
+    with recbole_complaints(config):
+        parts = dataset.build()
+        check_parts(dataset, parts)
+        samplers = create_samplers(config, dataset, parts)
+    if config["length_batching"]:
+        for part in parts:
+            part.trim = True
+    train = _train_loader(config, dataset, parts[0], samplers[0])
+    valid, test = (
+        _eval_loader(config, part, sampler, phase)
+        for part, sampler, phase in zip(parts[1:], samplers[1:], ("valid", "test"), strict=True)
+    )
+    return train, valid, test
+
+
+def _train_loader(config: Any, dataset: Dataset, part: Dataset, sampler: Any) -> Any:
+    if config["MODEL_TYPE"] == ModelType.KNOWLEDGE:
+        negatives = config["train_neg_sample_args"]
+        kg_sampler = KGSampler(dataset, negatives["distribution"], negatives["alpha"])
+        return KnowledgeBasedDataLoader(config, part, sampler, kg_sampler, shuffle=True)
+    if is_recboles(config.model_class) and config["MODEL_TYPE"] != ModelType.SEQUENTIAL:
+        # By name, since RecBole's autoencoders (its own DiffRec among them) take users, not interactions.
+        return get_dataloader(config, "train")(config, part, sampler, shuffle=config["shuffle"])
+    # Several processes share a dataset out by row.
+    by_length = isinstance(part, PrefixDataset) and config["length_batching"] and config["single_spec"]
+    loader = LengthBatchLoader if by_length else RowLoader
+    return loader(config, part, sampler, shuffle=config["shuffle"])
+
+
+def _eval_loader(config: Any, part: Dataset, sampler: Any, phase: str) -> AbstractDataLoader:
+    if isinstance(part, PrefixDataset) and part.trim:
+        # Rows of like length together; no metric depends on the order of the rows.
+        part.sort(by=part.item_list_length_field)
+    mode = config["eval_args"]["mode"][phase]
+    if mode[:3] in ("uni", "pop") and int(mode[3:]) > part.item_num - 2:
+        wanted = f"at most {part.item_num - 2} of the catalogue's items can be sampled beside the target"
+        raise SettingError("eval_args.mode", mode, wanted)
+    if mode == "full":
+        return FullSortEvalDataLoader(config, part, sampler)
+    if sampler is not None:
+        sampler = FixedNegatives(sampler, config["seed"], phase)
+    loader = SampledEvalLoader if isinstance(part, PrefixDataset) else NegSampleEvalDataLoader
+    return loader(config, part, sampler)
+
+
+class _RowNumbers:
+    """The numbers 0 to n - 1 as a torch dataset: a list of them would take 36 bytes a row."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __len__(self) -> int:
+        return self.number
+
+    def __getitem__(self, row: int) -> int:
+        return row
+
+    def __getitems__(self, rows: Any) -> Any:
+        return rows
+
+
+class RowLoader(TrainDataLoader):
+    """RecBole's loader for training, without its list of row numbers."""
+
+    def __init__(self, config: Any, dataset: Dataset, sampler: Any, shuffle: bool = False) -> None:
+        super().__init__(config, dataset, sampler, shuffle=shuffle)
+        if config["single_spec"]:
+            # torch lets a loader's dataset be set once; RecBole's list has done that.
+            object.__setattr__(self, "dataset", _RowNumbers(self.sample_size))
+            self.sampler.data_source = _RowNumbers(self.sample_size)
+
+
+class LengthBatchLoader(RowLoader):
+    """Training batches of histories of like length, each padded to its longest.
+
+    The order is drawn anew each epoch from `generator`: its state before an epoch decides that epoch's batches.
+    """
+
+    def __init__(self, config: Any, dataset: PrefixDataset, sampler: Any, shuffle: bool = False) -> None:
+        super().__init__(config, dataset, sampler, shuffle=shuffle)
+        lengths = dataset.inter_feat[dataset.item_list_length_field]
+        self.length_batches = LengthBatches(lengths, self.step, self.generator if shuffle else None)
+
+    @property
+    def _index_sampler(self) -> LengthBatches:
+        # What torch's loader draws its batches from; its own batch_sampler cannot be given through RecBole's __init__.
+        return self.length_batches
+
+
+class LengthBatches:
+    """Batches of row numbers: every row once an epoch, rows of like length together, batches in random order.
+
+    Parameters
+    ----------
+    lengths : Tensor [n]
+        Length of each row's history.
+    size : int
+        Rows of a batch.
+    generator : torch.Generator or None
+        Without one the order is that of the lengths.
+    """
+
+    def __init__(self, lengths: Tensor, size: int, generator: torch.Generator | None) -> None:
+        self.lengths = lengths.to("cpu", torch.int32)
+        self.size = size
+        self.generator = generator
+
+    def __len__(self) -> int:
+        return -(-len(self.lengths) // self.size)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        rows, order = torch.arange(len(self.lengths)), torch.arange(len(self))
+        if self.generator is not None:
+            rows = torch.randperm(len(rows), generator=self.generator)
+            order = torch.randperm(len(order), generator=self.generator)
+        batches = rows[torch.argsort(self.lengths[rows], stable=True)].split(self.size)
+        for number in order.tolist():
+            yield batches[number].numpy()
+
+
+class FixedNegatives:
+    """Negatives of sampled evaluation, a function of seed, phase and user alone.
+
+    They are distinct as far as the catalogue goes, and none of them is among the user's positives of that part, nor,
+    where `repeatable` is off, among the user's earlier items. NumPy's global random state is not touched.
+
+    Parameters
+    ----------
+    sampler : recbole AbstractSampler
+        Says what the distribution is and which items are in use.
+    seed : int
+    phase : str
+        `valid` or `test`.
+    """
+
+    def __init__(self, sampler: Any, seed: int, phase: str) -> None:
+        self.phase = phase
+        self.used_ids = None if isinstance(sampler, RepeatableSampler) else sampler.used_ids
+        self.entropy = (seed, phase == "test")
+        weights = np.ones(sampler.item_num)
+        if sampler.distribution == "popularity":
+            items = np.asarray(sampler._get_candidates_list(), dtype=np.int64)
+            weights = np.bincount(items, minlength=sampler.item_num) ** float(sampler.alpha)
+        weights[0] = 0
+        self.weights = weights
+        self.cumulative = weights.cumsum() / weights.sum()
+
+    def sample_by_user_ids(self, user_ids: np.ndarray, item_ids: np.ndarray, num: int) -> Tensor:
+        """Draw for one user's positives `item_ids` [k]: int64 [num * k]."""
+        user = int(user_ids[0])
+        banned = np.asarray(item_ids)
+        if self.used_ids is not None:
+            banned = np.union1d(banned, np.fromiter(self.used_ids[user], dtype=np.int64))
+        generator = np.random.default_rng([*self.entropy, user])
+        return torch.from_numpy(self._draw(generator, banned, num * len(item_ids)))
+
+    def _draw(self, generator: np.random.Generator, banned: np.ndarray, number: int) -> np.ndarray:
+        # Drawing with replacement and dropping what came before is drawing without replacement.
+        drawn = kept = np.empty(0, dtype=np.int64)
+        for _ in range(DRAWING_ROUNDS):
+            more = self.cumulative.searchsorted(generator.random(2 * number), side="right")
+            drawn = np.concatenate([drawn, more])
+            drawn = drawn[np.sort(np.unique(drawn, return_index=True)[1])]
+            kept = drawn[~np.isin(drawn, banned)]
+            if len(kept) >= number:
+                return kept[:number]
+        # The race of exponential clocks draws by weight, too, at the cost of one number for each item.
+        weights = self.weights.copy()
+        weights[banned] = weights[kept] = 0
+        left = np.flatnonzero(weights)
+        kept = np.concatenate([kept, left[np.argsort(generator.exponential(size=len(left)) / weights[left])]])
+        if not len(kept):
+            raise UserError("eval_args: a user has interacted with every item, so that none is left as a negative")
+        return np.resize(kept, number)
+
+
+class SampledEvalLoader(NegSampleEvalDataLoader):
+    """RecBole's batches of sampled evaluation, put together for all users of a batch at once."""
+
+    uid_list: np.ndarray
+
+    def __init__(self, config: Any, dataset: PrefixDataset, sampler: Any, shuffle: bool = False) -> None:
+        super().__init__(config, dataset, sampler, shuffle=shuffle)
+        if dataset.trim and hasattr(self, "uid_list"):
+            lengths = dataset.inter_feat[dataset.item_list_length_field].numpy()
+            longest = np.array([lengths[self.uid2index[uid]].max() for uid in self.uid_list])
+            self.uid_list = self.uid_list[np.argsort(longest, kind="stable")]
+
+    def collate_fn(self, index: Any) -> tuple[Interaction, Tensor | None, Tensor | None, Tensor | None]:
+        """One batch: rows with candidates (positives first, then negatives, user by user), and where the positives are.
+
+        Returns
+        -------
+        interaction : Interaction [n * (1 + N)]
+        row_idx : int64 [n * (1 + N)]
+            The user of each row, counted within the batch.
+        positive_u, positive_i : int64 [n]
+            User and item of each positive.
+        """
+        if not hasattr(self, "uid_list"):  # labelled data, without negatives
+            return super().collate_fn(index)
+        users = self.uid_list[np.asarray(index)]
+        spans = [np.arange(span.start, span.stop) for span in self.uid2index[users]]
+        items = self._dataset.inter_feat[self.iid_field]
+        candidates, labels = [], []
+        for user, span in zip(users, spans, strict=True):
+            positives = items[span]
+            negatives = self._sampler.sample_by_user_ids(
+                np.full(len(span), user), positives.numpy(), self.neg_sample_num
+            )
+            candidates += [positives, negatives]
+            labels += [torch.ones(len(positives)), torch.zeros(len(negatives))]
+        sizes = np.array([len(span) for span in spans])
+        local = np.split(np.arange(sizes.sum()), sizes.cumsum()[:-1])
+        interaction = self.transform(self._dataset, self._dataset[np.concatenate(spans)])
+        interaction = interaction[np.concatenate([np.tile(rows, self.times) for rows in local])]
+        interaction[self.iid_field] = torch.cat(candidates)
+        interaction = self._dataset.join(interaction)
+        interaction[self.label_field] = torch.cat(labels)
+        row_idx, positive_u = (torch.from_numpy(np.arange(len(users)).repeat(sizes * k)) for k in (self.times, 1))
+        return interaction, row_idx, positive_u, torch.cat(candidates[::2])

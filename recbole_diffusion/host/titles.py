@@ -1,0 +1,76 @@
+"""Titles of items: from a dataset's `.item` file, or from a table of the user's."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Literal
+
+import pandas as pd
+
+from ..errors import UserError, perhaps
+
+# A column whose name holds one of these is taken for the items' titles, the first the best.
+NAME_LIKE = ("title", "name")
+
+
+def read_titles(path: str | Path, column: str | None = None, encoding: str | None = None) -> dict[str, str]:
+    """Titles by item token, from an atomic file of RecBole's, a tab-separated or a comma-separated file with a header.
+
+    Parameters
+    ----------
+    path : str or Path
+        The items stand in the column `item_id`, or else in the first one.
+    column : str, optional
+        Column of the titles; by default the first whose name holds `title`, or else `name`.
+    encoding : str, optional
+        UTF-8 if not given.
+
+    Returns
+    -------
+    dict
+        Empty where no column is given and none has such a name.
+
+    Raises
+    ------
+    UserError
+        Where the file cannot be read, or has no such column.
+    """
+    # A byte-order mark is no part of the first name.
+    encoding = "utf-8-sig" if encoding is None or encoding.lower() in ("utf-8", "utf8") else encoding
+    try:
+        with open(path, encoding=encoding) as file:
+            header = file.readline().rstrip("\r\n")
+        tabs = "\t" in header
+        # In an atomic file a quotation mark is a letter like any other.
+        quoting: Literal[0, 3] = csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL
+        cells = next(csv.reader([header], delimiter="\t" if tabs else ",", quoting=quoting), [])
+        names = [cell.partition(":")[0] for cell in cells]
+        found = _title_column(names) if column is None else column
+        if found is None:
+            return {}
+        if found not in names:
+            there = f"(there are: {', '.join(names)}){perhaps(found, names)}"
+            raise UserError(f"{path}: there is no column {found} {there}")
+        where = [names.index("item_id") if "item_id" in names else 0, names.index(found)]
+        table = pd.read_csv(
+            path,
+            sep="\t" if tabs else ",",
+            usecols=where,
+            dtype=str,
+            keep_default_na=False,
+            quoting=quoting,
+            encoding=encoding,
+            index_col=False,
+        )
+    except OSError as error:
+        raise UserError(f"{path}: the titles cannot be read ({error.strerror})") from error
+    except (UnicodeDecodeError, pd.errors.ParserError) as error:
+        raise UserError(f"{path}: the titles cannot be read ({' '.join(str(error).split())})") from error
+    tokens, titles = (table[cells[place]] for place in where)
+    return dict(zip(tokens, titles, strict=True))
+
+
+def _title_column(names: list[str]) -> str | None:
+    matches = (name for part in NAME_LIKE for name in names if part in name.lower())
+    return next(matches, None)

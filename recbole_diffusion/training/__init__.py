@@ -1,0 +1,1 @@
+"""Training: one step, a whole run, its state on disk."""

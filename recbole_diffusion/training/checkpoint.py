@@ -1,0 +1,315 @@
+"""Checkpoints of tensors and plain data only, read by torch's safe loader and written whole or not at all."""
+
+from __future__ import annotations
+
+import atexit
+import copy
+import functools
+import itertools
+import random
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import scipy.sparse
+import torch
+from torch import Tensor, nn
+
+from .. import __version__
+from ..common.files import written
+from ..common.plain import plain
+from ..errors import UserError
+from ..host.titles import read_titles
+
+FORMAT = 1
+PACKED = "packed as"
+# Settings that may change when training goes on, by RecBole's categories and by name.
+CHANGEABLE_CATEGORIES = ("General", "Training")
+CHANGEABLE_KEYS = {
+    *("resume", "log_dir", "tensorboard_dir", "wandb_project", "worker", "lr_step_size", "lr_gamma"),
+    *("enable_amp", "enable_scaler", "cuda_graphs", "nproc", "world_size", "ip", "port", "offset"),
+    *("metrics", "topk", "eval_batch_size", "metric_decimal_place", "config_files"),
+    *("inference_steps", "inference_seeds", "reverse_sampler", "reverse_variance", "ddim_eta"),
+    *("embedding_noise_at_inference", "encoding"),
+}
+# And those that may change too where weights are only used.
+DATA_CATEGORIES = ("Evaluation", "Dataset")
+# What a setting stood at before it could be set, where its default is another now.
+BEFORE = {"positions_from": "oldest", "step_encoding_scale": 1.0}
+
+
+def last_path(best: str | Path) -> Path:
+    """Where the last state stands beside the best one."""
+    return Path(best).with_suffix(".last.pth")
+
+
+def _claim_path(path: Path) -> Path:
+    return path.with_name(path.name.removesuffix(".pth").removesuffix(".last") + ".claim")
+
+
+def unique_path(folder: str | Path, model: str, dataset: str) -> Path:
+    """Claim a name for a run's best checkpoint that no other run uses.
+
+    An empty file `<stem>.claim` holds the name until the first checkpoint is saved or the process exits.
+
+    Parameters
+    ----------
+    folder : str or Path
+        Made where it is not there.
+
+    Returns
+    -------
+    Path
+        `<folder>/<model>-<dataset>-<time>[-<number>].pth`
+
+    Raises
+    ------
+    UserError
+        Where the folder cannot be written to.
+    """
+    folder = Path(folder)
+    stem = f"{model}-{dataset}-{datetime.now():%b-%d-%Y_%H-%M-%S}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for number in itertools.count(1):
+            best = folder / f"{stem}{f'-{number}' if number > 1 else ''}.pth"
+            claim = _claim_path(best)
+            try:
+                claim.touch(exist_ok=False)
+            except FileExistsError:
+                continue
+            # A claim is given up only after a checkpoint stands, so the order of these two looks is safe.
+            if best.exists() or last_path(best).exists():
+                claim.unlink()
+                continue
+            atexit.register(claim.unlink, missing_ok=True)
+            return best
+    except OSError as error:
+        raise UserError(f"{folder}: no checkpoint can be written there ({error.strerror})") from error
+    raise AssertionError("unreachable")
+
+
+def release(path: str | Path) -> None:
+    """Give up the claim that `unique_path` made, once a checkpoint stands or when there is to be none."""
+    _claim_path(Path(path)).unlink(missing_ok=True)
+
+
+def save(path: str | Path, state: Mapping[str, Any]) -> None:
+    """Write a checkpoint under another name and rename it, so that `path` is whole at any moment.
+
+    Raises
+    ------
+    TypeError
+        If the state holds what `plain` refuses.
+    UserError
+        If the file cannot be written; an older checkpoint of that name stays.
+    """
+    path = Path(path)
+    content = plain({"format": FORMAT, "version": __version__, **state})
+    try:
+        with written(path) as part:
+            torch.save(content, part)
+    except RuntimeError as error:
+        # torch tells of a full disk so, in many lines.
+        raise UserError(f"{path}: cannot be written ({str(error).splitlines()[0]})") from error
+    release(path)
+
+
+def newest(path: str | Path) -> Path:
+    """The checkpoint that a path means: of a folder, the best state of the run that wrote there last.
+
+    Raises
+    ------
+    UserError
+        If there is none in the folder.
+    """
+    if not Path(path).is_dir():
+        return Path(path)
+    # A hidden one is half of a checkpoint whose writing was killed.
+    found = [file for file in Path(path).glob("[!.]*.pth") if not file.name.endswith(".last.pth")]
+    if not found:
+        raise UserError(f"{path}: no checkpoint is in this folder; train a model first, or name the file")
+    return max(found, key=lambda file: (file.stat().st_mtime_ns, file.name))
+
+
+def load(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint by torch's safe loader, all tensors on the CPU.
+
+    Raises
+    ------
+    UserError
+        If it is missing, truncated, of another program, or of a newer version.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise UserError(f"{path}: the checkpoint cannot be read ({error.strerror})") from error
+    except Exception as error:
+        raise UserError(f"{path}: not a checkpoint of recbole-diffusion, or a truncated one") from error
+    if not isinstance(state, dict) or not isinstance(state.get("format"), int):
+        raise UserError(f"{path}: not a checkpoint of recbole-diffusion")
+    if state["format"] > FORMAT:
+        writer = state.get("version")
+        raise UserError(f"{path}: written by recbole-diffusion {writer}, newer than this one ({__version__})")
+    return {**state, "config": {**BEFORE, **state.get("config", {})}}
+
+
+def _pack(value: Any) -> Any:
+    if scipy.sparse.issparse(value):
+        entries = value.tocoo()
+        kind = "sparse matrix" if isinstance(value, scipy.sparse.spmatrix) else "sparse array"
+        parts = {"row": entries.row, "col": entries.col, "data": entries.data, "shape": list(value.shape)}
+        return {PACKED: kind, "format": value.format, **parts}
+    if isinstance(value, np.ndarray):
+        return {PACKED: "matrix" if isinstance(value, np.matrix) else "array", "data": np.asarray(value)}
+    return value
+
+
+def _unpack(value: Any, device: torch.device | str) -> Any:
+    if isinstance(value, Tensor):
+        return value.to(device, copy=True)
+    if isinstance(value, list | tuple):
+        parts = [_unpack(v, device) for v in value]
+        return tuple(parts) if isinstance(value, tuple) else parts
+    if not isinstance(value, dict):
+        return value
+    if PACKED not in value:
+        return {k: _unpack(v, device) for k, v in value.items()}
+    data: Any = value["data"].numpy().copy()
+    if value[PACKED] == "array":
+        return data
+    if value[PACKED] == "matrix":
+        return np.asmatrix(data)
+    build = {"sparse matrix": scipy.sparse.coo_matrix, "sparse array": scipy.sparse.coo_array}[value[PACKED]]
+    where = (value["row"].numpy(), value["col"].numpy())
+    return build((data, where), shape=tuple(value["shape"])).asformat(value["format"])
+
+
+def weights(model: Any) -> dict[str, Any]:
+    """What a model has learnt: its `state_dict` and RecBole's `other_parameter`, as plain data.
+
+    NumPy arrays and SciPy matrices in `other_parameter` (EASE's, ItemKNN's) are packed so that `set_weights`
+    gives back what they were. Modules in it (SASRecF's) are left out: their weights are in the `state_dict`.
+    """
+    other = {k: _pack(v) for k, v in model.other_parameter().items() if not isinstance(v, nn.Module)}
+    return {"state_dict": plain(model.state_dict()), "other_parameter": plain(other, "other_parameter")}
+
+
+def weights_copy(model: Any) -> dict[str, Any]:
+    """As `weights`, in memory of its own on the CPU: training goes on without changing it."""
+    return copy.deepcopy(weights(model))
+
+
+def best_weights(state: Mapping[str, Any]) -> dict[str, Any]:
+    """The best weights that a checkpoint holds, in the form of `weights`."""
+    prefix = "" if state["best_state_dict"] is None else "best_"
+    return {key: state[f"{prefix}{key}"] for key in ("state_dict", "other_parameter")}
+
+
+def set_weights(model: Any, learnt: Mapping[str, Any], device: torch.device | str) -> None:
+    """Put what `weights` gave into a model on `device`."""
+    model.load_state_dict(learnt["state_dict"])
+    model.load_other_parameter(_unpack(learnt["other_parameter"], device))
+
+
+def random_state() -> dict[str, Any]:
+    """The states of Python's, NumPy's and torch's global generators, as plain data and tensors."""
+    name, keys, *rest = cast(tuple[Any, ...], np.random.get_state(legacy=True))
+    return {
+        "python": random.getstate(),
+        "numpy": (name, keys.astype(np.int64), *rest),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def set_random_state(state: Mapping[str, Any]) -> None:
+    """Put back what `random_state` gave, before or after a checkpoint."""
+    random.setstate(state["python"])
+    name, keys, *rest = state["numpy"]
+    np.random.set_state((name, np.asarray(keys).astype(np.uint32), *rest))
+    torch.set_rng_state(state["torch"])
+    for device, cuda in enumerate(state["cuda"][: torch.cuda.device_count()]):
+        torch.cuda.set_rng_state(cuda, device)
+
+
+def _tokens(dataset: Any) -> dict[str, list[str]]:
+    names = {"item_tokens": dataset.iid_field, "user_tokens": dataset.uid_field}
+    return {key: [str(token) for token in dataset.field2id_token[field]] for key, field in names.items()}
+
+
+def tokens(dataset: Any) -> dict[str, list[str] | None]:
+    """What the internal ids of items and users stand for, by internal id.
+
+    With the items' titles where the dataset has an `.item` file with a column of names, else None; one that cannot be
+    read is no reason to lose a training.
+    """
+    names = _tokens(dataset)
+    titles = _titles(Path(dataset.dataset_path) / f"{dataset.dataset_name}.item", dataset.config["encoding"])
+    return {**names, "item_titles": [titles.get(token, "") for token in names["item_tokens"]] if titles else None}
+
+
+# Asked for at every epoch.
+@functools.lru_cache(maxsize=1)
+def _titles(path: Path, encoding: str | None) -> dict[str, str]:
+    try:
+        return read_titles(path, encoding=encoding) if path.is_file() else {}
+    except UserError:
+        return {}
+
+
+def require_catalogue(path: str | Path, state: Mapping[str, Any], dataset: Any, names: Sequence[str]) -> None:
+    """Refuse a checkpoint whose internal ids stand for other items or users than the dataset's.
+
+    Parameters
+    ----------
+    names : sequence of str
+        Which of "item" and "user" to compare.
+
+    Raises
+    ------
+    UserError
+        Saying how many there are on either side.
+    """
+    here = _tokens(dataset)
+    for name in names:
+        saved, wanted = state[f"{name}_tokens"], here[f"{name}_tokens"]
+        if saved != wanted:
+            other = "others than" if len(saved) == len(wanted) else "not"
+            counts = f"it knows {len(saved) - 1} {name}s, {other} the {len(wanted) - 1} of this dataset"
+            raise UserError(f"{path}: the checkpoint is of another catalogue: {counts}")
+
+
+def require_model(
+    path: str | Path, state: Mapping[str, Any], model: nn.Module, config: Any, resume: bool = False
+) -> None:
+    """Refuse a checkpoint of another model, or of the same with other settings or tensors of other shapes.
+
+    Parameters
+    ----------
+    resume : bool
+        Whether training is to go on, which takes the same data, split and seed; to use the weights, the settings of the
+        model are enough.
+
+    Raises
+    ------
+    UserError
+        Naming the models, or the first setting or tensor that differs.
+    """
+    if state["model"] != config["model"]:
+        raise UserError(f"{path}: the checkpoint is of the model {state['model']}, not of {config['model']}")
+    categories = (*CHANGEABLE_CATEGORIES, *(() if resume else DATA_CATEGORIES))
+    changeable = CHANGEABLE_KEYS.union(config.computed, *(config.parameters.get(name, ()) for name in categories))
+    changeable -= {"MAX_ITEM_LIST_LENGTH", *(("seed",) if resume else ())}
+    there, here = state["config"], config.plain()
+    for key in here:
+        if key not in changeable and key in there and there[key] != here[key]:
+            raise UserError(f"{path}: the checkpoint is of {key}={there[key]!r}, not {here[key]!r}")
+    shapes = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
+    saved = {name: list(tensor.shape) for name, tensor in state["state_dict"].items()}
+    if shapes != saved:
+        tensor = next(name for name in (*shapes, *saved) if shapes.get(name) != saved.get(name))
+        there, here = saved.get(tensor, "absent"), shapes.get(tensor, "absent")
+        raise UserError(f"{path}: the checkpoint does not fit the model: {tensor} is {there} there and {here} here")

@@ -1,0 +1,215 @@
+"""From settings to test metrics: the whole of a run on one page."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tabulate import tabulate
+
+from ..host import compat
+
+compat.apply()
+
+from recbole.utils import init_seed  # noqa: E402
+
+from ..common.log import run_logging, shows_progress  # noqa: E402
+from ..errors import SettingError, UserError  # noqa: E402
+from ..host.dataset import build_dataset  # noqa: E402
+from ..host.loaders import build_loaders  # noqa: E402
+from ..host.registry import is_recboles  # noqa: E402
+from ..host.settings import load_config  # noqa: E402
+from .trainer import Trainer, build_trainer  # noqa: E402
+
+logger = logging.getLogger(__name__)
+
+
+class Outcome(NamedTuple):
+    """What a run leaves.
+
+    title : str
+        Model, dataset and seed.
+    result : dict
+        As RecBole's `run` returns it, with plain floats.
+    model_file : Path or None
+        The best checkpoint; None where nothing was saved.
+    log_file : Path or None
+    seconds : float
+        Wall time from the settings to the test metrics.
+    """
+
+    title: str
+    result: dict[str, Any]
+    model_file: Path | None
+    log_file: Path | None
+    seconds: float
+
+    def table(self) -> str:
+        """The metrics as a table, and where model and log are."""
+        valid, test = self.result["best_valid_result"] or {}, self.result["test_result"] or {}
+        rows = [(metric, valid.get(metric), test.get(metric)) for metric in test or valid]
+        lines = [
+            f"{self.title}, {self.seconds:.0f} s",
+            tabulate(rows, headers=("metric", "valid", "test"), floatfmt=".4f"),
+        ]
+        lines += [f"model: {self.model_file}"] if self.model_file else []
+        lines += [f"log:   {self.log_file}"] if self.log_file else []
+        return "\n".join(lines)
+
+
+def build_model(config: Any, dataset: Any) -> Any:
+    """A model of the class that the settings name, on their device.
+
+    Raises
+    ------
+    UserError
+        Where a package is missing, or a model of RecBole's refuses its settings.
+    """
+    try:
+        return config.model_class(config, dataset).to(config["device"])
+    except ImportError as error:
+        raise SettingError("model", config["model"], f"the package {error.name} is wanted for it") from error
+    except (ValueError, AssertionError, NotImplementedError) as error:
+        if not is_recboles(config.model_class):
+            raise
+        raise UserError(f"model={config['model']}: {error}") from error
+
+
+class Prepared(NamedTuple):
+    """What a run works with, before its first step.
+
+    data : recbole Dataset
+    train_data, valid_data, test_data : loaders of RecBole's kind
+    model : recbole AbstractRecommender
+    trainer : Trainer
+        With the state of `resume`, where that is set.
+    """
+
+    data: Any
+    train_data: Any
+    valid_data: Any
+    test_data: Any
+    model: Any
+    trainer: Trainer
+
+
+def prepare(config: Any) -> Prepared:
+    """Read the data and build model and trainer.
+
+    Raises
+    ------
+    UserError
+        For any mistake in settings or data, in one line.
+    """
+    init_seed(config["seed"], config["reproducibility"])
+    data = build_dataset(config)
+    train_data, valid_data, test_data = build_loaders(config, data)
+
+    # Again, so that the weights do not depend on how the data was read.
+    init_seed(config["seed"], config["reproducibility"])
+    model = build_model(config, train_data._dataset)
+    trainer = build_trainer(config, model)
+    trainer.check_catalogue(train_data)
+    if config["resume"]:
+        trainer.resume_checkpoint(config["resume"], train_data)
+    return Prepared(data, train_data, valid_data, test_data, model, trainer)
+
+
+def log_settings(config: Any, prepared: Prepared) -> None:
+    """Log what a run is about to do: warnings, settings, data, network and the number of rows."""
+    for warning in config.warnings:
+        logger.warning(warning)
+    for part in (config, prepared.data, prepared.model):
+        logger.info(part)
+    loaders = (prepared.train_data, prepared.valid_data, prepared.test_data)
+    rows = [0 if part is None else len(part._dataset) for part in loaders]
+    logger.info("rows for training, validation and test: %d, %d, %d", *rows)
+
+
+def train_and_test(
+    model: str | type,
+    dataset: str,
+    config_file_list: Sequence[str] | None = None,
+    config_dict: Mapping[str, Any] | None = None,
+    saved: bool = True,
+) -> Outcome:
+    """Train a model to its early stopping and test its best state.
+
+    Parameters
+    ----------
+    model : str or type
+        Name of a model of ours or of RecBole's, `path/to/file.py:ClassName`, or a class.
+    dataset : str
+        Name of the dataset.
+    config_file_list : sequence of str, optional
+        Yaml files, the later the stronger.
+    config_dict : mapping, optional
+        Settings that override the files; it is not changed.
+    saved : bool
+        Whether to keep checkpoints.
+
+    Raises
+    ------
+    UserError
+        For any mistake in settings or data, in one line.
+    """
+    begin = time.perf_counter()
+    config = load_config(model, dataset, config_file_list, config_dict)
+    with run_logging(config) as log_file:
+        prepared = prepare(config)
+        # Only now, so that a mistake is told in one line and not below a page of settings.
+        log_settings(config, prepared)
+        trainer = prepared.trainer
+        show_progress = config["show_progress"] and shows_progress()
+        try:
+            best_valid_score, best_valid_result = trainer.fit(
+                prepared.train_data, prepared.valid_data, saved=saved, show_progress=show_progress
+            )
+        except KeyboardInterrupt:
+            if trainer.last_checkpoint:
+                logger.warning("broken off; to go on, run the same with --resume=%s", trainer.last_checkpoint)
+            raise
+        test_result = trainer.evaluate(prepared.test_data, load_best_model=saved, show_progress=show_progress)
+        for name, metrics in (("best valid", best_valid_result), ("test result", test_result)):
+            logger.info("%s: %s", name, ", ".join(f"{metric} {value:.4f}" for metric, value in (metrics or {}).items()))
+    result = {
+        "best_valid_score": best_valid_score,
+        "valid_score_bigger": config["valid_metric_bigger"],
+        "best_valid_result": best_valid_result,
+        "test_result": test_result,
+    }
+    title = f"{config['model']} on {config['dataset']}, seed {config['seed']}"
+    model_file = Path(trainer.saved_model_file) if saved else None
+    return Outcome(title, result, model_file, log_file, time.perf_counter() - begin)
+
+
+def run(
+    model: str | type,
+    dataset: str,
+    config_file_list: Sequence[str] | None = None,
+    config_dict: Mapping[str, Any] | None = None,
+    saved: bool = True,
+    nproc: int = 1,
+    world_size: int = -1,
+    ip: str = "localhost",
+    port: str = "5678",
+    group_offset: int = 0,
+) -> dict[str, Any]:
+    """Train and test one model, with the signature and the return value of RecBole's `run`.
+
+    Returns
+    -------
+    dict
+        `best_valid_score` (float), `valid_score_bigger` (bool), `best_valid_result`, `test_result` (metric -> float).
+
+    Raises
+    ------
+    UserError
+        For any mistake in settings or data, in one line.
+    """
+    processes = {"nproc": nproc, "world_size": world_size, "ip": ip, "port": port, "offset": group_offset}
+    settings = {**processes, **(config_dict or {})}
+    return train_and_test(model, dataset, config_file_list, settings, saved).result

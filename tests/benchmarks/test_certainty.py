@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from saved_models import Saved
+from scipy.stats import spearmanr
+
+from benchmarks import certainty as study
+from recbole_diffusion.errors import UserError
+from recbole_diffusion.inference import Recommender
+from recbole_diffusion.inference.recommender import Options
+
+
+def test_what_is_held_out_scores_as_the_test(saved: Callable[..., Saved], diffurec: Recommender) -> None:
+    part = study.held_out(diffurec)
+    outcome = study.ask(diffurec, part, Options(10, exclude_seen=False), [1, 2]).ways[1, False]
+    assert round(outcome.hit.mean(), 4) == saved("DiffuRec").test_result["hit@10"]
+    assert round(outcome.ndcg.mean(), 4) == saved("DiffuRec").test_result["ndcg@10"]
+    some = study.held_out(diffurec, most=20)
+    assert len(some.users) == len(set(some.users)) == 20 and set(some.users) < set(part.users)
+
+
+@pytest.mark.parametrize("model", ["DiffuRec", "DiffRec"])
+def test_the_ways_recommend_as_the_recommender(loaded: Callable[[str], Recommender], model: str) -> None:
+    recommender = loaded(model)
+    part = study.held_out(recommender, most=30)
+    asked = Options(10, exclude_seen=False, steps=3, seed=4, noise_scale=20.0, batch_size=64)
+    drawn = study.ask(recommender, part, asked, [1, 2, 5])
+    assert list(drawn.ways) == [(1, False), (2, False), (2, True), (5, False), (5, True)]
+    for (number, cover), outcome in drawn.ways.items():
+        options = replace(asked, samples=number, diversify=cover)
+        given = recommender.recommend_ids(part.users, part.histories, options)
+        assert (recommender.vocabulary.tokens[outcome.items] == given.items).mean() > 0.99
+    assert given.certainty is not None
+    np.testing.assert_allclose(drawn.distance, given.certainty.distance, rtol=1e-3)
+    np.testing.assert_allclose(drawn.entropy, given.certainty.entropy, atol=1e-6)
+
+
+def test_a_change_is_measured_user_by_user(diffurec: Recommender) -> None:
+    items = np.arange(1, 31).reshape(3, 10)
+    ndcg = np.array([0.0, 0.5, 1.0])
+    ways = {(1, False): study.Outcome(items, ndcg, ndcg), (2, False): study.Outcome(items, ndcg - 0.25, ndcg)}
+    first, second = study.trade(diffurec, {1.0: study.Drawn(ways, ndcg, ndcg)})
+    assert (first["change"], first["error of the change"]) == (0, 0)
+    # All users lose the same, so that nothing is uncertain about it, however much the users differ.
+    assert (second["change"], second["error of the change"]) == (-0.25, 0)
+
+
+def test_list_diversity_is_the_mean_over_pairs() -> None:
+    embeddings = torch.randn(30, 8, generator=torch.Generator().manual_seed(1))
+    items = np.array([[1, 2, 3], [4, 9, 29]])
+    pairs = [(row[i], row[j]) for row in items for i, j in ((0, 1), (0, 2), (1, 2))]
+    cosines = [torch.cosine_similarity(embeddings[a], embeddings[b], dim=0).item() for a, b in pairs]
+    assert study.list_diversity(items, embeddings) == pytest.approx(1 - np.mean(cosines), abs=1e-6)
+    assert study.list_diversity(np.array([[5, 5, 5]]), embeddings) == pytest.approx(0, abs=1e-6)
+    assert study.coverage(items, 24) == 6 / 24
+
+
+def test_correlations_are_spearmans_and_a_common_cause_is_taken_off() -> None:
+    random = np.random.default_rng(2)
+    cause = random.integers(3, 40, 2000)
+    figure, other = (np.exp(cause / 8 + random.standard_normal(2000)) for _ in range(2))
+    part = study.HeldOut([], [np.zeros(length) for length in cause], cause)
+    outcome = study.Outcome(np.zeros((2000, 1)), other, other)
+    row = study.correlations(part, 1.0, study.Drawn({}, figure, np.zeros(2000)), outcome)
+    wanted = spearmanr(figure, other)
+    assert row["ρ(distance, NDCG@10)"] == f"{wanted.statistic:.3f} (p {wanted.pvalue:.2g})"
+    assert wanted.statistic > 0.5 and abs(float(row["ρ(distance, NDCG@10) at equal length"].split()[0])) < 0.1
+    assert row["ρ(entropy, NDCG@10)"] == ""
+
+
+def test_deciles_are_of_equal_size_and_in_order() -> None:
+    random = np.random.default_rng(0)
+    distance = random.permutation(np.repeat(np.arange(20.0), 5))
+    outcome = study.Outcome(np.zeros((100, 1)), -distance, np.ones(100))
+    table = study.deciles(outcome, distance, np.zeros(100))
+    assert table["users"].tolist() == [10] * 10 and table["decile"].tolist() == list(range(1, 11))
+    assert table["distance"].tolist() == [0.5 + 2 * number for number in range(10)]
+    assert table["ndcg"].tolist() == (-table["distance"]).tolist()
+    assert table["error"].tolist() == pytest.approx([pd.Series([0.0] * 5 + [1.0] * 5).sem()] * 10)
+
+
+def test_the_report_holds_both_studies(saved: Callable[..., Saved], capsys: pytest.CaptureFixture[str]) -> None:
+    argv = [f"--checkpoint={saved('DiffRec').path}", "--noise_scales=0.5,2", "--samples=1,3", "--output=out"]
+    study.run(argv)
+    stem = "DiffRec-ml-100k-certainty"
+    assert sorted(os.listdir("out")) == [f"{stem}-deciles.png", f"{stem}-trade.png", f"{stem}.md"]
+    text = Path("out", f"{stem}.md").read_text(encoding="utf-8")
+    assert capsys.readouterr().out == text
+    assert len(re.findall(r"^\| (0\.5|2) .*\|$", text, re.MULTILINE)) == 2 + 2 * study.DECILES + 2 * 3
+    for picture in re.findall(r"!\[.*\]\((.*)\)", text):
+        assert Path("out", picture).stat().st_size > 10_000
+    assert "nan" not in text
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--noise_scales=1,x"], "take numbers separated by commas"),
+        (["--samples=1"], "--samples positive ones, one of 2 or more"),
+        (["--samples=0,2"], "--samples positive ones, one of 2 or more"),
+        (["--output=/dev/null/a"], "/dev/null/a: the report cannot be written there"),
+        (["--noise_scales=-1"], "noise_scale=-1.0"),
+    ],
+)
+def test_mistakes(saved: Callable[..., Saved], flags: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        study.run([f"--checkpoint={saved('DiffuRec').path}", *flags])

@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks import machine, speed
+from recbole_diffusion.cli.exit_codes import guarded
+
+SMALL = {
+    "dataset": "ml-100k",
+    "user_inter_num_interval": "[0,24]",
+    "hidden_size": "16",
+    "inner_size": "32",
+    "n_layers": "1",
+    "n_heads": "2",
+    "timed_rounds": "1",
+    "timed_batches": "3",
+    "gpu_id": "",
+}
+ASKED = {
+    "train_samples_per_s",
+    "train_tokens_per_s",
+    "eval_users_per_s",
+    "eval_steps",
+    "matmul_peak_gflops",
+    "train_fraction_of_peak",
+    "eval_fraction_of_peak",
+    "peak_rss_mb",
+    "versions",
+    "device",
+    "model",
+    "dataset",
+    "settings",
+    "train_epoch_s",
+}
+
+
+@pytest.fixture(autouse=True)
+def small_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "PEAK_SIZE", {"cpu": 256})
+
+
+def flags(**changes: Any) -> list[str]:
+    return [f"--{key}={value}" for key, value in {**SMALL, **changes}.items()]
+
+
+def measured(capsys: pytest.CaptureFixture[str], **changes: Any) -> tuple[dict[str, Any], str]:
+    assert guarded(lambda: speed.run(flags(**changes))) == 0
+    told = capsys.readouterr()
+    return json.loads(told.out), told.err
+
+
+def mistake(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert guarded(lambda: speed.run(arguments)) == 2
+    told = capsys.readouterr()
+    assert told.out == "" and told.err.count("\n") == 1, told.err
+    return told.err
+
+
+@pytest.mark.parametrize("model", ["DiffuRec", "DiffRec"])
+def test_one_json_object_that_agrees_with_itself(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, model: str
+) -> None:
+    told, log = measured(capsys, model=model, inference_steps=2)
+    assert set(told) >= ASKED
+    assert (told["model"], told["dataset"], told["eval_steps"]) == (model, "ml-100k", 2)
+    assert told["settings"]["hidden_size"] == 16
+    flops_per_s = told["train_mflop_per_sample"] * 1e6 * told["train_samples_per_s"]
+    expected = flops_per_s / (told["matmul_peak_gflops"] * 1e9)
+    assert told["train_fraction_of_peak"] == pytest.approx(expected, rel=0.05, abs=1e-4)
+    assert told["train_tokens_per_s"] > told["train_samples_per_s"] > 0
+    assert told["eval_fraction_of_peak"] > 0 and told["peak_rss_mb"] > 50
+    assert "2dV a user" in log and "4kd²" in log and "V = " in log
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_recboles_own_path_stands_beside_ours(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    told, log = measured(capsys, model="SASRec")
+    theirs = {"train_samples_per_s", "train_epoch_s", "eval_users_per_s", "train_tokens_per_s"}
+    extra = {"recbole_train_samples_per_s_without_anomaly_detection"}
+    assert set(told) >= ASKED | extra | {f"recbole_{name}" for name in theirs}
+    rows = [told[f"{by}train_epoch_s"] * told[f"{by}train_samples_per_s"] for by in ("", "recbole_")]
+    # Both epochs have the same rows.
+    assert rows[0] == pytest.approx(rows[1], rel=0.1)
+    assert "Warning" not in log
+    assert not torch.is_anomaly_enabled()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_any_model_of_recboles_is_timed_with_and_without_anomaly_detection(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    time_training = speed.time_training
+
+    def spy(trainer: Any, *arguments: Any) -> Any:
+        seen.append((type(trainer).__module__.split(".")[0], torch.is_anomaly_enabled()))
+        return time_training(trainer, *arguments)
+
+    monkeypatch.setattr(speed, "time_training", spy)
+    told, log = measured(capsys, model="GRU4Rec", embedding_size=16)
+    # Nor is there a formula for this model.
+    assert told["train_fraction_of_peak"] is None and told["eval_fraction_of_peak"] is None
+    assert told["train_samples_per_s"] > 0 and "no formula" in log
+    assert seen == [("recbole_diffusion", False), ("recbole", True), ("recbole", False)]
+
+
+def test_a_part_of_the_users_and_bfloat16(capsys: pytest.CaptureFixture[str]) -> None:
+    told, _ = measured(capsys, model="DiffuRec", eval_users=30, eval_batch_size=16, enable_amp=True)
+    assert 30 <= told["eval_users"] < 48
+    assert told["settings"]["dtype"] == "bfloat16" and told["matmul_peak_gflops_amp"] > 0
+
+
+def test_mistakes_are_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert "timed_rounds='0': a positive whole number" in mistake(capsys, *flags(model="DiffuRec", timed_rounds=0))
+    assert "eval_users='x'" in mistake(capsys, *flags(model="DiffuRec", eval_users="x"))
+    assert "model='BPR': the speed of sequential models" in mistake(capsys, *flags(model="BPR"))
+    assert "DiffuRek" in mistake(capsys, *flags(model="DiffuRek"))
+    assert "model=None" in mistake(capsys)
+    assert "--scale" in mistake(capsys, "--quick", "--model=DiffuRec")
+    occupied = tmp_path / "file"
+    occupied.touch()
+    arguments = ("--scale", "--quick", "--model=DiffuRec")
+    assert "output=" in mistake(capsys, *arguments, f"--output={occupied}")
+    assert "masked histories" in mistake(capsys, "--scale", "--model=BERT4Rec")
+
+
+def test_help_names_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    assert guarded(lambda: speed.run(["--help"])) == 0
+    text = capsys.readouterr().out
+    assert all(f"--{flag}" in text for flag in (*speed.NUMBERS, "scale", "quick", "output"))

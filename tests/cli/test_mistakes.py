@@ -1,0 +1,123 @@
+"""A user's mistakes, through the script's entry point: one line on stderr, exit code 2, no stack."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from recbole_diffusion.cli.train import main
+
+SMALL = ["--user_inter_num_interval=[0,25]", "--epochs=1", "--hidden_size=16", "--n_layers=1", "--show_progress=False"]
+
+
+def one_line(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+    """Run the script, and give the one line that it ends with."""
+    assert main([*argv]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    lines = captured.err.splitlines()
+    assert len(lines) == 1, captured.err
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--model=DifuRec"], "model='DifuRec': there is no such model; did you mean DiffuRec?"),
+        (["--difusion_steps=8"], "difusion_steps='8': there is no such setting; did you mean diffusion_steps?"),
+        (["--hidden_size=65"], "hidden_size=65: an even number is wanted"),
+        (["--hidden_size=66"], "hidden_size=66: a multiple of n_heads=4 is wanted"),
+        (["--diffusion_steps=0"], "diffusion_steps=0: a positive number is wanted"),
+        (["--diffusion_steps=ten"], "diffusion_steps='ten': a whole number is wanted"),
+        (["--inference_steps=33"], "inference_steps=33: a number from 1 to diffusion_steps=32 is wanted"),
+        (["--noise_schedule=linear", "--diffusion_steps=16"], "noise_schedule='linear': "),
+        (["--noise_schedule=pw_lin", "--diffusion_steps=10"], "noise_schedule='pw_lin': "),
+        (["--loss_type=MSE"], "loss_type='MSE': "),
+        (["--model=DiffRec", "--rounding=nearest"], "rounding='nearest': one of tied, linear is wanted"),
+        (["--topk=5,2000", "--valid_metric=NDCG@5"], "topk=[5, 2000]: at most 1682 is wanted"),
+        (["--dataset=no-such-data"], "dataset=no-such-data: "),
+        (["--config_files=absent.yaml"], "absent.yaml: cannot be read"),
+        (["--nproc=2"], "nproc=2: several processes are not supported yet; run with nproc=1"),
+        (["--resume=absent.pth"], "resume='absent.pth': there is no such file"),
+        (["--user_inter_num_interval=[0,1]"], "dataset=ml-100k: "),
+        (["--user_inter_num_interval=0,40"], "user_inter_num_interval='0,40': an interval is wanted"),
+        (["--item_inter_num_interval=[9,5]"], "item_inter_num_interval='[9,5]': an interval is wanted"),
+        (["--val_interval={rating: '3'}"], "val_interval.rating='3': an interval is wanted"),
+        (["--eval_args={mode: uni5000}"], "eval_args.mode='uni5000': at most 1681 "),
+        (["--eval_args={mode: labeled}"], "eval_args.mode='labeled': ranking takes full, uniN or popN"),
+        (["--transform=crop_itemseq"], "transform='crop_itemseq': the setting eta is wanted with it"),
+        (["--topk=5"], "valid_metric='NDCG@10': metrics and topk=[5] do not give it"),
+        (["--model=SASRec", "--hidden_size=63"], "model=SASRec: The hidden size (63) is not a multiple of"),
+        (["--learning_rate=__import__('os').getcwd()"], "learning_rate="),
+    ],
+)
+def test_settings(argv: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert one_line(capsys, *argv).startswith(f"error: {message}")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("", "holds no settings"), ("a: [1,\nb: 2", "no valid yaml"), ("- 1\n- 2\n", "a mapping is wanted")],
+)
+def test_yaml_files(text: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("mine.yaml").write_text(text)
+    line = one_line(capsys, "--config_files=mine.yaml")
+    assert line.startswith("error: mine.yaml") and message in line
+
+
+HEADER = "user_id:token\titem_id:token\ttimestamp:float\n"
+
+
+@pytest.mark.parametrize(
+    ("inter", "message"),
+    [
+        ("", "the file is empty"),
+        (HEADER, "no row below it"),
+        ("user_id:token\titem_id:token\ttimestamps:float\nu\ti\t1\n", "did you mean timestamps?"),
+        ("user_id:token\titem_id:token\nu\ti\n", "there is no column timestamp"),
+        (HEADER + "u\t\t1\nu\tj\t2\n", "column item_id is empty in line 2"),
+        (HEADER + "u\ti\t1\nu\tj\t\n", "column timestamp is empty in line 3"),
+        (HEADER + "u\ti\t1\nu\tj\n", "column timestamp is empty in line 3"),
+        (HEADER + "u\ti\tnoon\n", "line 2 has 'noon'"),
+        (HEADER + "".join(f"u{n}\ti{n}\t1\n" for n in range(9)), "a user needs 2 interactions"),
+        (HEADER + "".join(f"u{n}\ti{m}\t{m}\n" for n in range(9) for m in range(2)), "a user needs"),
+    ],
+)
+def test_atomic_files(inter: str, message: str, atomic: Callable[..., str], capsys: pytest.CaptureFixture[str]) -> None:
+    path = atomic("toy", inter=inter)
+    line = one_line(capsys, "--dataset=toy", f"--data_path={path}", "--topk=1", "--valid_metric=NDCG@1")
+    assert message in line
+
+
+def test_checkpoints(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*SMALL, "--model=DiffuRec"]) == 0
+    saved = next(Path("saved").glob("*.last.pth"))
+    Path("cut.pth").write_bytes(saved.read_bytes()[:1000])
+    Path("foreign.pth").write_text("no checkpoint")
+    capsys.readouterr()
+    for file in ("cut.pth", "foreign.pth"):
+        assert f"{file}: not a checkpoint" in one_line(capsys, *SMALL, f"--resume={file}")
+    assert "of the model DiffuRec, not of DiffRec" in one_line(capsys, *SMALL, "--model=DiffRec", f"--resume={saved}")
+    other = [*SMALL[1:], "--user_inter_num_interval=[0,30]"]
+    assert "of another catalogue" in one_line(capsys, *other, f"--resume={saved}")
+    sized = [*SMALL, "--hidden_size=32"]
+    sized.remove("--hidden_size=16")
+    assert "hidden_size=16" in one_line(capsys, *sized, f"--resume={saved}")
+
+
+def test_loss_that_is_not_a_number(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--show_progress=False", "--user_inter_num_interval=[0,25]", "--hidden_size=16", "--n_layers=1"]
+    assert main([*arguments, "--epochs=1"]) == 0
+    capsys.readouterr()
+    last = next(Path("saved").glob("*.last.pth"))
+    assert main([*arguments, "--epochs=3", "--learning_rate=1e30", f"--resume={last}"]) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("error: ") and "epoch 1, batch" in line and "learning_rate=1e+30" in line
+    assert f"the last good checkpoint is {Path('saved')}" in line
+
+
+def test_debug_shows_the_stack(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--debug", "--model=DifuRec"]) == 2
+    assert "Traceback" in capsys.readouterr().err

@@ -1,0 +1,205 @@
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+from saved_models import Saved
+
+from recbole_diffusion.cli import recommend as recommending
+from recbole_diffusion.cli.main import main
+from recbole_diffusion.inference import Recommender
+from recbole_diffusion.inference.writing import FileOutput
+
+LINES = '{"user": "a", "history": ["50", "258"]}\nnope\n["286"]\n["no such item"]\n[]\n'
+
+
+@pytest.fixture
+def ask(saved: Callable[..., Saved]) -> Callable[..., int]:
+    """Run `recommend` with a model on these flags; gives the exit code."""
+
+    # Trained here, as a training's log is no part of what the test captures.
+    checkpoint = saved("DiffuRec").path
+
+    def run(*flags: str) -> int:
+        return main(["recommend", f"--checkpoint={checkpoint}", "--device=cpu", *flags])
+
+    return run
+
+
+def test_a_history_gives_a_table_with_titles(
+    ask: Callable[..., int], diffurec: Recommender, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ask("--history", "50, 258", "--topk=3") == 0
+    out, err = capsys.readouterr()
+    wanted = diffurec.recommend(["50", "258"], k=3)
+    assert wanted.titles is not None and err == ""
+    rows = [re.split(r"\s{2,}", line.strip()) for line in out.splitlines()[2:]]
+    assert [row[0] for row in rows] == wanted.items[0].tolist()
+    assert [float(row[1]) for row in rows] == pytest.approx(wanted.scores[0], abs=1e-3)
+    assert [row[2] for row in rows] == wanted.titles[0].tolist()
+
+
+def test_users_and_how_sure_the_model_is(
+    ask: Callable[..., int], diffurec: Recommender, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = diffurec.users.tokens[:2]
+    assert ask(f"--users={first},nobody,{second}", "--samples=4", "--topk=2") == 2
+    out, err = capsys.readouterr()
+    assert re.findall(r"^user (\S+)$", out, re.MULTILINE) == [first, second]
+    assert out.count("share") == 2 and out.count("entropy of their best item") == 2
+    lines = err.splitlines()
+    assert lines[0].startswith("user 'nobody': not among the ")
+    assert lines[-1] == "error: 1 of 3 inputs could not be answered, for the reasons above"
+
+
+def test_bad_lines_are_named_and_the_others_answered(
+    ask: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("in.jsonl").write_text(LINES)
+    assert ask("--input=in.jsonl", "--output=out.jsonl", "--topk=2") == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(":")[0] for line in lines[:-1]] == [f"in.jsonl, line {number}" for number in (2, 4, 5)]
+    assert "item 'no such item': not among the " in lines[1] and "it is empty" in lines[2]
+    assert lines[-1] == "error: 3 of 5 inputs could not be answered, for the reasons above"
+    records = [json.loads(line) for line in Path("out.jsonl").read_text().splitlines()]
+    assert [record["user"] for record in records] == ["a", "3"]
+    assert sorted(os.listdir(".")) == ["in.jsonl", "out.jsonl"]
+
+
+def test_from_stdin_to_stdout(
+    ask: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(b'["50", "no such item"]\n')))
+    assert ask("--input=-", "--output=-", "--output-format=csv", "--skip-unknown", "--topk=4") == 0
+    table = pd.read_csv(io.StringIO(capsys.readouterr().out))
+    assert table["user"].tolist() == [1] * 4 and table["rank"].tolist() == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
+def test_all_users_to_a_file(ask: Callable[..., int], diffurec: Recommender, ending: str) -> None:
+    assert ask("--users=all", f"--output=all.{ending}", "--topk=3", "--include_seen") == 0
+    wanted = diffurec.recommend_users(diffurec.users.tokens, k=3, exclude_seen=False).to_frame()
+    if ending == "parquet":
+        table = pd.read_parquet("all.parquet")
+    elif ending == "csv":
+        table = pd.read_csv("all.csv", dtype={"user": str, "item": str})
+    else:
+        table = pd.read_json("all.jsonl", lines=True, dtype=False).explode(["items", "scores"])
+        table = table.rename(columns={"items": "item", "scores": "score"})
+    assert table["user"].tolist() == wanted["user"].tolist() and table["item"].tolist() == wanted["item"].tolist()
+    np.testing.assert_allclose(table["score"].astype(float), wanted["score"], atol=1e-5)
+
+
+def test_an_interrupted_run_goes_on(
+    ask: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ("--users=all", "--samples=2", "--topk=3")
+    monkeypatch.setattr(recommending, "LOT", 60)
+    assert ask(*flags, "--output=whole.csv") == 0
+    write, lots = FileOutput.write, []
+
+    def interrupted(self: FileOutput, *arguments: object) -> None:
+        if len(lots) == 2:
+            raise KeyboardInterrupt
+        lots.append(arguments)
+        write(self, *arguments)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FileOutput, "write", interrupted)
+        assert ask(*flags, "--output=broken.csv") == 130
+    assert not Path("broken.csv").exists() and len(lots) == 2
+    assert "broken off; to go on, run the same with --resume" in capsys.readouterr().err
+    assert ask(*flags, "--output=broken.csv") == 2
+    assert "--resume goes on with it" in capsys.readouterr().err
+    assert ask("--users=all", "--topk=4", "--output=broken.csv", "--resume") == 2
+    assert ask(*flags, "--output=broken.csv", "--resume") == 0
+    assert Path("broken.csv").read_bytes() == Path("whole.csv").read_bytes()
+    capsys.readouterr()
+    assert ask(*flags, "--output=broken.csv", "--resume") == 0
+    assert "broken.csv is there, and no part of a run" in capsys.readouterr().err
+
+
+def test_the_newest_model_of_a_folder_writes_a_file(saved: Callable[..., Saved], ask: Callable[..., int]) -> None:
+    assert ask("--history=50", "--output=a.csv") == 0
+    assert main(["recommend", f"--checkpoint={saved('DiffuRec').path.parent}", "--history=50", "--output=b.csv"]) == 0
+    assert Path("a.csv").read_bytes() == Path("b.csv").read_bytes()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_a_pipe_is_read_once(ask: Callable[..., int]) -> None:
+    os.mkfifo("pipe")
+    writer = threading.Thread(target=lambda: Path("pipe").write_text('["50"]\n["286"]\n'))
+    writer.start()
+    assert ask("--input=pipe", "--input_format=jsonl", "--output=a.jsonl", "--topk=2") == 0
+    writer.join()
+    assert [json.loads(line)["user"] for line in Path("a.jsonl").read_text().splitlines()] == ["1", "2"]
+
+
+def test_any_letter_goes_to_stdout(saved: Callable[..., Saved]) -> None:
+    Path("in.jsonl").write_text('{"user": "Zoé", "history": ["50"]}\n', encoding="utf-8")
+    Path("mine.csv").write_text("id,what\n" + "".join(f"{item},é\n" for item in range(1700)), encoding="utf-8")
+    command = [sys.executable, "-m", "recbole_diffusion.cli.main", "recommend", "--titles=mine.csv:what", "--topk=1"]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONPATH": str(Path(__file__).parents[2])}
+    outputs = []
+    for flag in ("--input=in.jsonl", "--history=50"):
+        words = [*command, f"--checkpoint={saved('DiffuRec').path}", flag]
+        done = subprocess.run(words, capture_output=True, env=environment)
+        assert done.returncode == 0, done.stderr
+        outputs.append(done.stdout)
+    assert json.loads(outputs[0].decode())["user"] == "Zoé" and outputs[1].endswith(b"?\n")
+
+
+def test_titles_of_a_file_of_ones_own(ask: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
+    Path("mine.csv").write_text("id,what\n" + "".join(f'{item},"film {item}, it is"\n' for item in range(1700)))
+    assert ask("--history=50", "--titles=mine.csv:what", "--topk=1") == 0
+    assert re.search(r"^(\d+) .*film \1, it is$", capsys.readouterr().out, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--history=50,no such item"], "item 'no such item': not among the "),
+        (["--history="], "a history of at least one item is wanted; it is empty"),
+        (["--history=50", "--topk=9999"], "k=9999: a number from 1 to "),
+        (["--history=50", "--topk=ten"], "argument --topk: invalid int value: 'ten'; --help shows"),
+        (["--history=50", "--users=1"], "argument --users: not allowed with argument --history"),
+        ([], "one of the arguments --history --users --input is required"),
+        (["--history=50", "--set=lambda_uncertainty"], "--set=lambda_uncertainty: KEY=VALUE is wanted"),
+        (["--history=50", "--set=hidden_size=3"], "hidden_size='3': a checkpoint's settings that may change are "),
+        (["--history=50", "--titles=a.csv"], "--titles=a.csv: FILE:COLUMN is wanted"),
+        (["--history=50", "--titles=a.csv:title"], "a.csv: the titles cannot be read (No such file or directory)"),
+        (["--input=absent.csv"], "absent.csv: cannot be read (No such file or directory)"),
+        (["--input=in.txt"], "input='in.txt': a file of jsonl or csv is wanted"),
+        (["--history=50", "--output=a.xls"], "output='a.xls': one of csv, jsonl, parquet is wanted"),
+        (["--input=absent.csv", "--output=a.csv"], "absent.csv: cannot be read (No such file or directory)"),
+        (["--users=all", "--resume"], "--resume: only an --output file can be gone on with"),
+        (["--history=50", "--output=/proc/a/b.csv"], "/proc/a/b.csv: cannot be written (No such file or directory)"),
+        (["--history=50", "--output=.", "--output_format=csv"], "output='.': the name of a file is wanted; - stands"),
+        (["--users=,"], "--users=,: users of the dataset are wanted"),
+        (["--history=50", "--noise_scale=inf"], "noise_scale=inf: a finite number of at least 0 is wanted"),
+        (["--history=50", "--samples=0"], "samples=0: a positive number is wanted"),
+    ],
+)
+def test_mistakes_take_one_line(
+    ask: Callable[..., int], flags: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ask(*flags) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and len(err.splitlines()) == 1 and err.startswith(f"error: {message}"), err
+    assert os.listdir(".") == []
+
+
+def test_a_checkpoint_is_wanted(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["recommend", "--checkpoint=absent.pth", "--history=1"]) == 2
+    assert capsys.readouterr().err == "error: absent.pth: the checkpoint cannot be read (No such file or directory)\n"

@@ -1,0 +1,209 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from recbole_diffusion.version import __version__
+
+from recbole_diffusion.cli import train as cli
+from recbole_diffusion.cli.train import main, parse_arguments
+from recbole_diffusion.errors import UserError
+
+SCRIPT = Path(__file__).parents[2] / "run_recbole_diffusion.py"
+
+
+class Calls(list[tuple[Any, ...]]):
+    """Stands in for the run, and notes what it was asked for."""
+
+    error: BaseException | None = None
+
+    def __call__(self, *arguments: Any) -> Any:
+        self.append(arguments)
+        if self.error is not None:
+            raise self.error
+        return self
+
+    def table(self) -> str:
+        return "the table"
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
+    calls = Calls()
+    monkeypatch.setattr("recbole_diffusion.training.run.train_and_test", calls)
+    return calls
+
+
+def run_script(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, str(SCRIPT), *arguments], capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(
+    ("argv", "settings"),
+    [
+        (["--model=DiffuRec", "--dataset=toy"], {"model": "DiffuRec", "dataset": "toy"}),
+        (["--model", "DiffuRec", "--dataset", "toy"], {"model": "DiffuRec", "dataset": "toy"}),
+        (["-m", "DiffuRec", "-d", "toy"], {"model": "DiffuRec", "dataset": "toy"}),
+        (["-m=DiffuRec"], {"model": "DiffuRec"}),
+        (["--learning-rate=5e-4"], {"learning_rate": "5e-4"}),
+        (["--weight_decay", "-1"], {"weight_decay": "-1"}),
+        (["--eval_args={mode: uni100}"], {"eval_args": "{mode: uni100}"}),
+        (["--note=a=b"], {"note": "a=b"}),
+        (["--note="], {"note": ""}),
+        (["--epochs=3", "--epochs", "3"], {"epochs": "3"}),
+        (
+            ["--nproc", "1", "--ip=x", "--port=1", "--world_size=-1", "--group_offset=2"],
+            {"nproc": "1", "ip": "x", "port": "1", "world_size": "-1", "offset": "2"},
+        ),
+        (["--resume=a.pth", "--debug"], {"resume": "a.pth"}),
+    ],
+)
+def test_arguments(argv: list[str], settings: dict[str, str]) -> None:
+    assert parse_arguments(argv).settings == settings
+
+
+def test_config_files(tmp_path: Path) -> None:
+    (tmp_path / "with blank.yaml").write_text("epochs: 1\n")
+    argv = ["--config_files=a.yaml b.yaml", "--config_files", "c.yaml", "--config-files=with blank.yaml"]
+    assert parse_arguments(argv).config_files == ["a.yaml", "b.yaml", "c.yaml", "with blank.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["DiffuRec"], "DiffuRec: stands alone; settings are written --KEY=VALUE"),
+        (["--epochs=3", "stray"], "stray: stands alone; settings are written --KEY=VALUE"),
+        (["-model=DiffuRec"], "-model=DiffuRec: no flag is called so; settings are written --KEY=VALUE"),
+        (["--=3"], "--=3: no flag is called so; settings are written --KEY=VALUE"),
+        (["--epochs"], "--epochs: a value is wanted, as in --epochs=VALUE"),
+        (["--epochs", "--seed=3"], "--epochs: a value is wanted, as in --epochs=VALUE"),
+        (["-m", "-d", "toy"], "--model: a value is wanted, as in --model=VALUE"),
+        (["--epochs=3", "--epochs=4"], "--epochs: given twice, as 3 and as 4"),
+        (["-m", "A", "--model=B"], "--model: given twice, as A and as B"),
+        (["--learning-rate=1", "--learning_rate=2"], "--learning_rate: given twice, as 1 and as 2"),
+        (["--debug=yes"], "--debug=yes: --debug takes no value"),
+    ],
+)
+def test_mistakes_on_the_command_line(
+    argv: list[str], message: str, calls: Calls, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(UserError) as caught:
+        parse_arguments(argv)
+    assert str(caught.value) == message
+    assert main(argv) == 2
+    out, err = capsys.readouterr()
+    assert (out, err) == ("", f"error: {message}\n") and calls == []
+
+
+def test_the_run_is_asked_for_and_its_table_printed(calls: Calls, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["-m", "SASRec", "--dataset=toy", "--epochs=3"]) == 0
+    assert calls == [("SASRec", "toy", [], {"model": "SASRec", "dataset": "toy", "epochs": "3"})]
+    assert capsys.readouterr() == ("the table\n", "")
+
+
+def test_model_and_dataset_by_default_or_from_a_file(tmp_path: Path, calls: Calls) -> None:
+    main([])
+    for name, text in (("a.yaml", "model: SASRec\ndataset: a\n"), ("b.yaml", "dataset: b\n")):
+        (tmp_path / name).write_text(text)
+    main(["--config_files=a.yaml b.yaml"])
+    main(["--config_files=a.yaml b.yaml", "-d", "c"])
+    assert [call[:2] for call in calls] == [("DiffuRec", "ml-100k"), ("SASRec", "b"), ("SASRec", "c")]
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (UserError("x=1: less\n  is wanted"), 2, "error: x=1: less is wanted\n"),
+        (KeyboardInterrupt(), 130, "interrupted\n"),
+        (ValueError("odd"), 1, "internal error: ValueError: odd; run again with --debug for the stack\n"),
+    ],
+)
+def test_errors_take_one_line(
+    error: BaseException, code: int, line: str, calls: Calls, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls.error = error
+    assert main([]) == code
+    assert capsys.readouterr() == ("", line)
+
+
+@pytest.mark.parametrize(("error", "code"), [(UserError("x"), 2), (ValueError("x"), 1)])
+def test_debug_shows_the_stack(
+    error: BaseException, code: int, calls: Calls, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls.error = error
+    assert main(["--debug"]) == code
+    err = capsys.readouterr().err
+    assert err.startswith("Traceback") and err.splitlines()[-1].endswith("x")
+
+
+def test_help_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    out = capsys.readouterr().out
+    assert out == cli.HELP.format(ours="DiffRec, DiffuRec, Pop", properties=cli.PROPERTIES, **cli.DEFAULTS)
+    example = next(line for line in out.splitlines() if line.startswith("  python"))
+    assert example == "  python run_recbole_diffusion.py --model=DiffuRec --dataset=ml-100k"
+    for flag in (
+        "--config_files",
+        "--nproc",
+        "--ip",
+        "--port",
+        "--world_size",
+        "--group_offset",
+        "--resume",
+        "--debug",
+    ):
+        assert flag in out
+    assert main(["-h"]) == 0 and capsys.readouterr().out == out
+
+
+@pytest.mark.parametrize("argv", [["--help", "--model=DiffuRec"], ["--keys"], ["--keys", "-m", "DiffuRec"]])
+def test_keys_of_a_model_come_from_its_yaml(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(argv) == 0
+    out = capsys.readouterr().out
+    for name in ("overall.yaml", "model/DiffuRec.yaml"):
+        assert (cli.PROPERTIES / name).read_text(encoding="utf-8").strip() in out
+
+
+@pytest.mark.parametrize("switch", ["--help", "--keys"])
+def test_keys_of_a_comparison_come_from_their_yaml(switch: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([switch, "--model_list=DiffuRec,SASRec"]) == 0
+    out = capsys.readouterr().out
+    assert (cli.PROPERTIES / "compare.yaml").read_text(encoding="utf-8").strip() in out and "overall.yaml" not in out
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"recbole-diffusion {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("argv", "line"),
+    [
+        (["--model=DifuRec"], "error: model='DifuRec': there is no such model; did you mean DiffuRec?\n"),
+        (["--diffusion_steps=ten"], "error: diffusion_steps='ten': a whole number is wanted\n"),
+        (["--nproc", "2"], "error: nproc=2: several processes are not supported yet; run with nproc=1\n"),
+    ],
+)
+def test_script_tells_a_mistake_in_one_line(argv: list[str], line: str, tmp_path: Path) -> None:
+    done = run_script(*argv)
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", line)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_needs_neither_torch_nor_recbole() -> None:
+    code = (
+        f"import sys; sys.path.insert(0, {str(SCRIPT.parent)!r}); from recbole_diffusion.cli.train import main; "
+        "main(['-h']); sys.exit('torch' in sys.modules or 'recbole' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+
+
+def test_nobody_reads_stdout() -> None:
+    command = [sys.executable, str(SCRIPT), "--help"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        assert (process.stderr.read(), process.wait()) == (b"", 141)

@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from recbole_diffusion.common.files import read_json, write_json, written
+from recbole_diffusion.errors import UserError
+
+
+def test_json_comes_back(tmp_path: Path) -> None:
+    path = tmp_path / "new folder" / "a.json"
+    assert read_json(path) == {}
+    write_json(path, {"λ": [1, None]})
+    assert read_json(path) == {"λ": [1, None]}
+
+
+def test_the_old_file_stays_where_writing_fails(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    write_json(path, 1)
+    with pytest.raises(RuntimeError), written(path) as part:
+        part.write_text("half")
+        raise RuntimeError
+    assert read_json(path) == 1
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_content_is_on_the_disk_before_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[bool] = []
+    monkeypatch.setattr(os, "fsync", lambda file: synced.append(not (tmp_path / "a.json").exists()))
+    write_json(tmp_path / "a.json", 1)
+    assert synced == [True]
+
+
+def test_mistakes_are_told_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "torn.json").write_text("{")
+    with pytest.raises(UserError, match=r"torn\.json: cannot be read"):
+        read_json(tmp_path / "torn.json")
+    with pytest.raises(UserError, match="cannot be written"):
+        write_json(tmp_path / "torn.json" / "a.json", 1)

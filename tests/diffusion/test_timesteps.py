@@ -1,0 +1,175 @@
+from __future__ import annotations
+
+from collections import deque
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from recbole_diffusion.diffusion.timesteps import (
+    STEP_SAMPLERS,
+    LossAwareSampler,
+    StepSampler,
+    make_step_sampler,
+)
+
+SKEWED = torch.tensor([8.0, 3.0, 1.0, 0.5, 0.2, 0.1, 0.1, 0.05])
+
+
+def warmed_up(losses: torch.Tensor = SKEWED) -> LossAwareSampler:
+    """A sampler that saw ten times each step's loss."""
+    sampler = LossAwareSampler(len(losses))
+    timestep = torch.arange(len(losses)).repeat(10)
+    sampler.update(timestep, losses[timestep])
+    return sampler
+
+
+@st.composite
+def batches(draw: st.DrawFn) -> tuple[int, list[list[tuple[int, float]]]]:
+    steps = draw(st.integers(1, 4))
+    row = st.tuples(st.integers(0, steps - 1), st.floats(0.015625, 100, width=32))
+    return steps, draw(st.lists(st.lists(row, min_size=1, max_size=50), max_size=6))
+
+
+@settings(deadline=None)
+@given(batches())
+def test_loss_aware_keeps_the_last_ten_losses_of_each_step(drawn) -> None:
+    steps, rows_of_batches = drawn
+    sampler = LossAwareSampler(steps)
+    expected = [deque(maxlen=10) for _ in range(steps)]
+    for rows in rows_of_batches:
+        for t, loss in rows:
+            expected[t].append(loss)
+        timestep, loss = zip(*rows, strict=True)
+        sampler.update(torch.tensor(timestep), torch.tensor(loss))
+
+    for t, kept in enumerate(expected):
+        seen = sampler.seen[t].item()
+        assert sampler.history[t][[n % 10 for n in range(seen - len(kept), seen)]].tolist() == list(kept)
+
+    probabilities = torch.full((steps,), 1 / steps)
+    if all(len(kept) == 10 for kept in expected):
+        size = torch.tensor([(sum(loss**2 for loss in kept) / 10) ** 0.5 for kept in expected])
+        probabilities = 0.999 * size / size.sum() + 0.001 / steps
+    torch.testing.assert_close(sampler.probabilities(), probabilities)
+
+
+def test_loss_aware_is_uniform_until_every_step_has_ten_losses() -> None:
+    sampler = LossAwareSampler(2)
+    sampler.update(torch.tensor([0] * 30 + [1] * 9), torch.tensor([5.0] * 30 + [1.0] * 9))
+    assert sampler.probabilities().tolist() == [0.5, 0.5]
+    sampler.update(torch.tensor([1]), torch.tensor([1.0]))
+    torch.testing.assert_close(sampler.probabilities(), 0.999 * torch.tensor([5 / 6, 1 / 6]) + 0.0005)
+
+
+def test_loss_aware_is_uniform_where_every_loss_is_0() -> None:
+    torch.testing.assert_close(warmed_up(torch.zeros(4)).probabilities(), torch.full((4,), 0.25))
+
+
+def test_loss_aware_never_reads_a_value_back() -> None:
+    # Tensors on the meta device have no values: whatever would wait for a GPU fails on them.
+    sampler = LossAwareSampler(8).to("meta")
+    timestep, weight = sampler.sample(32, "meta")
+    sampler.update(timestep, weight)
+    assert sampler.probabilities().shape == (8,)
+
+
+def test_loss_aware_keeps_no_graph() -> None:
+    sampler = LossAwareSampler(2)
+    loss = torch.ones(3, requires_grad=True)
+    sampler.update(torch.tensor([0, 1, 1]), loss * 2)
+    assert not sampler.history.requires_grad and sampler.history[1, :2].tolist() == [2, 2]
+
+
+def test_history_travels_in_the_state_dict() -> None:
+    source, target = warmed_up(), LossAwareSampler(len(SKEWED))
+    target.load_state_dict(source.state_dict())
+    assert torch.equal(target.probabilities(), source.probabilities())
+    for sampler in (source, target):
+        sampler.update(torch.tensor([0, 3, 3]), torch.tensor([0.0, 9.0, 7.0]))
+    assert torch.equal(target.probabilities(), source.probabilities())
+
+
+def test_fixstep_draws_early_steps_twice_as_often() -> None:
+    torch.testing.assert_close(
+        make_step_sampler("fixstep", 5).probabilities(), torch.tensor([1, 1, 0.5, 0.5, 0.5]) / 3.5
+    )
+
+
+@pytest.mark.parametrize("name", ["uniform", "fixstep"])
+def test_fixed_samplers_learn_nothing_and_save_nothing(name: str) -> None:
+    sampler = make_step_sampler(name, 3)
+    before = sampler.probabilities().clone()
+    sampler.update(torch.arange(3).repeat(10), torch.arange(30.0))
+    assert torch.equal(sampler.probabilities(), before) and not sampler.state_dict()
+
+
+@pytest.fixture(params=STEP_SAMPLERS)
+def sampler(request) -> StepSampler:
+    return warmed_up() if request.param == "lossaware" else make_step_sampler(request.param, len(SKEWED))
+
+
+def test_weighted_loss_has_the_mean_of_uniform_steps(sampler: StepSampler) -> None:
+    p = sampler.probabilities().double()
+    assert p.sum().item() == pytest.approx(1, abs=1e-6)
+    weight = torch.zeros(len(p))
+    for timestep, w in zip(*sampler.sample(5000, generator=torch.Generator().manual_seed(0)), strict=True):
+        weight[timestep] = w
+    torch.testing.assert_close((p * weight * SKEWED).sum().item(), SKEWED.mean().item(), rtol=1e-6, atol=0)
+
+
+def test_loss_aware_lowers_the_variance_on_a_skewed_loss() -> None:
+    p = warmed_up().probabilities().double()
+    loss = SKEWED.double()
+    mean = loss.mean()
+    weighted = (p * (loss / (len(p) * p) - mean) ** 2).sum()
+    uniform = (loss - mean).square().mean()
+    # With p proportional to the loss itself nothing but the uniform part is left of the variance.
+    assert weighted < 0.01 * uniform
+
+
+def test_draws_follow_p_and_carry_their_weight(sampler: StepSampler) -> None:
+    timestep, weight = sampler.sample(50_000, generator=torch.Generator().manual_seed(1))
+    assert timestep.dtype == torch.int64 and timestep.shape == weight.shape == (50_000,)
+    p = sampler.probabilities()
+    torch.testing.assert_close(weight, 1 / (len(SKEWED) * p[timestep]))
+    counts = torch.bincount(timestep, minlength=len(SKEWED)).numpy()
+    expected = p.double().numpy()
+    assert stats.chisquare(counts, 50_000 * expected / expected.sum()).pvalue > 1e-3
+
+
+def test_uniform_weights_are_1() -> None:
+    assert torch.equal(make_step_sampler("uniform", 32).sample(100)[1], torch.ones(100))
+
+
+def test_draws_come_from_the_global_generator_or_the_one_given() -> None:
+    sampler = make_step_sampler("uniform", 1000)
+    torch.manual_seed(3)
+    first = sampler.sample(50)[0]
+    state = torch.get_rng_state()
+    own = [sampler.sample(50, generator=torch.Generator().manual_seed(4))[0] for _ in range(2)]
+    assert torch.equal(*own) and torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(3)
+    assert torch.equal(sampler.sample(50)[0], first)
+
+
+def test_unknown_name_lists_the_known() -> None:
+    with pytest.raises(ValueError, match=r"'loss'.*uniform, lossaware, fixstep"):
+        make_step_sampler("loss", 32)
+
+
+@pytest.mark.parametrize("name", STEP_SAMPLERS)
+def test_at_least_one_step(name: str) -> None:
+    assert make_step_sampler(name, 1).sample(3)[0].tolist() == [0, 0, 0]
+    with pytest.raises(ValueError, match="T = 0 "):
+        make_step_sampler(name, 0)
+
+
+def test_a_loss_that_is_not_finite_leaves_probabilities() -> None:
+    sampler = make_step_sampler("lossaware", 2)
+    for loss in (1.0, float("nan"), float("inf")):
+        sampler.update(torch.tensor([0, 1] * 10), torch.full((20,), loss))
+        p = sampler.probabilities()
+        assert p.isfinite().all() and p.sum().item() == pytest.approx(1.0)

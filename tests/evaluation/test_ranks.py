@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from recbole_diffusion.errors import UserError
+from recbole_diffusion.evaluation.ranking import UserRanks, user_ranks
+from recbole_diffusion.evaluation.ranks import (
+    StoredRanks,
+    align,
+    by_user,
+    hit,
+    is_head,
+    length_groups,
+    load_ranks,
+    ndcg,
+    save_ranks,
+    training_popularity,
+    whole_lengths,
+)
+from recbole_diffusion.host.settings import load_config
+from recbole_diffusion.training.run import prepare
+
+SETTINGS = {
+    "user_inter_num_interval": "[0,30]",
+    "hidden_size": 16,
+    "inner_size": 32,
+    "n_layers": 1,
+    "n_heads": 2,
+    "MAX_ITEM_LIST_LENGTH": 10,
+    "metric_decimal_place": 12,
+}
+STORED = StoredRanks(
+    user=np.array([3, 1, 2], np.int32),
+    item=np.array([5, 4, 2], np.int32),
+    length=np.array([9, 8, 7], np.int32),
+    rank=np.array([30, 10, 20], np.int32),
+    popularity=np.array([0, 1, 2, 3, 4, 5], np.int32),
+)
+
+
+@pytest.mark.parametrize("model", ["DiffuRec", "SASRec"])
+def test_metrics_of_single_users_average_to_recboles(model: str) -> None:
+    prepared = prepare(load_config(model, "ml-100k", config_dict=SETTINGS))
+    wanted = prepared.trainer.evaluate(prepared.test_data, load_best_model=False)
+    rank = user_ranks(prepared.trainer, prepared.test_data).rank
+    for k in (5, 10, 20):
+        assert hit(rank, k).mean() == pytest.approx(wanted[f"hit@{k}"], abs=1e-9)
+        assert ndcg(rank, k).mean() == pytest.approx(wanted[f"ndcg@{k}"], abs=1e-9)
+
+
+def test_lengths_and_popularity_are_those_of_the_data() -> None:
+    prepared = prepare(load_config("Pop", "ml-100k", config_dict=SETTINGS))
+    ranks = user_ranks(prepared.trainer, prepared.test_data)
+    lengths = whole_lengths(prepared.test_data._dataset)
+    assert ranks.length.max() == 10 < lengths.max()
+    assert np.array_equal(np.minimum(lengths, 10), ranks.length)
+    popularity = training_popularity(prepared.train_data._dataset)
+    # Of each user all but the last two interactions are trained on.
+    assert popularity.sum() == (lengths - 1).sum()
+    assert popularity[0] == 0
+
+
+def test_ranks_come_back_from_disk(tmp_path: Path) -> None:
+    save_ranks(tmp_path / "ranks.npz", UserRanks(*[np.arange(3)] * 4), np.arange(5))
+    stored = load_ranks(tmp_path / "ranks.npz")
+    assert stored.rank.dtype == np.int32
+    assert stored.user.tolist() == [0, 1, 2] and stored.popularity.tolist() == [0, 1, 2, 3, 4]
+    assert [path.name for path in tmp_path.iterdir()] == ["ranks.npz"]
+
+
+@pytest.mark.parametrize("content", [None, b"", b"PK\x03\x04 torn"])
+def test_ranks_that_cannot_be_read(tmp_path: Path, content: bytes | None) -> None:
+    if content is not None:
+        (tmp_path / "ranks.npz").write_bytes(content)
+    with pytest.raises(UserError, match="the ranks cannot be read"):
+        load_ranks(tmp_path / "ranks.npz")
+
+
+def test_align_brings_the_rows_into_one_order() -> None:
+    shuffled = STORED._replace(
+        **{name: getattr(STORED, name)[[2, 0, 1]] for name in ("user", "item", "length", "rank")}
+    )
+    rows = align([[STORED, shuffled], [shuffled]])
+    assert rows.user.tolist() == [1, 2, 3] and rows.length.tolist() == [8, 7, 9]
+    assert [ranks.tolist() for ranks in rows.ranks] == [[[10, 20, 30]] * 2, [[10, 20, 30]]]
+
+
+def test_align_refuses_other_test_items() -> None:
+    with pytest.raises(UserError, match="different interactions"):
+        align([[STORED], [STORED._replace(item=STORED.item + 1)]])
+
+
+def test_a_users_rows_are_averaged() -> None:
+    values = np.array([[1.0, 3.0, 5.0], [0.0, 2.0, 7.0]])
+    assert by_user(np.array([4, 4, 9]), values).tolist() == [[2, 5], [1, 7]]
+
+
+def test_head_is_the_most_popular_fifth() -> None:
+    popularity = np.array([99, 1, 7, 3, 7, 2, 0, 0, 0, 0, 0])
+    assert np.flatnonzero(is_head(popularity)).tolist() == [2, 4]
+    assert np.flatnonzero(is_head(np.array([0, 5, 5, 5, 5, 5]))).tolist() == [1]
+
+
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=200))
+def test_length_groups_are_ranges_that_cover_all(lengths: list[int]) -> None:
+    length = np.array(lengths)
+    group, names = length_groups(length)
+    assert len(names) <= 4 and group.max() == len(names) - 1
+    frame = pd.DataFrame({"group": group, "length": length}).groupby("group")["length"].agg(["min", "max"])
+    for number, name in enumerate(names):
+        low, _, high = name.partition(" to ")
+        if number in frame.index:
+            assert int(low) <= frame.loc[number, "min"] and frame.loc[number, "max"] <= int(high or low)
+    assert frame["max"].is_monotonic_increasing

@@ -1,0 +1,379 @@
+from __future__ import annotations
+
+import copy
+import json
+import os
+import pickle
+import sys
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+import yaml
+from recbole.model.abstract_recommender import GeneralRecommender, SequentialRecommender
+from recbole.utils import InputType
+
+from recbole_diffusion.errors import SettingError, UserError
+from recbole_diffusion.host.parsing import read_yaml
+from recbole_diffusion.host.registry import PROPERTIES, find_model
+from recbole_diffusion.host.settings import DiffusionConfig, default_files, load_config, merge
+
+LEAVE_ONE_OUT = {"LS": "valid_and_test"}
+
+
+class Toy(SequentialRecommender):
+    """A model of a user's, whose settings all come from the call."""
+
+
+def toy(dataset: str = "toy", **settings: Any) -> DiffusionConfig:
+    return load_config(Toy, dataset, config_dict={"loss_type": "CE", **settings})
+
+
+def sasrec(dataset: str = "ml-100k", **settings: Any) -> DiffusionConfig:
+    return load_config("SASRec", dataset, config_dict=settings)
+
+
+@pytest.mark.parametrize("model", ["DiffuRec", "DiffRec", "Pop", "SASRec", "BERT4Rec", "GRU4Rec", "BPR"])
+@pytest.mark.parametrize("dataset", ["ml-100k", "toy"])
+def test_all_models_are_evaluated_alike(model: str, dataset: str) -> None:
+    config = load_config(model, dataset)
+    assert config["eval_args"]["split"] == LEAVE_ONE_OUT
+    assert config["eval_args"]["order"] == "TO"
+    assert config["eval_args"]["mode"] == {"valid": "full", "test": "full"}
+    assert (config["metrics"], config["topk"]) == (["Hit", "NDCG", "MRR"], [5, 10, 20])
+    assert (config["valid_metric"], config["repeatable"]) == ("NDCG@10", True)
+
+
+@pytest.mark.parametrize("model", ["FM", "DIN", "KGAT", "NeuMF", "RepeatNet", "SINE", "MultiVAE"])
+def test_other_models_of_recboles_need_no_flag(model: str) -> None:
+    assert load_config(model, "ml-100k")["model"] == model
+
+
+def test_models_of_values_keep_their_own_evaluation() -> None:
+    config = load_config("FM", "ml-100k")
+    assert config["metrics"] == ["AUC", "LogLoss"] and config["eval_args"]["mode"]["valid"] == "labeled"
+
+
+def test_recboles_yaml_of_the_same_name_does_not_leak() -> None:
+    config = load_config("DiffRec", "ml-100k")
+    assert "reweight" not in config and "mlp_act_func" not in config
+
+
+def test_users_model_does_not_inherit_from_a_namesake() -> None:
+    mine = type("BERT4Rec", (SequentialRecommender,), {"__module__": "elsewhere"})
+    assert "mask_ratio" not in load_config(mine, "toy", config_dict={"loss_type": "CE"})
+
+
+def test_derived_class_of_recboles_model_keeps_its_settings() -> None:
+    mine = type("Mine", (find_model("BERT4Rec"),), {"__module__": "elsewhere"})
+    config = load_config(mine, "toy")
+    assert config["mask_ratio"] == 0.2 and config["model"] == "Mine" and config.model_class is mine
+
+
+def test_layers_from_weak_to_strong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = ["seed", "epochs", "stopping_step", "eval_step", "worker", "train_batch_size", "eval_batch_size"]
+    files = ["overall.yaml", "model/SASRec.yaml", "dataset/toy.yaml", "quick_start_config/SASRec_on_toy.yaml"]
+    ours = yaml.safe_load((PROPERTIES / "overall.yaml").read_text(encoding="utf-8"))
+    for level, name in enumerate(files):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        content = {**(ours if level == 0 else {}), **dict.fromkeys(keys[level:], level)}
+        (tmp_path / name).write_text(yaml.safe_dump(content))
+    monkeypatch.setattr("recbole_diffusion.host.registry.PROPERTIES", tmp_path)
+    for level, name in enumerate(["first.yaml", "second.yaml"], start=4):
+        Path(name).write_text(yaml.safe_dump(dict.fromkeys(keys[level:], level)))
+    config = load_config("SASRec", "toy", ["first.yaml", Path("second.yaml")], {"eval_batch_size": 6})
+    assert [config[key] for key in keys] == list(range(7))
+
+
+def test_our_general_defaults_stand_below_recboles_special_ones() -> None:
+    names = [f"{file.parent.name}/{file.name}" for file in default_files(find_model("SASRec"), "ml-100k")]
+    assert names[:6] == [
+        "properties/overall.yaml",
+        "dataset/sample.yaml",
+        "properties/overall.yaml",
+        "dataset/ml-100k.yaml",
+        "model/SASRec.yaml",
+        "quick_start_config/sequential.yaml",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("given", "mode"),
+    [
+        ({"mode": "uni100"}, {"valid": "uni100", "test": "uni100"}),
+        ("{mode: uni100}", {"valid": "uni100", "test": "uni100"}),
+        ("{'mode': 'pop50'}", {"valid": "pop50", "test": "pop50"}),
+        ({"mode": {"valid": "uni100"}}, {"valid": "uni100", "test": "full"}),
+        ({"group_by": "user"}, {"valid": "full", "test": "full"}),
+    ],
+)
+def test_eval_args_merge_deeply(given: Any, mode: dict[str, str]) -> None:
+    args = sasrec(eval_args=given)["eval_args"]
+    assert args == {"split": LEAVE_ONE_OUT, "order": "TO", "group_by": "user", "mode": mode}
+
+
+def test_a_split_replaces_the_other_one() -> None:
+    args = sasrec(eval_args={"split": {"RS": [0.6, 0.2, 0.2]}})["eval_args"]
+    assert args["split"] == {"RS": [0.6, 0.2, 0.2]} and args["order"] == "TO"
+
+
+def test_files_and_call_merge_too(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("eval_args:\n  mode: uni100\n  split: {TS: [8, 1, 1]}\n")
+    args = load_config("SASRec", "ml-100k", "mine.yaml", {"eval_args": "{mode: {test: pop100}}"})["eval_args"]
+    assert args["mode"] == {"valid": "uni100", "test": "pop100"} and args["split"] == {"TS": [8, 1, 1]}
+
+
+def test_merging_changes_no_layer() -> None:
+    layers: list[dict[str, Any]] = [{"eval_args": {"mode": "full", "order": "TO"}}, {"eval_args": {"mode": "uni5"}}]
+    before = copy.deepcopy(layers)
+    merge(*layers)
+    assert layers == before
+
+
+def test_load_col_by_default() -> None:
+    assert toy()["load_col"] == {"inter": ["user_id", "item_id", "timestamp"]}
+    assert toy("ml-100k")["load_col"] == {"inter": ["user_id", "item_id", "rating", "timestamp"]}
+
+
+def test_load_col_of_one_file_keeps_the_others() -> None:
+    columns = toy(load_col={"item": ["item_id", "class"]})["load_col"]
+    assert columns == {"inter": ["user_id", "item_id", "timestamp"], "item": ["item_id", "class"]}
+
+
+def test_load_col_may_be_none() -> None:
+    assert toy(load_col="None")["load_col"] is None
+
+
+def test_load_col_follows_renamed_fields() -> None:
+    config = toy(USER_ID_FIELD="u", TIME_FIELD="t")
+    assert config["load_col"] == {"inter": ["u", "item_id", "t"]}
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [{"threshold": {"rating": 3}}, {"val_interval": "{rating: '[3,inf)'}"}, {"normalize_field": ["rating"]}],
+)
+def test_fields_that_settings_name_are_loaded(setting: dict[str, Any]) -> None:
+    assert toy(**setting)["load_col"] == {"inter": ["user_id", "item_id", "timestamp", "rating"]}
+    own = {"inter": ["user_id", "item_id", "timestamp"]}
+    with pytest.raises(SettingError, match=f"{next(iter(setting))} needs the field rating; add it to inter"):
+        toy(**setting, load_col=own)
+
+
+def test_load_col_without_time_is_refused() -> None:
+    own = {"inter": ["user_id", "item_id"]}
+    with pytest.raises(SettingError, match="TIME_FIELD needs the field timestamp"):
+        toy(load_col=own)
+
+
+def test_benchmark_files_bring_their_histories() -> None:
+    files = {"benchmark_filename": ["train", "valid", "test"]}
+    own = {"inter": ["user_id", "item_id", "item_id_list"]}
+    config = toy(load_col=own, **files)
+    assert config["load_col"] == own and config["alias_of_item_id"] == ["item_id_list"]
+    assert "item_id_list" in toy(**files)["load_col"]["inter"]
+    with pytest.raises(SettingError, match="benchmark_filename needs the field item_id_list"):
+        toy(load_col={"inter": ["user_id", "item_id"]}, **files)
+
+
+def test_unload_col_takes_the_place_of_the_default() -> None:
+    assert toy(unload_col={"inter": ["rating"]})["load_col"] == {"inter": "*"}
+    with pytest.raises(SettingError, match="unload_col"):
+        toy(unload_col={"inter": ["rating"]}, load_col={"inter": ["user_id", "item_id", "timestamp"]})
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "value"),
+    [
+        ("epochs", "1e1", 10),
+        ("topk", "5,10", [5, 10]),
+        ("learning_rate", "5e-4", 5e-4),
+        ("use_gpu", "no", False),
+        ("hidden_act", "no", "no"),
+        ("user_inter_num_interval", "[5,inf)", "[5,inf)"),
+        ("user_inter_num_interval", "[5,10]", "[5,10]"),
+        ("metrics", "NDCG", ["NDCG"]),
+        ("item_inter_num_interval", None, None),
+        ("gpu_id", 0, "0"),
+    ],
+)
+def test_values_are_read_by_the_type_of_the_default(key: str, text: Any, value: Any) -> None:
+    got = load_config("SASRec", "toy", config_dict={key: text})[key]
+    assert got == value and type(got) is type(value)
+
+
+def test_nothing_is_evaluated(tmp_path: Path) -> None:
+    text = f"__import__('pathlib').Path({str(tmp_path / 'proof')!r}).touch()"
+    assert sasrec(my_note=text, hidden_act=text)["my_note"] == text
+    assert not (tmp_path / "proof").exists()
+
+
+def test_callers_dict_is_not_changed() -> None:
+    settings = {"epochs": "3", "train_neg_sample_args": {"sample_num": "2"}, "loss_type": "BPR", "eval_args": {}}
+    before = copy.deepcopy(settings)
+    config = load_config("SASRec", "ml-100k", config_dict=settings)
+    config["eval_args"]["mode"]["valid"] = "changed"
+    assert settings == before
+
+
+def test_arguments_of_the_process_are_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["x", "--epochs=7", "--n_layers=__import__('os')", "stray"])
+    assert sasrec()["epochs"] == 300
+
+
+def test_misspelt_setting_is_refused() -> None:
+    with pytest.raises(SettingError) as caught:
+        load_config("DiffuRec", "ml-100k", config_dict={"difusion_steps": 16})
+    assert str(caught.value) == "difusion_steps=16: there is no such setting; did you mean diffusion_steps?"
+
+
+def test_settings_that_nothing_reads_are_warned_of() -> None:
+    config = sasrec(num_layers=3, zzz=1, alias_of_item_id=["item_id_list"])
+    assert config.warnings == [
+        "SASRec does not read the setting num_layers",
+        "the setting zzz is unknown; perhaps nothing reads it",
+    ]
+
+
+def test_shorthands_of_other_libraries_are_pointed_out() -> None:
+    with pytest.raises(SettingError, match=r"there is no such setting; did you mean learning_rate\?"):
+        sasrec(lr=0.1)
+
+
+def test_device_is_not_set_by_its_name() -> None:
+    with pytest.raises(SettingError, match="device='cuda:7': is chosen by use_gpu and gpu_id"):
+        sasrec(device="cuda:7")
+
+
+def test_published_settings_are_whole_on_any_dataset() -> None:
+    file = PROPERTIES / "model" / "DiffuRec-published.yaml"
+    config = load_config("DiffuRec", "ml-100k", [file])
+    wanted = read_yaml(file)
+    assert {key: config[key] for key in wanted} == wanted
+    left_to_choose = {"compile", "ddim_eta", "diffusion", "eval_batch_size"}
+    assert set(read_yaml(PROPERTIES / "model" / "DiffuRec.yaml")) - set(wanted) == left_to_choose
+
+
+@pytest.mark.parametrize("model", ["SASRec", "BERT4Rec", "GRU4Rec", "DiffuRec", "DiffRec"])
+def test_cross_entropy_draws_no_negatives(model: str) -> None:
+    config = load_config(model, "ml-100k")
+    assert config["train_neg_sample_args"]["distribution"] == "none"
+    assert config["MODEL_INPUT_TYPE"] == InputType.POINTWISE
+    for none in (None, "None", {"distribution": "none"}):
+        again = load_config(model, "ml-100k", config_dict={"train_neg_sample_args": none})
+        assert again["train_neg_sample_args"]["distribution"] == "none"
+    with pytest.raises(SettingError, match="loss_type CE draws no negatives"):
+        load_config(model, "ml-100k", config_dict={"train_neg_sample_args": {"distribution": "uniform"}})
+
+
+@pytest.mark.parametrize("model", ["SASRec", "DiffuRec", "DiffRec"])
+def test_bpr_draws_uniformly_unless_told_otherwise(model: str) -> None:
+    default = {"distribution": "uniform", "sample_num": 1, "alpha": 1.0, "dynamic": False, "candidate_num": 0}
+    config = load_config(model, "ml-100k", config_dict={"loss_type": "BPR"})
+    assert config["train_neg_sample_args"] == default and config["MODEL_INPUT_TYPE"] == InputType.PAIRWISE
+    settings = {"loss_type": "BPR", "train_neg_sample_args": "{distribution: popularity, alpha: 0.5}"}
+    drawn = load_config(model, "ml-100k", config_dict=settings)["train_neg_sample_args"]
+    assert drawn == {**default, "distribution": "popularity", "alpha": 0.5}
+    with pytest.raises(SettingError, match="loss_type BPR needs a distribution"):
+        load_config(model, "ml-100k", config_dict={"loss_type": "BPR", "train_neg_sample_args": None})
+
+
+def test_bpr_where_the_models_own_yaml_says_none(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from recbole.model.abstract_recommender import SequentialRecommender\n\n\n"
+        "class Mine(SequentialRecommender):\n    pass\n"
+    )
+    (tmp_path / "Mine.yaml").write_text("loss_type: CE # (str) Loss.\ntrain_neg_sample_args: ~ # (dict or ~) None.\n")
+    config = load_config("mine.py:Mine", "toy", config_dict={"loss_type": "BPR"})
+    assert config["train_neg_sample_args"]["distribution"] == "uniform"
+
+
+def test_models_with_an_input_of_their_own() -> None:
+    class Listed(GeneralRecommender):
+        input_type = InputType.LISTWISE
+
+    assert load_config("Pop", "ml-100k")["MODEL_INPUT_TYPE"] == InputType.POINTWISE
+    assert load_config("BPR", "ml-100k")["train_neg_sample_args"]["distribution"] == "uniform"
+    assert load_config("RepeatNet", "ml-100k")["train_neg_sample_args"]["distribution"] == "none"
+    assert load_config(Listed, "toy")["MODEL_INPUT_TYPE"] == InputType.LISTWISE
+
+
+def test_models_own_checks_come_before_data() -> None:
+    class Strict(Toy):
+        seen: ClassVar[list[Any]] = []
+
+        @classmethod
+        def check_settings(cls, config: Any) -> None:
+            cls.seen.append((config["device"], config["hidden_size"]))
+            raise SettingError("hidden_size", config["hidden_size"], "an even number is wanted")
+
+    with pytest.raises(SettingError, match="hidden_size=7: an even number is wanted"):
+        load_config(Strict, "not-there", config_dict={"loss_type": "CE", "hidden_size": "7"})
+    assert Strict.seen == [(torch.device("cpu"), 7)] or torch.cuda.is_available()
+
+
+@pytest.mark.parametrize(
+    ("model", "dataset", "key"), [(None, "toy", "model"), ("", "toy", "model"), (Toy, "", "dataset")]
+)
+def test_model_and_dataset_are_wanted(model: Any, dataset: Any, key: str) -> None:
+    with pytest.raises(SettingError) as caught:
+        load_config(model, dataset)
+    assert caught.value.key == key
+
+
+def test_model_and_dataset_may_stand_in_a_file(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("model: GRU4Rec\ndataset: toy\n")
+    config = load_config(None, None, ["mine.yaml"])
+    assert (config["model"], config["dataset"]) == ("GRU4Rec", "toy")
+    assert load_config("SASRec", "other", ["mine.yaml"])["model"] == "SASRec"
+
+
+def test_data_path() -> None:
+    package = load_config("SASRec", "ml-100k")["data_path"]
+    assert Path(package, "ml-100k.inter").is_file()
+    assert sasrec("ml-1m")["data_path"] == os.path.join("dataset", "ml-1m")
+    assert sasrec("ml-1m", data_path="../data")["data_path"] == os.path.join("..", "data", "ml-1m")
+    assert sasrec("ml-1m", data_path="~/data")["data_path"] == str(Path.home() / "data" / "ml-1m")
+
+
+def test_data_path_holds_for_ml_100k_too() -> None:
+    package = load_config("SASRec", "ml-100k")["data_path"]
+    assert sasrec("ml-100k", data_path="dataset")["data_path"] == package
+    assert sasrec("ml-100k", data_path="mine")["data_path"] == os.path.join("mine", "ml-100k")
+
+
+def test_file_that_is_missing_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^absent.yaml: cannot be read: No such file"):
+        load_config("SASRec", "ml-100k", ["absent.yaml"])
+
+
+def test_plain_settings() -> None:
+    config = toy("ml-100k", loss_type="BPR", data_path=Path("somewhere"), note=object(), seed=7)
+    plain = config.plain()
+    assert json.loads(json.dumps(plain)) == plain
+    assert pickle.loads(pickle.dumps(plain)) == plain
+    assert (plain["MODEL_TYPE"], plain["MODEL_INPUT_TYPE"], plain["device"]) == (
+        "ModelType.SEQUENTIAL",
+        "InputType.PAIRWISE",
+        "cpu",
+    )
+    assert plain["data_path"] == "somewhere" and "note" not in plain
+
+
+@pytest.mark.parametrize("model", ["DiffuRec", "DiffRec", "Pop", "SASRec", "BERT4Rec", "BPR", "FM", "DIN"])
+def test_plain_settings_may_be_handed_in_again(model: str) -> None:
+    plain = load_config(model, "ml-100k", config_dict={"seed": 3, "data_path": "x", "USER_ID_FIELD": "u"}).plain()
+    assert load_config(plain["model"], plain["dataset"], config_dict=plain).plain() == plain
+    default = load_config(model, "ml-100k")
+    assert load_config(model, "ml-100k", config_dict=default.plain())["data_path"] == default["data_path"]
+
+
+def test_configs_do_not_touch_one_another() -> None:
+    from recbole.utils import argument_list
+
+    before = list(argument_list.dataset_arguments)
+    first, second = sasrec("ml-100k", epochs=3), sasrec("ml-100k")
+    first["eval_args"]["mode"]["valid"] = "changed"
+    assert second["epochs"] == 300 and second["eval_args"]["mode"]["valid"] == "full"
+    assert argument_list.dataset_arguments == before

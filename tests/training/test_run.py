@@ -1,0 +1,221 @@
+from __future__ import annotations
+
+import logging
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from recbole.data import dataset as recbole_dataset
+
+import recbole_diffusion
+from recbole_diffusion.errors import UserError
+from recbole_diffusion.host.dataset import build_dataset
+from recbole_diffusion.host.loaders import build_loaders
+from recbole_diffusion.host.settings import load_config
+from recbole_diffusion.training.run import train_and_test
+from recbole_diffusion.training.trainer import build_trainer
+
+ML_100K = Path(recbole_dataset.__file__).parents[2] / "dataset_example" / "ml-100k"
+# The users of ml-100k with few interactions: an epoch takes a second.
+SMALL = {
+    "user_inter_num_interval": "[0,30]",
+    "epochs": 2,
+    "hidden_size": 16,
+    "inner_size": 32,
+    "n_layers": 1,
+    "n_heads": 2,
+    "show_progress": False,
+}
+
+
+def run(model: Any, **changes: Any) -> dict[str, Any]:
+    return recbole_diffusion.run(model, "ml-100k", config_dict={**SMALL, **changes})
+
+
+@pytest.mark.parametrize("model", ["DiffuRec", "DiffRec"])
+def test_run_returns_what_recbole_returns_in_plain_floats(model: str) -> None:
+    result = run(model)
+    assert set(result) == {"best_valid_score", "valid_score_bigger", "best_valid_result", "test_result"}
+    assert result["valid_score_bigger"] is True
+    assert type(result["best_valid_score"]) is float
+    for part in ("best_valid_result", "test_result"):
+        assert "ndcg@10" in result[part]
+        assert all(type(value) is float for value in result[part].values())
+
+
+@pytest.mark.parametrize("model", ["DiffuRec", "DiffRec"])
+def test_the_same_seed_gives_the_same_metrics_twice(model: str) -> None:
+    first, second = run(model), run(model)
+    assert first == second
+    assert run(model, seed=7) != first
+
+
+@pytest.mark.parametrize("mode", ["full", "uni100"])
+def test_metrics_do_not_depend_on_the_evaluation_batch(mode: str) -> None:
+    changes = {"eval_args": {"mode": mode}, "inference_steps": 4, "lambda_uncertainty": 0.3}
+    results = [run("DiffuRec", eval_batch_size=size, **changes) for size in (16, 333, 4096)]
+    assert results[0] == results[1] == results[2]
+
+
+def test_tables_say_where_the_model_is() -> None:
+    outcome = train_and_test("DiffuRec", "ml-100k", config_dict={**SMALL, "epochs": 1})
+    table = outcome.table()
+    assert f"ndcg@10    {outcome.result['best_valid_result']['ndcg@10']:.4f}" in table
+    assert outcome.model_file is not None and outcome.model_file.is_file()
+    assert str(outcome.model_file) in table
+    assert outcome.log_file is not None and "test result" in outcome.log_file.read_text()
+
+
+def test_nothing_is_written_where_nothing_is_wanted(tmp_path: Path) -> None:
+    config = {**SMALL, "epochs": 1, "log_dir": None, "tensorboard_dir": None}
+    recbole_diffusion.run("DiffuRec", "ml-100k", config_dict=config, saved=False)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_two_runs_in_one_process_do_not_mix() -> None:
+    handlers = list(logging.getLogger().handlers)
+    outcomes = [train_and_test("DiffuRec", "ml-100k", config_dict={**SMALL, "epochs": n}) for n in (1, 2)]
+    logs = [outcome.log_file.read_text() for outcome in outcomes if outcome.log_file]
+    assert [text.count("INFO  epoch ") for text in logs] == [1, 2]
+    assert outcomes[0].model_file != outcomes[1].model_file
+    assert logging.getLogger().handlers == handlers
+
+
+def test_no_foreign_warning_reaches_the_user() -> None:
+    script = Path(__file__).parents[2] / "run_recbole_diffusion.py"
+    flags = [f"--{key}={value}" for key, value in {**SMALL, "epochs": 1, "model": "DiffRec"}.items()]
+    flags += ["--eval_args={mode: {valid: uni20, test: full}}"]
+    command = [sys.executable, "-W", "default", str(script), *flags]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    # Python's own form of a warning: FILE:LINE: CategoryWarning: text.
+    assert re.findall(r"^.*:\d+: \w*Warning: .*$", done.stderr, re.MULTILINE) == []
+    assert "ndcg@10" in done.stdout and "INFO" not in done.stdout
+
+
+@pytest.mark.parametrize("distribution", ["uniform", "popularity"])
+@pytest.mark.parametrize("model", ["DiffuRec", "DiffRec"])
+def test_bpr_with_recboles_negatives(model: str, distribution: str) -> None:
+    args = {"distribution": distribution}
+    config = load_config(model, "ml-100k", config_dict={**SMALL, "loss_type": "BPR", "train_neg_sample_args": args})
+    train_data, _, _ = build_loaders(config, build_dataset(config))
+    batch = next(iter(train_data))
+    assert (batch["neg_item_id"] != batch["item_id"]).all() and (batch["neg_item_id"] > 0).all()
+    assert run(model, epochs=1, loss_type="BPR", train_neg_sample_args=args) != run(model, epochs=1)
+
+
+@pytest.mark.parametrize("mode", ["uni100", "pop100"])
+def test_sampled_evaluation_repeats(mode: str) -> None:
+    first, second = (run("DiffRec", epochs=1, eval_args={"mode": mode}) for _ in range(2))
+    assert first == second
+    assert first["test_result"]["hit@20"] > run("DiffRec", epochs=1)["test_result"]["hit@20"]
+
+
+def test_every_ranking_metric() -> None:
+    metrics = ["Recall", "MRR", "NDCG", "Hit", "MAP", "Precision", "GAUC"]
+    metrics += ["ItemCoverage", "AveragePopularity", "GiniIndex", "ShannonEntropy", "TailPercentage"]
+    result = run("DiffuRec", epochs=1, metrics=metrics)["test_result"]
+    assert {name.split("@")[0] for name in result} == {metric.lower() for metric in metrics}
+    assert all(np.isfinite(value) for value in result.values())
+
+
+@pytest.mark.parametrize(
+    "eval_args",
+    [
+        {"split": {"RS": [0.8, 0.1, 0.1]}},
+        {"split": {"LS": "test_only"}},
+        {"split": {"LS": "valid_only"}},
+        {"split": {"TS": [0.8, 0.1, 0.1]}},
+        {"split": {"RS": [0.8, 0.1, 0.1]}, "group_by": "none"},
+    ],
+)
+def test_other_splits(eval_args: dict[str, Any]) -> None:
+    result = run("DiffuRec", epochs=1, eval_args=eval_args)
+    split = eval_args["split"]
+    assert bool(result["test_result"]) is (split != {"LS": "valid_only"})
+    assert bool(result["best_valid_result"]) is (split != {"LS": "test_only"})
+
+
+@pytest.mark.parametrize("model", ["DiffuRec", "DiffRec"])
+def test_features_of_users_items_and_interactions_may_be_there(model: str) -> None:
+    load_col = {"inter": ["user_id", "item_id", "rating", "timestamp"], "user": "*", "item": "*"}
+    assert run(model, epochs=1, load_col=load_col)["test_result"]["hit@20"] > 0
+
+
+def test_benchmark_files(tmp_path: Path) -> None:
+    inter = pd.read_csv(ML_100K / "ml-100k.inter", sep="\t").sort_values("timestamp:float", kind="stable")
+    folder = tmp_path / "split"
+    folder.mkdir()
+    rows: dict[str, list[str]] = {"train": [], "valid": [], "test": []}
+    for user, items in list(inter.groupby("user_id:token")["item_id:token"])[:80]:
+        tokens = [str(item) for item in items][:12]
+        for last in range(1, len(tokens)):
+            part = "test" if last == len(tokens) - 1 else "valid" if last == len(tokens) - 2 else "train"
+            rows[part].append(f"{user}\t{tokens[last]}\t{' '.join(tokens[:last])}\n")
+    for part, lines in rows.items():
+        header = "user_id:token\titem_id:token\titem_id_list:token_seq\n"
+        (folder / f"split.{part}.inter").write_text(header + "".join(lines))
+    changes = {
+        "data_path": str(tmp_path),
+        "benchmark_filename": ["train", "valid", "test"],
+        "user_inter_num_interval": "[0,inf)",
+    }
+    for model in ("DiffuRec", "DiffRec", "SASRec"):
+        result = recbole_diffusion.run(model, "split", config_dict={**SMALL, "epochs": 1, **changes})
+        assert result["test_result"]["hit@20"] > 0
+
+
+def test_case_study_finds_the_top_items() -> None:
+    from recbole.utils.case_study import full_sort_topk
+
+    config = load_config("DiffuRec", "ml-100k", config_dict={**SMALL, "epochs": 1})
+    train_data, valid_data, test_data = build_loaders(config, build_dataset(config))
+    model = config.model_class(config, train_data._dataset)
+    build_trainer(config, model).fit(train_data, valid_data, saved=False)
+    scores, items = full_sort_topk(np.array([1, 2, 3]), model, test_data, k=5)
+    assert scores.shape == items.shape == (3, 5)
+    assert (items > 0).all() and torch.equal(scores, scores.sort(dim=-1, descending=True).values)
+
+
+@pytest.mark.parametrize("model", ["Pop", "SASRec", "BERT4Rec", "GRU4Rec", "BPR"])
+def test_recboles_own_models_run(model: str) -> None:
+    result = run(model, epochs=1, mask_ratio=0.2) if model == "BERT4Rec" else run(model, epochs=1)
+    assert result["test_result"]["hit@20"] > 0
+
+
+def test_a_class_of_the_users_own_may_be_handed_in() -> None:
+    from recbole_diffusion.model.diffurec import DiffuRec
+
+    class Mine(DiffuRec):
+        pass
+
+    assert run(Mine)["test_result"] == run("DiffuRec")["test_result"]
+
+
+def test_resumed_run_ends_where_the_unbroken_one_ends() -> None:
+    whole = train_and_test("DiffRec", "ml-100k", config_dict={**SMALL, "epochs": 3})
+    first = train_and_test("DiffRec", "ml-100k", config_dict={**SMALL, "epochs": 2})
+    assert first.model_file is not None
+    last = first.model_file.with_suffix(".last.pth")
+    resumed = train_and_test("DiffRec", "ml-100k", config_dict={**SMALL, "epochs": 3, "resume": str(last)})
+    assert resumed.result == whole.result
+
+
+def test_settings_of_the_caller_are_not_changed() -> None:
+    settings = {**SMALL, "epochs": 1, "eval_args": {"mode": "full"}}
+    before = {key: dict(value) if isinstance(value, dict) else value for key, value in settings.items()}
+    recbole_diffusion.run("DiffuRec", "ml-100k", config_dict=settings)
+    assert settings == before
+
+
+def test_catalogue_smaller_than_topk_is_refused() -> None:
+    with pytest.raises(UserError, match=r"topk=\[5000\]"):
+        run("DiffuRec", topk=5000, valid_metric="NDCG@5000")
+    assert not list(Path(os.getcwd()).rglob("*.pth"))
