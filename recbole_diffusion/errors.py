@@ -20,12 +20,14 @@ class SettingError(UserError):
     value : object
         What it was set to.
     wanted : str
-        What would do.
+        What would do, as a sentence of its own.
+    must : str
+        What must hold, so that "KEY must MUST, got VALUE" is a sentence: "be positive". To be preferred.
     """
 
-    def __init__(self, key: str, value: object, wanted: str) -> None:
-        super().__init__(f"{key}={value!r}: {wanted}")
-        self.key, self.value, self.wanted = key, value, wanted
+    def __init__(self, key: str, value: object, wanted: str = "", *, must: str = "") -> None:
+        super().__init__(f"{key} must {must}, got {value!r}" if must else f"{key}={value!r}: {wanted}")
+        self.key, self.value, self.wanted = key, value, wanted or f"must {must}"
 
 
 def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:

@@ -1,0 +1,90 @@
+"""What a setting may be: its type, what must hold, and what depends on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, NamedTuple
+
+from ..errors import SettingError
+
+
+def _anything(value: Any) -> bool:
+    return True
+
+
+class Setting(NamedTuple):
+    """One row of a table of settings. A class states its own rows; it inherits those of its base classes.
+
+    Parameters
+    ----------
+    kind : str
+        The type, as the yaml comment beside the key opens with it: `int`, `float`, `bool`, `str`, `list`, `dict`,
+        `list of int`; with ` or ~` where the setting may be absent.
+    must : str
+        What must hold, so that "KEY must MUST, got VALUE" is a sentence: "be positive".
+    holds : callable
+        Whether it holds for a value of that type.
+    at_inference : bool
+        Whether a trained model may be given another value: the weights do not depend on it.
+    changes_results : bool
+        Whether a run's figures depend on it, beyond rounding.
+    """
+
+    kind: str
+    must: str = "be of that type"
+    holds: Callable[[Any], bool] = _anything
+    at_inference: bool = False
+    changes_results: bool = True
+
+    def check(self, key: str, value: Any) -> None:
+        """Refuse a value for which what must hold does not.
+
+        Raises
+        ------
+        SettingError
+            Naming the key, what must hold, and the value.
+        """
+        if value is None:
+            if not self.kind.endswith(" or ~"):
+                raise SettingError(key, value, must="be given: the yaml of the model has no default for it")
+        elif not self.holds(value):
+            raise SettingError(key, value, must=self.must)
+
+
+def positive(kind: str, **more: Any) -> Setting:
+    """A number above 0."""
+    return Setting(kind, "be positive", lambda value: value > 0, **more)
+
+
+def at_least(least: float, kind: str, **more: Any) -> Setting:
+    """A number from `least` on."""
+    return Setting(kind, f"be at least {least:g}", lambda value: value >= least, **more)
+
+
+def share(kind: str = "float", **more: Any) -> Setting:
+    """A number from 0 to 1."""
+    return Setting(kind, "be from 0 to 1", lambda value: 0 <= value <= 1, **more)
+
+
+def probability(**more: Any) -> Setting:
+    """A chance that is not certain, as dropout takes it."""
+    return Setting("float", "be from 0 to below 1", lambda value: 0 <= value < 1, **more)
+
+
+def one_of(names: Collection[str], kind: str = "str", **more: Any) -> Setting:
+    """One of some names."""
+    return Setting(kind, f"be one of {', '.join(names)}", lambda value: value in names, **more)
+
+
+def switch(**more: Any) -> Setting:
+    """True or False."""
+    return Setting("bool", **more)
+
+
+def table_of(model: type) -> dict[str, Setting]:
+    """The settings of a class with those of its base classes; a row of a class replaces that of its base."""
+    table: dict[str, Setting] = {}
+    for base in reversed(model.__mro__):
+        own: Mapping[str, Setting] = vars(base).get("settings", {})
+        table.update(own)
+    return table
