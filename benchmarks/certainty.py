@@ -23,8 +23,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from recbole_diffusion.cli.arguments import Parser, add_model, load, tokens, told
-from recbole_diffusion.cli.exit_codes import guarded
-from recbole_diffusion.common.files import write_text, written
+from recbole_diffusion.cli.exit_codes import run_command
+from recbole_diffusion.common.files import atomic_write, write_text
 from recbole_diffusion.common.log import shows_progress
 from recbole_diffusion.errors import UserError
 from recbole_diffusion.evaluation.ranking import top_items
@@ -239,7 +239,7 @@ def draw_deciles(path: Path, tables: dict[float, pd.DataFrame], title: str) -> N
     axes.set(xlabel="decile of the distance between draws (1: surest)", ylabel="test NDCG@10", title=title)
     axes.set(ylim=(0, None), xticks=range(1, DECILES + 1))
     axes.legend(title="noise scale; bars: standard error")
-    with written(path) as part:
+    with atomic_write(path) as part:
         figure.savefig(part, dpi=130)
 
 
@@ -266,7 +266,7 @@ def draw_trade(path: Path, rows: list[dict[str, Any]], title: str) -> None:
     title = f"{title}; numbers: draws; bars: standard error of the change from the table's first row"
     figure.suptitle(title, fontsize="medium")
     figure.legend(*axes.get_legend_handles_labels(), title="noise scale, list", loc="outside right upper", fontsize=8)
-    with written(path) as part:
+    with atomic_write(path) as part:
         figure.savefig(part, dpi=130)
 
 
@@ -378,4 +378,4 @@ def _markdown(rows: list[dict[str, Any]]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(guarded(lambda: run(sys.argv[1:]), debug="--debug" in sys.argv))
+    sys.exit(run_command(lambda: run(sys.argv[1:]), debug="--debug" in sys.argv))

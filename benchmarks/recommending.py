@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from benchmarks.machine import device_name, peak_rss_mb
 from recbole_diffusion.cli.arguments import Parser, told
-from recbole_diffusion.cli.exit_codes import guarded
+from recbole_diffusion.cli.exit_codes import run_command
 from recbole_diffusion.common.log import shows_progress
 from recbole_diffusion.errors import SettingError
 from recbole_diffusion.evaluation.environment import versions
@@ -148,4 +148,4 @@ def _made_up(recommender: Recommender, state: dict[str, Any], lengths: list[int]
 
 
 if __name__ == "__main__":
-    sys.exit(guarded(lambda: run(sys.argv[1:]), debug="--debug" in sys.argv))
+    sys.exit(run_command(lambda: run(sys.argv[1:]), debug="--debug" in sys.argv))

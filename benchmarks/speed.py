@@ -34,7 +34,7 @@ from benchmarks.timing import (  # noqa: E402
     time_training,
 )
 from recbole_diffusion import __version__  # noqa: E402
-from recbole_diffusion.cli.exit_codes import guarded  # noqa: E402
+from recbole_diffusion.cli.exit_codes import run_command  # noqa: E402
 from recbole_diffusion.cli.train import parse_arguments  # noqa: E402
 from recbole_diffusion.common.log import run_logging  # noqa: E402
 from recbole_diffusion.errors import SettingError, UserError  # noqa: E402
@@ -267,4 +267,4 @@ def _tell_formula(config: DiffusionConfig, items: int) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(guarded(lambda: run(sys.argv[1:]), debug="--debug" in sys.argv))
+    sys.exit(run_command(lambda: run(sys.argv[1:]), debug="--debug" in sys.argv))

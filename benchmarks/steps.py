@@ -16,9 +16,9 @@ from matplotlib.ticker import NullLocator
 from tabulate import tabulate
 from tqdm import tqdm
 
-from recbole_diffusion.cli.exit_codes import guarded
+from recbole_diffusion.cli.exit_codes import run_command
 from recbole_diffusion.cli.train import parse_arguments
-from recbole_diffusion.common.files import write_json, written
+from recbole_diffusion.common.files import atomic_write, write_json
 from recbole_diffusion.common.log import shows_progress
 from recbole_diffusion.errors import SettingError, UserError
 from recbole_diffusion.evaluation.ranking import user_ranks
@@ -192,7 +192,7 @@ def plot(results: Sequence[dict[str, Any]], path: Path) -> None:
     for axes, result in zip(figure.subplots(1, len(results), squeeze=False)[0], results, strict=True):
         draw(axes, result)
     figure.supxlabel("dashed: 2 % below the whole chain; bars: 95 % interval of the difference to it", fontsize=8)
-    with written(path) as part:
+    with atomic_write(path) as part:
         figure.savefig(part, dpi=150, format="png")
 
 
@@ -241,4 +241,4 @@ def run(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(guarded(lambda: run(sys.argv[1:]), debug="--debug" in sys.argv))
+    sys.exit(run_command(lambda: run(sys.argv[1:]), debug="--debug" in sys.argv))

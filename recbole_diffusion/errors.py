@@ -37,7 +37,7 @@ def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
     return by_lower[near[0]] if near else None
 
 
-def perhaps(name: str, known: Iterable[str]) -> str:
+def suggestion(name: str, known: Iterable[str]) -> str:
     """`; did you mean X?` for the nearest of the known names, or nothing."""
     near = nearest(name, known)
     return f"; did you mean {near}?" if near else ""

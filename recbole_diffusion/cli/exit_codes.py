@@ -12,7 +12,7 @@ from contextlib import suppress
 from ..errors import UserError
 
 
-def guarded(action: Callable[[], None], debug: bool = False) -> int:
+def run_command(action: Callable[[], None], debug: bool = False) -> int:
     """Run a command to its end; give the exit code.
 
     Parameters

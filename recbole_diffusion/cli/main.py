@@ -7,9 +7,9 @@ import sys
 from collections.abc import Callable, Sequence
 
 from .. import __version__
-from ..errors import UserError, perhaps
+from ..errors import UserError, suggestion
 from . import train as cli
-from .exit_codes import guarded
+from .exit_codes import run_command
 
 HELP = """\
 usage: recbole-diffusion COMMAND [--FLAG=VALUE ...]
@@ -52,7 +52,7 @@ def _overview(argv: Sequence[str]) -> None:
         print(f"recbole-diffusion {__version__}")
     else:
         raise UserError(
-            f"{command}: no such command; one of {', '.join(COMMANDS)} is wanted{perhaps(command, COMMANDS)}"
+            f"{command}: no such command; one of {', '.join(COMMANDS)} is wanted{suggestion(command, COMMANDS)}"
         )
 
 
@@ -71,16 +71,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        See `exit_codes.guarded`.
+        See `exit_codes.run_command`.
     """
     argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[0] not in COMMANDS:
-        return guarded(lambda: _overview(argv))
+        return run_command(lambda: _overview(argv))
     command, rest = argv[0], argv[1:]
     if command in INFERENCE:
-        return guarded(lambda: INFERENCE[command](rest), debug="--debug" in rest)
+        return run_command(lambda: INFERENCE[command](rest), debug="--debug" in rest)
     if command == "compare" and not any(re.match(r"--model[_-]list(=|$)|--help$|-h$", word) for word in rest):
-        return guarded(_no_models)
+        return run_command(_no_models)
     return cli.main(rest)
 
 

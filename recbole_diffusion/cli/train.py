@@ -12,7 +12,7 @@ from .. import __version__
 from ..errors import UserError
 from ..host.parsing import read_yaml
 from ..host.registry import PROPERTIES, find_model, our_models
-from .exit_codes import guarded
+from .exit_codes import run_command
 
 DEFAULTS = {"model": "DiffuRec", "dataset": "ml-100k"}
 # With one of these --help prints keys.
@@ -165,7 +165,7 @@ def run(argv: Sequence[str]) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; give the exit code, see `exit_codes.guarded`.
+    """Run the command line; give the exit code, see `exit_codes.run_command`.
 
     Parameters
     ----------
@@ -173,4 +173,4 @@ def main(argv: Sequence[str] | None = None) -> int:
         By default that of the process.
     """
     argv = sys.argv[1:] if argv is None else argv
-    return guarded(lambda: run(argv), debug="--debug" in argv)
+    return run_command(lambda: run(argv), debug="--debug" in argv)

@@ -13,7 +13,7 @@ from ..errors import UserError
 
 
 @contextmanager
-def written(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """Give a temporary path to write to, which becomes `path` when the context ends without an error.
 
     Raises
@@ -38,7 +38,7 @@ def written(path: Path) -> Iterator[Path]:
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file."""
-    with written(path) as part:
+    with atomic_write(path) as part:
         part.write_text(text, encoding="utf-8")
 
 

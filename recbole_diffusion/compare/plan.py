@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from recbole.utils import ModelType
 
 from ..common.files import read_json
-from ..errors import SettingError, UserError, nearest, perhaps
+from ..errors import SettingError, UserError, nearest, suggestion
 from ..host.parsing import declarations, parse, read_yaml
 from ..host.registry import PROPERTIES, our_models, recbole_models
 from ..host.settings import MERGED, PATHS, DiffusionConfig, load_config, merge
@@ -226,7 +226,7 @@ def read_wanted(settings: Mapping[str, Any], config_files: Sequence[str], datase
                 by_name.setdefault(spelt, {})[setting] = value
             # A file may serve comparisons of fewer models as well.
             elif key in given or name not in (*our_models(), *recbole_models()):
-                wanted = f"no model of the comparison is called {name}{perhaps(name, known)}"
+                wanted = f"no model of the comparison is called {name}{suggestion(name, known)}"
                 raise SettingError(key, value, wanted)
         elif key not in OWN and key not in ("model", "dataset"):
             shared[key] = value

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
-from ..common.files import written
+from ..common.files import atomic_write
 from ..evaluation.ranks import K
 from ..evaluation.statistics import LEVEL
 
@@ -197,7 +197,7 @@ def draw_all(results: dict[str, Any], folder: Path) -> dict[str, Path]:
         if figure is None:
             path.unlink(missing_ok=True)
             continue
-        with written(path) as part:
+        with atomic_write(path) as part:
             figure.savefig(part, format="png", dpi=DPI)
         files[title] = path
     return files

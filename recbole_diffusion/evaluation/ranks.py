@@ -10,7 +10,7 @@ from zipfile import BadZipFile
 import numpy as np
 import pandas as pd
 
-from ..common.files import written
+from ..common.files import atomic_write
 from ..errors import UserError
 from .ranking import UserRanks
 
@@ -71,7 +71,7 @@ def whole_lengths(dataset: Any) -> np.ndarray:
 
 def save_ranks(path: Path, ranks: UserRanks, popularity: np.ndarray) -> None:
     """Write the ranks of a run."""
-    with written(path) as part, open(part, "wb") as file:
+    with atomic_write(path) as part, open(part, "wb") as file:
         columns = {name: column.astype(np.int32) for name, column in ranks._asdict().items()}
         np.savez_compressed(file, **columns, popularity=popularity)
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..errors import UserError, perhaps
+from ..errors import UserError, suggestion
 
 # Cells of a float column that mean "missing". In a token column only the empty cell does.
 MISSING_FLOATS = ["", "NA", "N/A", "NaN", "nan", "NULL", "null", "None"]
@@ -214,7 +214,7 @@ def _check_columns(
     for field in wanted:
         if field not in file.fields:
             raise UserError(
-                f"{file.path}: there is no column {field} (there are: {there}){perhaps(field, file.fields)}"
+                f"{file.path}: there is no column {field} (there are: {there}){suggestion(field, file.fields)}"
             )
         if field not in fields:
             raise UserError(f"{file.path}: column {field} is wanted, but load_col or unload_col leaves it out")

@@ -18,7 +18,7 @@ compat.apply()
 from recbole.evaluator import metric_information, metric_types, metrics_dict  # noqa: E402
 from recbole.utils import EvaluatorType, InputType, ModelType  # noqa: E402
 
-from ..errors import SettingError, nearest, perhaps  # noqa: E402
+from ..errors import SettingError, nearest, suggestion  # noqa: E402
 from .parsing import TOP_LEVEL_KEY, Declaration  # noqa: E402
 from .registry import PROPERTIES, recbole_folder  # noqa: E402
 
@@ -171,7 +171,7 @@ def check_metrics(settings: Mapping[str, Any]) -> None:
     for metric in metrics:
         if metric.lower() not in metric_types:
             names = [known.__name__ for known in metrics_dict.values()]
-            hint = perhaps(metric, names) or f"; known: {', '.join(names)}"
+            hint = suggestion(metric, names) or f"; known: {', '.join(names)}"
             raise SettingError("metrics", metrics, f"there is no metric {metric}{hint}")
     if not topk or min(topk) <= 0:
         raise SettingError("topk", topk, "positive whole numbers are wanted, such as [5, 10]")

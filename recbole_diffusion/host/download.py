@@ -19,7 +19,7 @@ import torch
 import yaml
 from tqdm import tqdm
 
-from ..errors import UserError, perhaps
+from ..errors import UserError, suggestion
 
 CHUNK_BYTES = 1 << 20
 TIMEOUT_SECONDS = 60
@@ -75,7 +75,7 @@ def _download(folder: Path, dataset: str) -> None:
     if dataset not in addresses:
         raise UserError(
             f"dataset={dataset}: there is no file {folder / dataset}.inter, nor does RecBole offer that dataset; "
-            f"{instead}{perhaps(dataset, addresses)}"
+            f"{instead}{suggestion(dataset, addresses)}"
         )
     url = addresses[dataset]
     getLogger().info(f"downloading dataset {dataset} from {url}")

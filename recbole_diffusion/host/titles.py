@@ -8,7 +8,7 @@ from typing import Literal
 
 import pandas as pd
 
-from ..errors import UserError, perhaps
+from ..errors import UserError, suggestion
 
 # A column whose name holds one of these is taken for the items' titles, the first the best.
 NAME_LIKE = ("title", "name")
@@ -50,7 +50,7 @@ def read_titles(path: str | Path, column: str | None = None, encoding: str | Non
         if found is None:
             return {}
         if found not in names:
-            there = f"(there are: {', '.join(names)}){perhaps(found, names)}"
+            there = f"(there are: {', '.join(names)}){suggestion(found, names)}"
             raise UserError(f"{path}: there is no column {found} {there}")
         where = [names.index("item_id") if "item_id" in names else 0, names.index(found)]
         table = pd.read_csv(

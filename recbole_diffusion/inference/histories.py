@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from ..errors import SettingError, UserError, perhaps
+from ..errors import SettingError, UserError, suggestion
 from ..training import checkpoint
 from .vocabulary import LARGEST_TO_SEARCH
 
@@ -104,7 +104,7 @@ class UserHistories:
         """
         row = self._rows.get(str(user))
         if row is None:
-            hint = perhaps(str(user), self._rows) if len(self) <= LARGEST_TO_SEARCH else ""
+            hint = suggestion(str(user), self._rows) if len(self) <= LARGEST_TO_SEARCH else ""
             raise UserError(f"user {str(user)!r}: not among the {len(self):,} users of the dataset{hint}")
         return self.row(row)
 

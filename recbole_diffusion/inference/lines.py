@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from ..errors import SettingError, UserError, perhaps
+from ..errors import SettingError, UserError, suggestion
 
 INPUT_FORMATS = ("jsonl", "csv")
 
@@ -130,7 +130,7 @@ def _from_json(line: str) -> tuple[object, object]:
         raise UserError(f"no valid JSON ({' '.join(str(error).split())})") from error
     if isinstance(content, dict):
         if "history" not in content:
-            raise UserError(f"there is no key 'history'{perhaps('history', map(str, content))}")
+            raise UserError(f"there is no key 'history'{suggestion('history', map(str, content))}")
         return content.get("user"), content["history"]
     return None, content
 

@@ -10,7 +10,7 @@ from typing import Any
 import scipy.sparse
 import torch
 
-from ..errors import SettingError, UserError, perhaps
+from ..errors import SettingError, UserError, suggestion
 from ..host.parsing import parse, read_yaml
 from ..host.registry import find_model, is_recboles, our_models, property_files
 from ..training import checkpoint
@@ -166,7 +166,7 @@ def _settings(
     known = [key for key in CHANGEABLE if key in trained]
     for key, value in changes.items():
         if key not in known:
-            wanted = f"a checkpoint's settings that may change are {', '.join(known) or 'none'}{perhaps(key, known)}"
+            wanted = f"a checkpoint's settings that may change are {', '.join(known) or 'none'}{suggestion(key, known)}"
             raise SettingError(key, value, wanted)
         value = parse(value) if isinstance(value, str) else value
         kind = type(trained[key])

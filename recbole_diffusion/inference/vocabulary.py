@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import UserError, perhaps
+from ..errors import UserError, suggestion
 
 # Above this, looking for a token that is like the unknown one takes too long.
 LARGEST_TO_SEARCH = 5_000
@@ -57,7 +57,7 @@ class Vocabulary:
         ids = [self._ids.get(token, 0) for token in tokens]
         if not skip_unknown and 0 in ids:
             token = tokens[ids.index(0)]
-            hint = perhaps(token, self._ids) if len(self) <= LARGEST_TO_SEARCH else ""
+            hint = suggestion(token, self._ids) if len(self) <= LARGEST_TO_SEARCH else ""
             raise UserError(
                 f"item {token!r}: not among the {len(self):,} items that the model knows{hint}; "
                 "skip_unknown leaves such items out"

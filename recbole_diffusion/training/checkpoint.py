@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import __version__
-from ..common.files import written
+from ..common.files import atomic_write
 from ..common.plain import plain
 from ..errors import UserError
 from ..host.titles import read_titles
@@ -109,7 +109,7 @@ def save(path: str | Path, state: Mapping[str, Any]) -> None:
     path = Path(path)
     content = plain({"format": FORMAT, "version": __version__, **state})
     try:
-        with written(path) as part:
+        with atomic_write(path) as part:
             torch.save(content, part)
     except RuntimeError as error:
         # torch tells of a full disk so, in many lines.

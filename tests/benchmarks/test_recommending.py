@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from benchmarks import recommending
-from recbole_diffusion.cli.exit_codes import guarded
+from recbole_diffusion.cli.exit_codes import run_command
 from recbole_diffusion.inference import Recommender
 from recbole_diffusion.training.run import train_and_test
 
@@ -38,7 +38,7 @@ def test_one_json_object(capsys: pytest.CaptureFixture[str], monkeypatch: pytest
         return recommend_ids(self, users, histories, options)
 
     monkeypatch.setattr(Recommender, "recommend_ids", spy)
-    assert guarded(lambda: recommending.run(["--checkpoint=saved", "--device=cpu", "--timed_users=7"])) == 0
+    assert run_command(lambda: recommending.run(["--checkpoint=saved", "--device=cpu", "--timed_users=7"])) == 0
     out, err = capsys.readouterr()
     told = json.loads(out)
     recommender = Recommender.load("saved", device="cpu")
@@ -62,7 +62,7 @@ def test_one_json_object(capsys: pytest.CaptureFixture[str], monkeypatch: pytest
     ],
 )
 def test_mistakes_are_one_line(flags: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert guarded(lambda: recommending.run(["--checkpoint=absent.pth", *flags])) == 2
+    assert run_command(lambda: recommending.run(["--checkpoint=absent.pth", *flags])) == 2
     out, err = capsys.readouterr()
     assert out == "" and err.count("\n") == 1 and message in err
     assert list(Path().iterdir()) == []

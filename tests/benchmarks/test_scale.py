@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from benchmarks import scale, speed
-from recbole_diffusion.cli.exit_codes import guarded
+from recbole_diffusion.cli.exit_codes import run_command
 from recbole_diffusion.host.settings import load_config
 
 SMALL = ["--hidden_size=16", "--inner_size=32", "--n_layers=1", "--n_heads=2", "--gpu_id="]
@@ -24,7 +24,7 @@ def test_a_quick_look_gives_tables_and_a_plot(
     fewer = [s._replace(quick=s.quick[:1]) if s.own_process else s for s in scale.SECTIONS]
     monkeypatch.setattr(scale, "SECTIONS", fewer)
     folder = tmp_path / "plots"
-    assert guarded(lambda: speed.run(["--scale", "--quick", "--model=DiffuRec", *SMALL, f"--output={folder}"])) == 0
+    assert run_command(lambda: speed.run(["--scale", "--quick", "--model=DiffuRec", *SMALL, f"--output={folder}"])) == 0
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines()]
     for section in fewer:
         head = next(number for number, row in enumerate(cells) if row[:1] == [section.name])

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from benchmarks import machine, speed
-from recbole_diffusion.cli.exit_codes import guarded
+from recbole_diffusion.cli.exit_codes import run_command
 
 SMALL = {
     "dataset": "ml-100k",
@@ -49,13 +49,13 @@ def flags(**changes: Any) -> list[str]:
 
 
 def measured(capsys: pytest.CaptureFixture[str], **changes: Any) -> tuple[dict[str, Any], str]:
-    assert guarded(lambda: speed.run(flags(**changes))) == 0
+    assert run_command(lambda: speed.run(flags(**changes))) == 0
     told = capsys.readouterr()
     return json.loads(told.out), told.err
 
 
 def mistake(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    assert guarded(lambda: speed.run(arguments)) == 2
+    assert run_command(lambda: speed.run(arguments)) == 2
     told = capsys.readouterr()
     assert told.out == "" and told.err.count("\n") == 1, told.err
     return told.err
@@ -130,6 +130,6 @@ def test_mistakes_are_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Pat
 
 
 def test_help_names_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
-    assert guarded(lambda: speed.run(["--help"])) == 0
+    assert run_command(lambda: speed.run(["--help"])) == 0
     text = capsys.readouterr().out
     assert all(f"--{flag}" in text for flag in (*speed.NUMBERS, "scale", "quick", "output"))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from recbole_diffusion.cli.exit_codes import guarded
+from recbole_diffusion.cli.exit_codes import run_command
 from recbole_diffusion.errors import UserError
 
 
@@ -26,7 +26,7 @@ def test_errors_take_one_line(
         if error is not None:
             raise error
 
-    assert guarded(action) == code
+    assert run_command(action) == code
     assert capsys.readouterr() == ("", line)
 
 
@@ -35,14 +35,14 @@ def test_debug_shows_the_stack(error: Exception, code: int, capsys: pytest.Captu
     def action() -> None:
         raise error
 
-    assert guarded(action, debug=True) == code
+    assert run_command(action, debug=True) == code
     err = capsys.readouterr().err
     assert err.startswith("Traceback") and err.splitlines()[-1].endswith("x")
 
 
 def test_a_reader_who_goes_away_is_no_error() -> None:
-    code = "import sys; from recbole_diffusion.cli.exit_codes import guarded\n"
-    code += "sys.exit(guarded(lambda: print('line\\n' * 100_000)))"
+    code = "import sys; from recbole_diffusion.cli.exit_codes import run_command\n"
+    code += "sys.exit(run_command(lambda: print('line\\n' * 100_000)))"
     process = subprocess.Popen(
         [sys.executable, "-c", code],
         stdout=subprocess.PIPE,
@@ -58,8 +58,8 @@ def test_a_reader_who_goes_away_is_no_error() -> None:
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full here")
 def test_a_full_disk_behind_stdout_takes_one_line() -> None:
-    code = "import sys; from recbole_diffusion.cli.exit_codes import guarded\n"
-    code += "sys.exit(guarded(lambda: print('line\\n' * 10)))"
+    code = "import sys; from recbole_diffusion.cli.exit_codes import run_command\n"
+    code += "sys.exit(run_command(lambda: print('line\\n' * 10)))"
     with open("/dev/full", "wb") as full:
         done = subprocess.run(
             [sys.executable, "-c", code], stdout=full, stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]

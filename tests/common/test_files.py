@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from recbole_diffusion.common.files import read_json, write_json, written
+from recbole_diffusion.common.files import atomic_write, read_json, write_json
 from recbole_diffusion.errors import UserError
 
 
@@ -19,7 +19,7 @@ def test_json_comes_back(tmp_path: Path) -> None:
 def test_the_old_file_stays_where_writing_fails(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     write_json(path, 1)
-    with pytest.raises(RuntimeError), written(path) as part:
+    with pytest.raises(RuntimeError), atomic_write(path) as part:
         part.write_text("half")
         raise RuntimeError
     assert read_json(path) == 1
