@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from recbole_diffusion.version import __version__
 
+from recbole_diffusion import __version__
 from recbole_diffusion.cli import train as cli
 from recbole_diffusion.cli.main import COMMANDS, main
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from recbole_diffusion.version import __version__
 
+from recbole_diffusion import __version__
 from recbole_diffusion.cli import train as cli
 from recbole_diffusion.cli.train import main, parse_arguments
 from recbole_diffusion.errors import UserError
