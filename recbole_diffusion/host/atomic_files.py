@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Callable, Iterator
 from itertools import islice
+from logging import Logger
 from typing import Any
 
 import numpy as np
@@ -31,8 +32,8 @@ def load_feat(self: Any, filepath: str, source: Any) -> pd.DataFrame | None:
     Raises
     ------
     UserError
-        For an empty file, a header that is none, a column that is wanted and not there, a word in a float column, and a
-        hole in a column of user or item ids, or of times that order the data.
+        For an empty file, a header that is none, a column that is needed and not there, a word in a float column, and a
+        hole in a column of user or item ids (unless `drop_incomplete_rows` is set), or of times that order the data.
     """
     from recbole.utils import FeatureType
 
@@ -59,21 +60,36 @@ def load_feat(self: Any, filepath: str, source: Any) -> pd.DataFrame | None:
             if "float" in ftype.value:
                 self.field2bucketnum[field] = 2
     table = file.read(fields)
+    if self.config["drop_incomplete_rows"]:
+        table = _complete_rows(table, ids, filepath, self.logger)
     times = [self.time_field] if _orders_by_time(self, source) else []
     for field in (*ids, *times):
         if table[field].isna().any():
-            raise UserError(f"{filepath}: column {field} is empty in {file.where(field, _is_hole)}")
+            instead = "; drop_incomplete_rows=True drops such rows" if field in ids else ""
+            raise UserError(f"{filepath}: column {field} is empty in {file.where(field, _is_hole)}{instead}")
     for field, ftype in fields.items():
         if ftype == FeatureType.TOKEN_SEQ or ftype == FeatureType.FLOAT_SEQ:
             sequences = file.sequences(table[field], ftype, self.config["seq_separator"])
             length = max(map(len, sequences))
-            wanted = (self.config["seq_len"] or {}).get(field)
-            if wanted:
-                sequences = [sequence[:wanted] for sequence in sequences]
-                length = min(length, wanted)
+            longest = (self.config["seq_len"] or {}).get(field)
+            if longest:
+                sequences = [sequence[:longest] for sequence in sequences]
+                length = min(length, longest)
             table[field] = pd.Series(sequences, index=table.index, dtype=object)
             self.field2seqlen[field] = length
     return table
+
+
+def _complete_rows(table: pd.DataFrame, ids: list[str], path: str, logger: Logger) -> pd.DataFrame:
+    """The rows of a table that have all of their ids; the log counts the others."""
+    complete = table[table[ids].notna().all(axis=1)].reset_index(drop=True)
+    dropped = len(table) - len(complete)
+    if dropped:
+        counts = f"dropped {dropped} of {len(table)} rows, without {' or '.join(ids)}"
+        logger.warning(f"drop_incomplete_rows: {path}: {counts}")
+    if complete.empty:
+        raise UserError(f"{path}: no row has {' and '.join(ids)}")
+    return complete
 
 
 class _AtomicFile:
@@ -88,13 +104,14 @@ class _AtomicFile:
         known = [ftype.value for ftype in FeatureType]
         header = next(self._lines(), (0, []))[1]
         if not any(header):
-            raise UserError(f"{path}: the file is empty; a header such as user_id:token<TAB>item_id:token is wanted")
+            example = "user_id:token<TAB>item_id:token"
+            raise UserError(f"{path}: the file is empty; it must begin with a header such as {example}")
         for cell in header:
             field, colon, ftype = cell.rpartition(":")
             if not colon:
-                raise UserError(f"{path}: {cell!r} in the header has no type; {cell}:token, say, is wanted")
+                raise UserError(f"{path}: {cell!r} in the header has no type; it must read like {cell}:token")
             if ftype not in known:
-                raise UserError(f"{path}: {cell!r} in the header: the type is one of {', '.join(known)}")
+                raise UserError(f"{path}: {cell!r} in the header: the type must be one of {', '.join(known)}")
             if field in self.fields:
                 raise UserError(f"{path}: the header names {field} twice")
             self.fields[field] = FeatureType(ftype)
@@ -199,29 +216,29 @@ def _orders_by_time(dataset: Any, source: Any) -> bool:
 def _check_columns(
     dataset: Any, file: _AtomicFile, fields: dict[str, Any], ids: list[str], load_col: set[str] | None, source: Any
 ) -> None:
-    """Refuse a file that lacks a column that the settings want."""
+    """Refuse a file that lacks a column that the settings need."""
     from recbole.utils import FeatureSource, FeatureType, ModelType
 
     config, time_field = dataset.config, dataset.time_field
     sequential = config["MODEL_TYPE"] == ModelType.SEQUENTIAL
     needs_time = _orders_by_time(dataset, source)
-    wanted = dict.fromkeys([*ids, *([time_field] if needs_time else [])])
+    needed = dict.fromkeys([*ids, *([time_field] if needs_time else [])])
     if source == FeatureSource.INTERACTION and config["benchmark_filename"] is not None and sequential:
-        wanted[dataset.iid_field + config["LIST_SUFFIX"]] = None
+        needed[dataset.iid_field + config["LIST_SUFFIX"]] = None
     # RecBole's and our defaults name the time field for every model.
-    wanted |= dict.fromkeys(sorted((load_col or set()) - (set() if needs_time else {time_field})))
+    needed |= dict.fromkeys(sorted((load_col or set()) - (set() if needs_time else {time_field})))
     there = ", ".join(file.fields)
-    for field in wanted:
+    for field in needed:
         if field not in file.fields:
             raise UserError(
                 f"{file.path}: there is no column {field} (there are: {there}){suggestion(field, file.fields)}"
             )
         if field not in fields:
-            raise UserError(f"{file.path}: column {field} is wanted, but load_col or unload_col leaves it out")
+            raise UserError(f"{file.path}: column {field} is needed, but load_col or unload_col leaves it out")
     for field in ids:
         if fields[field] != FeatureType.TOKEN:
-            raise UserError(f"{file.path}: column {field} is of type {fields[field].value}; {field}:token is wanted")
+            raise UserError(f"{file.path}: column {field} must be {field}:token, got {field}:{fields[field].value}")
     if needs_time and fields[time_field] != FeatureType.FLOAT:
         raise UserError(
-            f"{file.path}: column {time_field} is of type {fields[time_field].value}; {time_field}:float is wanted"
+            f"{file.path}: column {time_field} must be {time_field}:float, got {time_field}:{fields[time_field].value}"
         )

@@ -153,7 +153,7 @@ def _mend_evaluation() -> None:
 def undo_anomaly_detection() -> None:
     """Turn torch's anomaly detection off, to be called once a model is there."""
     # Importing any of RecBole's sequential models runs model/sequential_recommender/sine.py, whose line 25 turns it on
-    # for the whole process: training becomes slow, and NaN is told by a stack. Can go when RecBole drops that line.
+    # for the whole process: training becomes slow, and NaN ends in a traceback. Can go when RecBole drops that line.
     torch.autograd.set_detect_anomaly(False)
 
 

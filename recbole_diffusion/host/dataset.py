@@ -47,10 +47,10 @@ def build_dataset(config: Any) -> Dataset:
     """
     for key in PICKLES:
         if config[key]:
-            raise SettingError(key, config[key], "not supported, as reading a pickle runs its code; leave it out")
+            raise SettingError(key, config[key], must="be left out, as reading a pickle runs its code")
     files = config["benchmark_filename"]
     if files is not None and len(files) != len(PARTS):
-        raise SettingError("benchmark_filename", files, f"{len(PARTS)} files are wanted: {', '.join(PARTS)}")
+        raise SettingError("benchmark_filename", files, must=f"name {len(PARTS)} files: {', '.join(PARTS)}")
     with recbole_complaints(config):
         return _dataset_class(config)(config)
 
@@ -110,7 +110,7 @@ class PrefixDataset(SequentialDataset):
         """
         eval_args = self.config["eval_args"]
         if eval_args["order"] != "TO":
-            raise SettingError("eval_args", eval_args, "sequential models need order: TO")
+            raise SettingError("eval_args", eval_args, must="have order: TO for a sequential model")
         return super().build()
 
     def __getitem__(self, index: Any, join: bool = True) -> Interaction:
@@ -170,20 +170,20 @@ class PrefixDataset(SequentialDataset):
         """Check that histories which come with the files can be used as they are."""
         list_field = self.iid_field + self.config["LIST_SUFFIX"]
         if list_field not in self.alias["item_id"]:
-            wanted = f"[{list_field}] is wanted, so that histories and targets share their ids"
-            raise SettingError("alias_of_item_id", self.config["alias_of_item_id"], wanted)
+            must = f"hold {list_field}, so that histories and targets share their ids"
+            raise SettingError("alias_of_item_id", self.config["alias_of_item_id"], must=must)
         longest = self.field2seqlen[list_field]
         if longest > self.max_item_list_len:
             raise SettingError(
                 "MAX_ITEM_LIST_LENGTH",
                 self.max_item_list_len,
-                f"{list_field} holds up to {longest} items; raise this, or cut with seq_len={{{list_field}: NUMBER}}",
+                must=f"be at least {longest}, the longest {list_field}; seq_len={{{list_field}: NUMBER}} cuts it",
             )
         super()._benchmark_presets()
 
 
 def check_parts(dataset: Dataset, parts: Sequence[Dataset]) -> None:
-    """Refuse a split that leaves a part empty which the settings want.
+    """Refuse a split that leaves a part empty which the settings ask for.
 
     Raises
     ------
@@ -195,7 +195,7 @@ def check_parts(dataset: Dataset, parts: Sequence[Dataset]) -> None:
         return
     mode, split = next(iter(config["eval_args"]["split"].items()))
     if len(parts) != len(PARTS):
-        raise SettingError("eval_args", config["eval_args"], f"{len(PARTS)} ratios are wanted: {', '.join(PARTS)}")
+        raise SettingError("eval_args", config["eval_args"], must=f"split into {len(PARTS)} shares: {', '.join(PARTS)}")
     if mode == "LS":
         # A sequence's first interaction is history only.
         extra = int(config["MODEL_TYPE"] == ModelType.SEQUENTIAL)

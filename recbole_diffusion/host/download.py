@@ -39,7 +39,7 @@ def ensure_files(folder: str | Path, dataset: str, parts: Sequence[str] | None =
     dataset : str
         Name of the dataset.
     parts : sequence of str, optional
-        With `benchmark_filename`, the files DATASET.PART.inter are wanted instead; those are never downloaded.
+        With `benchmark_filename`, the files DATASET.PART.inter instead; those are never downloaded.
 
     Raises
     ------
@@ -47,8 +47,8 @@ def ensure_files(folder: str | Path, dataset: str, parts: Sequence[str] | None =
         If they are not there and cannot be had.
     """
     folder = Path(folder)
-    wanted = [f"{dataset}.{part}.inter" for part in parts] if parts else [f"{dataset}.inter"]
-    missing = [name for name in wanted if not (folder / name).is_file()]
+    names = [f"{dataset}.{part}.inter" for part in parts] if parts else [f"{dataset}.inter"]
+    missing = [name for name in names if not (folder / name).is_file()]
     # In one of several processes the first downloads, and the others wait for it.
     distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
     try:
@@ -70,7 +70,7 @@ def known_datasets() -> dict[str, str]:
 
 
 def _download(folder: Path, dataset: str) -> None:
-    instead = f"--data_path=FOLDER, where FOLDER holds {dataset}/{dataset}.inter, would do"
+    instead = f"set --data_path=FOLDER to a folder that holds {dataset}/{dataset}.inter"
     addresses = known_datasets()
     if dataset not in addresses:
         raise UserError(
@@ -115,7 +115,7 @@ def _fetch(url: str, file: Path) -> None:
                 out.write(chunk)
                 bar.update(len(chunk))
     if size and file.stat().st_size != size:
-        raise OSError(f"it broke off after {file.stat().st_size} of {size} bytes")
+        raise OSError(f"it ended after {file.stat().st_size} of {size} bytes")
 
 
 def _rename(folder: Path, old: str, new: str) -> None:

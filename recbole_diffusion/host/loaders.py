@@ -30,8 +30,8 @@ from ..errors import SettingError, UserError  # noqa: E402
 from .dataset import PrefixDataset, check_parts, recbole_complaints  # noqa: E402
 from .registry import is_recboles  # noqa: E402
 
-# Rounds of drawing with replacement before what is left of the catalogue is drawn from exactly.
-DRAWING_ROUNDS = 8
+# Rounds of sampling with replacement before the rest comes exactly from what is left of the catalogue.
+SAMPLING_ROUNDS = 8
 
 
 def build_loaders(config: Any, dataset: Dataset) -> tuple[Any, Any, Any]:
@@ -80,8 +80,8 @@ def _eval_loader(config: Any, part: Dataset, sampler: Any, phase: str) -> Abstra
         part.sort(by=part.item_list_length_field)
     mode = config["eval_args"]["mode"][phase]
     if mode[:3] in ("uni", "pop") and int(mode[3:]) > part.item_num - 2:
-        wanted = f"at most {part.item_num - 2} of the catalogue's items can be sampled beside the target"
-        raise SettingError("eval_args.mode", mode, wanted)
+        must = f"sample at most {part.item_num - 2} items, all of the catalogue but the target"
+        raise SettingError("eval_args.mode", mode, must=must)
     if mode == "full":
         return FullSortEvalDataLoader(config, part, sampler)
     if sampler is not None:
@@ -120,7 +120,7 @@ class RowLoader(TrainDataLoader):
 class LengthBatchLoader(RowLoader):
     """Training batches of histories of like length, each padded to its longest.
 
-    The order is drawn anew each epoch from `generator`: its state before an epoch decides that epoch's batches.
+    The order is a new one each epoch, by `generator`: its state before an epoch decides that epoch's batches.
     """
 
     def __init__(self, config: Any, dataset: PrefixDataset, sampler: Any, shuffle: bool = False) -> None:
@@ -193,25 +193,25 @@ class FixedNegatives:
         self.cumulative = weights.cumsum() / weights.sum()
 
     def sample_by_user_ids(self, user_ids: np.ndarray, item_ids: np.ndarray, num: int) -> Tensor:
-        """Draw for one user's positives `item_ids` [k]: int64 [num * k]."""
+        """Negatives for one user's positives `item_ids` [k]: int64 [num * k]."""
         user = int(user_ids[0])
         banned = np.asarray(item_ids)
         if self.used_ids is not None:
             banned = np.union1d(banned, np.fromiter(self.used_ids[user], dtype=np.int64))
         generator = np.random.default_rng([*self.entropy, user])
-        return torch.from_numpy(self._draw(generator, banned, num * len(item_ids)))
+        return torch.from_numpy(self._sample(generator, banned, num * len(item_ids)))
 
-    def _draw(self, generator: np.random.Generator, banned: np.ndarray, number: int) -> np.ndarray:
-        # Drawing with replacement and dropping what came before is drawing without replacement.
-        drawn = kept = np.empty(0, dtype=np.int64)
-        for _ in range(DRAWING_ROUNDS):
+    def _sample(self, generator: np.random.Generator, banned: np.ndarray, number: int) -> np.ndarray:
+        # Sampling with replacement and dropping what came before is sampling without replacement.
+        sampled = kept = np.empty(0, dtype=np.int64)
+        for _ in range(SAMPLING_ROUNDS):
             more = self.cumulative.searchsorted(generator.random(2 * number), side="right")
-            drawn = np.concatenate([drawn, more])
-            drawn = drawn[np.sort(np.unique(drawn, return_index=True)[1])]
-            kept = drawn[~np.isin(drawn, banned)]
+            sampled = np.concatenate([sampled, more])
+            sampled = sampled[np.sort(np.unique(sampled, return_index=True)[1])]
+            kept = sampled[~np.isin(sampled, banned)]
             if len(kept) >= number:
                 return kept[:number]
-        # The race of exponential clocks draws by weight, too, at the cost of one number for each item.
+        # The race of exponential clocks samples by weight, too, at the cost of one number for each item.
         weights = self.weights.copy()
         weights[banned] = weights[kept] = 0
         left = np.flatnonzero(weights)

@@ -27,7 +27,7 @@ from .trainer import Trainer, build_trainer  # noqa: E402
 logger = logging.getLogger(__name__)
 
 
-class Outcome(NamedTuple):
+class RunResult(NamedTuple):
     """What a run leaves.
 
     title : str
@@ -38,7 +38,7 @@ class Outcome(NamedTuple):
         The best checkpoint; None where nothing was saved.
     log_file : Path or None
     seconds : float
-        Wall time from the settings to the test metrics.
+        Wall time from reading the data to the test metrics.
     """
 
     title: str
@@ -71,7 +71,7 @@ def build_model(config: Any, dataset: Any) -> Any:
     try:
         return config.model_class(config, dataset).to(config["device"])
     except ImportError as error:
-        raise SettingError("model", config["model"], f"the package {error.name} is wanted for it") from error
+        raise SettingError("model", config["model"], f"it needs the package {error.name}") from error
     except (ValueError, AssertionError, NotImplementedError) as error:
         if not is_recboles(config.model_class):
             raise
@@ -135,7 +135,7 @@ def train_and_test(
     config_file_list: Sequence[str] | None = None,
     config_dict: Mapping[str, Any] | None = None,
     saved: bool = True,
-) -> Outcome:
+) -> RunResult:
     """Train a model to its early stopping and test its best state.
 
     Parameters
@@ -156,11 +156,15 @@ def train_and_test(
     UserError
         For any mistake in settings or data, in one line.
     """
+    return run_config(load_config(model, dataset, config_file_list, config_dict), saved)
+
+
+def run_config(config: Any, saved: bool = True) -> RunResult:
+    """Train and test as settings say; see `train_and_test`."""
     begin = time.perf_counter()
-    config = load_config(model, dataset, config_file_list, config_dict)
     with run_logging(config) as log_file:
         prepared = prepare(config)
-        # Only now, so that a mistake is told in one line and not below a page of settings.
+        # Only now, so that a mistake is one line and does not stand below a page of settings.
         log_settings(config, prepared)
         trainer = prepared.trainer
         show_progress = config["show_progress"] and shows_progress()
@@ -170,7 +174,7 @@ def train_and_test(
             )
         except KeyboardInterrupt:
             if trainer.last_checkpoint:
-                logger.warning("broken off; to go on, run the same with --resume=%s", trainer.last_checkpoint)
+                logger.warning("interrupted; run the same with --resume=%s to go on", trainer.last_checkpoint)
             raise
         test_result = trainer.evaluate(prepared.test_data, load_best_model=saved, show_progress=show_progress)
         for name, metrics in (("best valid", best_valid_result), ("test result", test_result)):
@@ -183,7 +187,7 @@ def train_and_test(
     }
     title = f"{config['model']} on {config['dataset']}, seed {config['seed']}"
     model_file = Path(trainer.saved_model_file) if saved else None
-    return Outcome(title, result, model_file, log_file, time.perf_counter() - begin)
+    return RunResult(title, result, model_file, log_file, time.perf_counter() - begin)
 
 
 def run(

@@ -45,7 +45,7 @@ def one_line(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
         (["--user_inter_num_interval=0,40"], "user_inter_num_interval='0,40': an interval is wanted"),
         (["--item_inter_num_interval=[9,5]"], "item_inter_num_interval='[9,5]': an interval is wanted"),
         (["--val_interval={rating: '3'}"], "val_interval.rating='3': an interval is wanted"),
-        (["--eval_args={mode: uni5000}"], "eval_args.mode='uni5000': at most 1681 "),
+        (["--eval_args={mode: uni5000}"], "eval_args.mode must sample at most 1681 "),
         (["--eval_args={mode: labeled}"], "eval_args.mode='labeled': ranking takes full, uniN or popN"),
         (["--transform=crop_itemseq"], "transform='crop_itemseq': the setting eta is wanted with it"),
         (["--topk=5"], "valid_metric='NDCG@10': metrics and topk=[5] do not give it"),

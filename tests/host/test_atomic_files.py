@@ -33,19 +33,25 @@ def test_a_separator_at_the_end_of_the_rows_shifts_nothing(atomic: Callable[...,
         (HEADER, "there is a header, but no row below it"),
         (f"{HEADER}\n", "there is a header, but no row below it"),
         ("user_id\titem_id:token\nu\ti\n", "'user_id' in the header has no type"),
-        (f"{HEADER}\tx:number\n{ROWS}", "'x:number' in the header: the type is one of token, float"),
+        (f"{HEADER}\tx:number\n{ROWS}", "'x:number' in the header: the type must be one of token, float"),
         (f"{HEADER}\titem_id:token\n{ROWS}", "the header names item_id twice"),
         (HEADER.replace("item_id", "itemid") + f"\n{ROWS}", "no column item_id .*did you mean itemid"),
         (
             HEADER.replace("timestamp", "timestmp") + f"\n{ROWS}",
             "no column timestamp .*did you mean timestmp",
         ),
-        (HEADER.replace("timestamp:float", "timestamp:token") + f"\n{ROWS}", "timestamp is of type token"),
-        (HEADER.replace("user_id:token", "user_id:float") + f"\n{ROWS}", "user_id is of type float"),
+        (
+            HEADER.replace("timestamp:float", "timestamp:token") + f"\n{ROWS}",
+            "timestamp must be timestamp:float, got timestamp:token",
+        ),
+        (
+            HEADER.replace("user_id:token", "user_id:float") + f"\n{ROWS}",
+            "user_id must be user_id:token, got user_id:float",
+        ),
         (f"{HEADER}\nu\ti\t1\n\nu\tj\tsoon\n", "timestamp is float, but line 4 has 'soon'$"),
-        (f"{HEADER}\nu\ti\t1\n\ti\t2\nu\t\t3\n", "user_id is empty in line 3$"),
-        (f"{HEADER}\n" + "u\t\t1\n" * 5, "item_id is empty in line 2, line 3, line 4, and more$"),
-        (f"{HEADER}\nu\n", "item_id is empty in line 2$"),
+        (f"{HEADER}\nu\ti\t1\n\ti\t2\nu\t\t3\n", "user_id is empty in line 3; drop_incomplete_rows=True drops"),
+        (f"{HEADER}\n" + "u\t\t1\n" * 5, "item_id is empty in line 2, line 3, line 4, and more; drop_incomplete_rows"),
+        (f"{HEADER}\nu\n", "item_id is empty in line 2; drop_incomplete_rows=True drops"),
     ],
 )
 def test_mistakes_in_a_file_are_told_in_one_line(atomic: Callable[..., str], text: str, complaint: str) -> None:
@@ -53,6 +59,27 @@ def test_mistakes_in_a_file_are_told_in_one_line(atomic: Callable[..., str], tex
     with pytest.raises(UserError, match=complaint) as raised:
         load(path)
     assert "made.inter" in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_rows_without_an_id_are_dropped_where_that_is_set(
+    atomic: Callable[..., str], caplog: pytest.LogCaptureFixture
+) -> None:
+    items = "".join(f"i{item}\t2\n" for item in range(1, 6))
+    path = atomic(inter=f"{HEADER}\n{ROWS}\n\ti1\t1\nu1\t\t2\n\t\t\n", item=f"item_id:token\tprice:float\n{items}\t3\n")
+    dataset = load(path, load_col=None, drop_incomplete_rows=True)
+    assert sorted(dataset.inter_feat["user_id"].tolist()) == sorted([1, 2, 3] * 5)
+    assert len(dataset.item_feat) == dataset.item_num == 6
+    assert [message.split(": ")[-1] for message in caplog.messages if "drop_incomplete_rows" in message] == [
+        "dropped 3 of 18 rows, without user_id or item_id",
+        "dropped 1 of 6 rows, without item_id",
+    ]
+
+
+def test_dropping_rows_keeps_what_else_must_hold(atomic: Callable[..., str]) -> None:
+    with pytest.raises(UserError, match=r"made\.inter: no row has user_id and item_id$"):
+        load(atomic(inter=f"{HEADER}\n\ti\t1\nu\t\t2\n"), drop_incomplete_rows=True)
+    with pytest.raises(UserError, match=r"column timestamp is empty in line 2$"):
+        load(atomic(inter=f"{HEADER}\nu\ti\t\n"), drop_incomplete_rows=True)
 
 
 def test_further_mistakes_in_files(atomic: Callable[..., str], tmp_path: Path) -> None:

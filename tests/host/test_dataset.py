@@ -140,11 +140,11 @@ def test_histories_that_come_with_the_files(atomic: Callable[..., str]) -> None:
     def build(**more: Any) -> Dataset:
         return build_dataset(load_config("SASRec", "made", None, {"data_path": path, **settings, **more}))
 
-    with pytest.raises(SettingError, match=r"alias_of_item_id=\[\]: \[item_id_list\]"):
+    with pytest.raises(SettingError, match=r"alias_of_item_id must hold item_id_list, so .* got \[\]"):
         build(alias_of_item_id=[])
-    with pytest.raises(SettingError, match="MAX_ITEM_LIST_LENGTH=2: item_id_list holds up to 3 items"):
+    with pytest.raises(SettingError, match="MAX_ITEM_LIST_LENGTH must be at least 3, the longest item_id_list"):
         build(MAX_ITEM_LIST_LENGTH=2)
-    with pytest.raises(SettingError, match=r"benchmark_filename.*3 files are wanted"):
+    with pytest.raises(SettingError, match=r"benchmark_filename must name 3 files"):
         build(benchmark_filename=["train", "test"])
 
 
@@ -199,7 +199,7 @@ def test_what_recbole_complains_of_is_the_users_to_mend(atomic: Callable[..., st
 
     with pytest.raises(UserError, match=r"dataset=made: Some feat is empty"):
         build(user_inter_num_interval="[100,inf)")
-    with pytest.raises(SettingError, match=r"save_dataset=True: not supported, as reading a pickle runs its code"):
+    with pytest.raises(SettingError, match=r"save_dataset must be left out, as reading a pickle runs .*got True"):
         build(save_dataset=True)
     with pytest.raises(SettingError, match="dataset_save_path"):
         build(dataset_save_path="saved/made.pth")

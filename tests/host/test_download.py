@@ -84,7 +84,7 @@ def test_files_take_the_name_of_the_dataset(serve: Callable[[Any], list[str]], t
         (urllib.error.HTTPError("http://x", 404, "Not Found", Message(), None), "Not Found"),
         (TimeoutError("timed out"), "timed out"),
         (http.client.RemoteDisconnected("closed"), "closed"),
-        (Response(archive()[:200], size=len(archive())), "it broke off after 200 of"),
+        (Response(archive()[:200], size=len(archive())), "it ended after 200 of"),
         (b"<html>no zip</html>", "not a zip"),
     ],
 )
@@ -93,7 +93,7 @@ def test_a_download_that_fails_leaves_nothing_and_the_next_one_works(
 ) -> None:
     serve(answer)
     with pytest.raises(
-        UserError, match=f"{reason}.*--data_path=FOLDER, where FOLDER holds ml-1m/ml-1m.inter"
+        UserError, match=f"{reason}.*set --data_path=FOLDER to a folder that holds ml-1m/ml-1m.inter"
     ) as raised:
         ensure_files(tmp_path / "ml-1m", "ml-1m")
     assert "\n" not in str(raised.value)
