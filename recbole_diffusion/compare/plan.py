@@ -85,6 +85,8 @@ class Plan(NamedTuple):
         The row that the others are tested against; None tests every pair.
     jobs : int
         Runs at a time.
+    archive : Path or None
+        Holds finished runs.
     """
 
     dataset: str
@@ -94,6 +96,7 @@ class Plan(NamedTuple):
     test_latex: Path
     against: str | None
     jobs: int
+    archive: Path | None
 
     @property
     def variants(self) -> list[Variant]:
@@ -127,8 +130,9 @@ class Wanted(NamedTuple):
 
 
 def file_name(name: str) -> str:
-    """A name that any file system takes."""
-    return re.sub(r"[^\w.+-]+", "_", name).strip("_.") or "_"
+    """A name in ASCII, which any file system takes; a letter outside of it becomes its number in Unicode."""
+    ascii_name = name.encode("ascii", "backslashreplace").decode()
+    return re.sub(r"[^\w.+-]+", "_", ascii_name).strip("_.") or "_"
 
 
 def split_outside(text: str) -> list[str]:
@@ -352,20 +356,41 @@ def make_plan(wanted: Wanted) -> Plan:
         raise SettingError("against", against, f"one of the rows is wanted: {', '.join(names)}")
     if wanted.own["jobs"] < 1:
         raise SettingError("jobs", wanted.own["jobs"], "1 or more is wanted")
-    plan = Plan(wanted.dataset, folder, runs, valid_latex, test_latex, against, wanted.own["jobs"])
+    archive = None if wanted.own["archive"] is None else Path(wanted.own["archive"]).expanduser()
+    plan = Plan(wanted.dataset, folder, runs, valid_latex, test_latex, against, wanted.own["jobs"], archive)
     for run in runs:
-        check_same(run)
+        before = read_json(run.folder / "run.json")
+        check_same(run, before, f"output={folder}", "choose another folder by --output")
     return plan
 
 
-def first_difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str | None:
-    """The first setting that differs between two configurations, of those that a result depends on."""
-    keys = (key for key in dict.fromkeys((*here, *there)) if key not in IGNORED)
+def first_difference(
+    there: Mapping[str, Any], here: Mapping[str, Any], given: Iterable[str] | None = None
+) -> str | None:
+    """The first setting that differs between two configurations, of those that a result depends on.
+
+    Of the settings that only one of them has, as one may be of an earlier version of the code, those that stand in
+    `given` count: the others were left at the default, which does what the version without the setting does.
+    """
+    keys = [key for key in dict.fromkeys((*here, *there)) if key not in IGNORED]
+    if given is not None:
+        both = set(here) & set(there) | set(given)
+        keys = [key for key in keys if key in both]
     return next((key for key in keys if there.get(key) != here.get(key)), None)
 
 
-def check_same(run: Run) -> None:
-    """Refuse a folder that holds the run with other settings.
+def check_same(run: Run, before: Mapping[str, Any], where: str, otherwise: str) -> None:
+    """Refuse a run that was done with other settings than the plan's.
+
+    Parameters
+    ----------
+    run : Run
+    before : mapping
+        The run.json that was found; empty where there is none.
+    where : str
+        The setting that names the place, as in `output=FOLDER`.
+    otherwise : str
+        What the user can do instead of using the same settings.
 
     Raises
     ------
@@ -373,8 +398,8 @@ def check_same(run: Run) -> None:
         Naming the first setting that differs.
     """
     here = run.variant.config
-    there = read_json(run.folder / "run.json").get("config", here)
-    key = first_difference(there, here)
+    there = before.get("config", here)
+    key = first_difference(there, here, (*run.variant.settings, *before.get("settings", {})))
     if key is not None:
-        told = f"{run.variant.name} was run with {key}={there.get(key)!r} there, not {here.get(key)!r}"
-        raise UserError(f"output={run.folder.parents[2]}: {told}; set it so, or choose another folder by --output")
+        name, was, now = run.variant.name, there.get(key), here.get(key)
+        raise UserError(f"{where}: {name} was run with {key}={was!r} there, not {now!r}; set it so, or {otherwise}")

@@ -28,6 +28,7 @@ from ..common.files import read_json, write_json
 from ..common.log import screen_handler, shows_progress
 from ..errors import UserError
 from ..host.registry import PACKAGE
+from .archive import pack, unpack
 from .plan import Plan, Run
 
 # Seconds between two looks at the runs.
@@ -250,6 +251,8 @@ def _tell_end(screen: Screen, run: Run, code: int) -> None:
 def run_all(plan: Plan, command: Sequence[str]) -> None:
     """Do every run of a plan that is not done; one that fails leaves its error, and the others go on.
 
+    Runs that the plan's archive holds are done; those that are done at the end are added to it.
+
     Parameters
     ----------
     plan : Plan
@@ -259,11 +262,19 @@ def run_all(plan: Plan, command: Sequence[str]) -> None:
     Raises
     ------
     UserError
-        Where the folder cannot be written to or another process uses it.
+        Where the folder cannot be written to or another process uses it, or the archive cannot be used.
     """
     # No more than the command itself may use.
     threads = max(1, torch.get_num_threads() // plan.jobs)
-    with _alone(plan), _shown(plan) as screen, _processes() as at_work:
+    with _alone(plan):
+        unpack(plan)
+        _train_all(plan, command, threads)
+        pack(plan)
+
+
+def _train_all(plan: Plan, command: Sequence[str], threads: int) -> None:
+    """Train what is not done, `plan.jobs` runs at a time."""
+    with _shown(plan) as screen, _processes() as at_work:
         waiting = deque(plan.runs)
         while waiting or at_work:
             while waiting and len(at_work) < plan.jobs:

@@ -70,10 +70,10 @@ def whole_lengths(dataset: Any) -> np.ndarray:
 
 
 def save_ranks(path: Path, ranks: UserRanks, popularity: np.ndarray) -> None:
-    """Write the ranks of a run."""
+    """Write the ranks of a run, uncompressed: an archive of several runs sees what they share."""
     with atomic_write(path) as part, open(part, "wb") as file:
         columns = {name: column.astype(np.int32) for name, column in ranks._asdict().items()}
-        np.savez_compressed(file, **columns, popularity=popularity)
+        np.savez(file, **columns, popularity=popularity)
 
 
 def load_ranks(path: Path) -> StoredRanks:

@@ -9,7 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recbole_diffusion.common.files import write_json
-from recbole_diffusion.compare.plan import Plan, make_plan, read_entry, read_wanted, space_file, split_outside
+from recbole_diffusion.compare.plan import (
+    Plan,
+    file_name,
+    first_difference,
+    make_plan,
+    read_entry,
+    read_wanted,
+    space_file,
+    split_outside,
+)
 from recbole_diffusion.errors import UserError
 from recbole_diffusion.host.registry import PROPERTIES
 
@@ -196,3 +205,18 @@ def test_stated_spaces_hold_the_defaults_and_are_of_one_size(file: Path) -> None
     for key, choice in space.items():
         default = variant.config[key]
         assert default in choice if isinstance(choice, list) else float(choice["low"]) <= default <= choice["high"]
+
+
+def test_names_of_files_are_ascii_and_differ_where_names_do() -> None:
+    assert file_name("DiffuRec(lr=0.1, n=2)") == "DiffuRec_lr_0.1_n_2"
+    assert file_name("\N{GREEK SMALL LETTER LAMDA} 1") == "u03bb_1"
+    assert file_name("..") == "_"
+
+
+def test_of_settings_that_one_version_lacks_only_those_given_count() -> None:
+    there, here = {"a": 1, "old": 2}, {"a": 1, "new": 3}
+    assert first_difference(there, here) == "new"
+    assert first_difference(there, here, given=()) is None
+    assert first_difference(there, here, given=("old",)) == "old"
+    assert first_difference(there, here, given=("new",)) == "new"
+    assert first_difference(there, {"a": 2}, given=()) == "a"

@@ -1,0 +1,108 @@
+"""The finished runs of a dataset in one compressed file, which a comparison reads before it trains and adds to after.
+
+The file is a tar, compressed as a whole by xz: users, items and settings are much the same in all runs, so that each
+run costs little more than its own ranks. A run lies in it as in the folder of a comparison, `runs/NAME/SEED`. Other
+members, such as the trials of a tuning, are kept as they are.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import lzma
+import tarfile
+from pathlib import Path
+from typing import Final
+
+from ..common.files import atomic_write
+from ..errors import UserError
+from .plan import Plan, Run, check_same
+
+# The record is the last to be written: where it stands, the run is done.
+RUN_FILES = ("run.json", "ranks.npz", "record.json")
+# Its dictionary of 64 MB holds the ranks of many runs, in which xz then sees what they share.
+PRESET: Final = 9
+
+
+def read_archive(path: Path) -> dict[str, bytes]:
+    """Every member of an archive: name -> content; nothing where there is no such file.
+
+    Raises
+    ------
+    UserError
+        For a file that is no such archive.
+    """
+    try:
+        with tarfile.open(path, "r:xz") as archive:
+            members = ((member.name, archive.extractfile(member)) for member in archive if member.isfile())
+            return {name: file.read() for name, file in members if file is not None}
+    except FileNotFoundError:
+        return {}
+    except (OSError, EOFError, tarfile.TarError, lzma.LZMAError) as error:
+        raise UserError(f"archive={path}: must be a tar.xz file that can be read ({error})") from error
+
+
+def write_archive(path: Path, members: dict[str, bytes]) -> None:
+    """Write an archive. The same members give the same bytes.
+
+    Raises
+    ------
+    UserError
+        Where the file cannot be written.
+    """
+    with atomic_write(path) as part, tarfile.open(part, "w:xz", preset=PRESET) as archive:
+        for name in sorted(members):
+            member = tarfile.TarInfo(name)
+            member.size = len(members[name])
+            archive.addfile(member, io.BytesIO(members[name]))
+
+
+def _names(plan: Plan, run: Run) -> dict[str, str]:
+    """The names of a run's files in the archive: file -> name."""
+    folder = run.folder.relative_to(plan.folder).as_posix()
+    return {file: f"{folder}/{file}" for file in RUN_FILES}
+
+
+def unpack(plan: Plan) -> None:
+    """Put the finished runs that the plan's archive holds into its folder, unless they are done there.
+
+    Raises
+    ------
+    UserError
+        Where the archive holds a run of the plan with other settings.
+    """
+    if plan.archive is None:
+        return
+    members = read_archive(plan.archive)
+    for run in plan.runs:
+        names = _names(plan, run)
+        if (run.folder / "record.json").exists() or not set(names.values()) <= set(members):
+            continue
+        check_same(
+            run, json.loads(members[names["run.json"]]), f"archive={plan.archive}", "leave it out by --archive=~"
+        )
+        for file, name in names.items():
+            with atomic_write(run.folder / file) as part:
+                part.write_bytes(members[name])
+
+
+def pack(plan: Plan) -> None:
+    """Add the finished runs of the plan's folder to its archive; what the archive holds already stays as it is.
+
+    Raises
+    ------
+    UserError
+        Where the archive cannot be written.
+    """
+    if plan.archive is None:
+        return
+    members = read_archive(plan.archive)
+    new = {
+        name: (run.folder / file).read_bytes()
+        for run in plan.runs
+        if (run.folder / "record.json").exists()
+        for file, name in _names(plan, run).items()
+        if name not in members
+    }
+    if new:
+        write_archive(plan.archive, members | new)

@@ -1,0 +1,92 @@
+"""The published runs: what the archives in results/ hold is what the pages say."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import shutil
+import subprocess
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from recbole_diffusion.compare.archive import read_archive, unpack
+from recbole_diffusion.compare.plan import make_plan, read_wanted
+from recbole_diffusion.compare.runner import state_of
+from recbole_diffusion.evaluation.ranks import hit, ndcg
+
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "results"
+DATASETS = ("amazon-beauty", "amazon-toys", "ml-100k", "ml-1m")
+YAMLS = sorted([*RESULTS.glob("*.yaml"), *RESULTS.glob("notes/*.yaml")])
+LARGEST_TREE = 5_000_000
+
+
+@cache
+def members(dataset: str) -> dict[str, bytes]:
+    return read_archive(RESULTS / f"{dataset}.tar.xz")
+
+
+def records(dataset: str) -> dict[str, dict[str, Any]]:
+    """The record of each run: its place in the archive -> record."""
+    suffix = "/record.json"
+    return {n.removesuffix(suffix): json.loads(c) for n, c in members(dataset).items() if n.endswith(suffix)}
+
+
+@pytest.mark.parametrize("dataset", DATASETS)
+def test_metrics_of_the_archived_ranks_are_those_recorded(dataset: str) -> None:
+    assert records(dataset)
+    for folder, record in records(dataset).items():
+        with np.load(io.BytesIO(members(dataset)[f"{folder}/ranks.npz"])) as columns:
+            rank = columns["rank"]
+            assert len(np.unique(columns["user"])) == len(rank)
+        # Records have four places.
+        for k in (5, 10, 20):
+            assert abs(hit(rank, k).mean() - record["test_result"][f"hit@{k}"]) < 0.000051, folder
+            assert abs(ndcg(rank, k).mean() - record["test_result"][f"ndcg@{k}"]) < 0.000051, folder
+
+
+@pytest.mark.parametrize("dataset", DATASETS)
+def test_the_leaderboard_shows_the_archived_means(dataset: str) -> None:
+    text = (RESULTS / f"{dataset}.md").read_text(encoding="utf-8")
+    header = re.search(r"^\|(.*\| NDCG@10 \|.*)\|\n", text, re.MULTILINE)
+    assert header is not None
+    columns = [cell.strip() for cell in header[1].split("|")]
+    runs = records(dataset)
+    shown = {}
+    for line in text[header.end() :].splitlines()[1:]:
+        if not line.startswith("|"):
+            break
+        cells = dict(zip(columns, (cell.strip(" *") for cell in line.strip("|").split("|")), strict=True))
+        name = cells[columns[0]]
+        values = [record["test_result"] for folder, record in runs.items() if folder.split("/")[1] == name]
+        if not values:
+            assert "paper" in name
+            continue
+        for metric in ("Hit@10", "NDCG@10"):
+            mean = float(cells[metric].split(" ")[0])
+            assert abs(mean - np.mean([value[metric.lower()] for value in values])) < 0.000051, (name, metric)
+            shown[name] = len(values)
+    assert len(shown) >= 4
+
+
+@pytest.mark.parametrize("file", YAMLS, ids=lambda file: file.stem)
+def test_the_command_of_a_page_trains_nothing(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    plan = make_plan(read_wanted({"output": str(tmp_path)}, [str(file)], ""))
+    assert plan.archive == Path("results", f"{plan.dataset}.tar.xz")
+    unpack(plan)
+    assert [run.title for run in plan.runs if state_of(run)["state"] != "done"] == []
+
+
+@pytest.mark.skipif(shutil.which("git") is None or not (ROOT / ".git").exists(), reason="needs a git checkout")
+def test_the_tree_is_small_and_its_names_are_ascii() -> None:
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True).stdout.decode()
+    names = [name for name in listed.split("\0") if name and (ROOT / name).exists()]
+    assert [name for name in names if not name.isascii()] == []
+    assert [name for dataset in DATASETS for name in members(dataset) if not name.isascii()] == []
+    assert sum((ROOT / name).stat().st_size for name in names) < LARGEST_TREE
