@@ -26,6 +26,7 @@ from recbole_diffusion.evaluation.ranks import K, by_user, hit, ndcg
 from recbole_diffusion.evaluation.statistics import interval, resampled_means
 from recbole_diffusion.host.settings import load_config
 from recbole_diffusion.inference.sampling import asked_for
+from recbole_diffusion.model.base import DiffusionRecommender
 from recbole_diffusion.training import checkpoint
 from recbole_diffusion.training.run import Prepared, prepare
 
@@ -137,7 +138,7 @@ def read(path: str, changes: dict[str, Any]) -> tuple[dict[str, Any], Prepared]:
     state = checkpoint.load(path)
     quiet = {"log_dir": None, "tensorboard_dir": None, "resume": None, "show_progress": False}
     config = load_config(state["model"], state["dataset"], None, {**state["config"], **quiet, **changes})
-    if config["diffusion"] is False or not hasattr(config.model_class, "reverse"):
+    if config["diffusion"] is False or not issubclass(config.model_class, DiffusionRecommender):
         raise UserError(f"{path}: {state['model']} has no reverse steps, or was trained with diffusion: False")
     prepared = prepare(config)
     checkpoint.release(prepared.trainer.saved_model_file)

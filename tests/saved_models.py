@@ -20,7 +20,7 @@ SMALL = {
     "n_layers": 1,
     "n_heads": 2,
     # Far above the published value, so that the noise shows.
-    "lambda_uncertainty": 0.3,
+    "noise_scale": 0.3,
     "show_progress": False,
     "log_dir": None,
     "tensorboard_dir": None,
@@ -46,7 +46,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Saved]:
         if key not in done:
             folder = str(tmp_path_factory.mktemp(model))
             given = {**SMALL, "checkpoint_dir": folder, **changes}
-            known = {k: v for k, v in given.items() if model == "DiffuRec" or k != "lambda_uncertainty"}
+            known = {k: v for k, v in given.items() if model == "DiffuRec" or k != "noise_scale"}
             outcome = train_and_test(model, "ml-100k", config_dict=known)
             assert outcome.model_file is not None
             done[key] = Saved(outcome.model_file, outcome.result["test_result"])

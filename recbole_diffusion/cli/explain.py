@@ -51,7 +51,7 @@ def run(argv: Sequence[str]) -> None:
     rows = []
     for timestep, items, distances in zip(traced.timestep, traced.items, traced.distance, strict=True):
         near = [f"{names[item]} ({distance:.3g})" for item, distance in zip(items, distances, strict=True)]
-        rows.append(["x_0" if timestep < 0 else timestep, *near])
+        rows.append(["x_0" if timestep is None else f"{timestep:.4g}", *near])
     print(tabulate(rows, headers=["t", *(f"best {rank}" for rank in range(1, args.topk + 1))], disable_numparse=True))
     default, steps = len(model.timesteps), len(traced.timestep) - 1
     print(

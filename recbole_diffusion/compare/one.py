@@ -27,6 +27,7 @@ from ..evaluation.ranking import user_ranks
 from ..evaluation.ranks import save_ranks, training_popularity, whole_lengths
 from ..host.settings import load_config
 from ..inference.sampling import asked_for
+from ..model.base import DiffusionRecommender
 from ..training import checkpoint
 from ..training.run import Prepared, log_settings, prepare
 from .plan import plain_config
@@ -123,9 +124,9 @@ def train(prepared: Prepared, progress: Progress) -> tuple[float, dict[str, floa
 def accuracy_by_steps(prepared: Prepared, config: Any) -> list[dict[str, Any]]:
     """Test metrics and seconds with 1, 2, 4, ... reverse steps; empty for a model without such steps."""
     model = prepared.model
-    if not hasattr(model, "timesteps") or config["diffusion"] is False:
+    if not isinstance(model, DiffusionRecommender) or not model.use_diffusion:
         return []
-    largest = config["diffusion_steps"]
+    largest = model.process.longest_chain
     results = []
     for steps in sorted({*(steps for steps in STEPS if steps <= largest), len(model.timesteps)}):
         seconds: list[float] = []

@@ -1,45 +1,139 @@
-"""Where normal draws come from: fresh ones for training, repeatable ones for evaluation.
+"""Where random numbers come from: fresh ones for training, repeatable ones for evaluation, given ones for tests.
 
-A `NoiseSource` is called as noise(kind, timestep, shape) and gives standard normals of that shape, [B, ...].
-`kind` is a free name that keeps draws apart which serve different ends at one timestep; in use are
+Every random number of a model has a name, which keeps apart what serves different ends at one step. In use are
 
-- 'x_T': start of the reverse chain,
+- 'timestep': the steps that training draws,
+- 'x_T': start of the reverse process,
 - 'x_t': the forward process,
 - 'reverse': the noise of a reverse step,
+- 'guidance_drop': which rows lose their condition in training,
 - 'lambda': the spread of DiffuRec's lambda,
 - 'target', 'history': the spread of DiffRec's continuous items, of the next one and of those before,
 - 'history_x_t': the forward process of DiffRec's history, where that is noised too.
-
-A draw that belongs to no single timestep has timestep 0.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-
-NoiseSource = Callable[[str, int, tuple[int, ...]], Tensor]
 
 # Constants of splitmix64 (Steele, Lea & Flood, 2014) as signed integers.
 _GAMMA = 0x9E3779B97F4A7C15 - 2**64
 _MIX_1 = 0xBF58476D1CE4E5B9 - 2**64
 _MIX_2 = 0x94D049BB133111EB - 2**64
 
+Shape = tuple[int, ...]
 
-def fresh_noise(device: torch.device | str, dtype: torch.dtype = torch.float32) -> NoiseSource:
-    """Noise from torch's global generator, new at every call."""
 
-    def draw(kind: str, timestep: int, shape: tuple[int, ...]) -> Tensor:
-        return torch.randn(shape, device=device, dtype=dtype)
+class Noise:
+    """A source of random numbers at one step of the process.
 
-    return draw
+    A source gives `normal`; uniform numbers and choices follow from it unless it has better ones.
+    """
+
+    def at(self, step: int) -> Noise:
+        """The same source at another step."""
+        return self
+
+    def normal(self, name: str, shape: Shape) -> Tensor:
+        """Standard normal numbers, [B, ...]."""
+        raise NotImplementedError(f"{type(self).__name__} needs a method 'normal(name, shape)'")
+
+    def uniform(self, name: str, shape: Shape) -> Tensor:
+        """Uniform numbers between 0 and 1, both excluded, [B, ...]."""
+        below_1 = 1 - 2.0**-24
+        return torch.special.ndtr(self.normal(name, shape)).clamp(torch.finfo(torch.float32).tiny, below_1)
+
+    def choice(self, name: str, probabilities: Tensor, shape: Shape) -> Tensor:
+        """Indices int64 of `shape`, drawn with replacement.
+
+        Parameters
+        ----------
+        name : str
+        probabilities : Tensor
+            [K] for all, or [B, K] for each of the rows [B]; of any positive sum.
+        shape : tuple of int
+        """
+        return pick(probabilities, self.uniform(name, (*shape, 1))[..., 0])
+
+
+def pick(probabilities: Tensor, uniform: Tensor) -> Tensor:
+    """The index at which the running sum of `probabilities`, [K] or [B, K], passes `uniform`, [...] or [B]."""
+    # float32 would lose the digits of a small probability behind a long sum.
+    passed = probabilities.double().cumsum(dim=-1)
+    level = (uniform.double() * passed[..., -1]).unsqueeze(-1) if passed.dim() > 1 else uniform.double() * passed[-1]
+    found = torch.searchsorted(passed, level.contiguous(), right=True).clamp(max=passed.shape[-1] - 1)
+    return found.squeeze(-1) if passed.dim() > 1 else found
+
+
+class FreshNoise(Noise):
+    """Numbers from torch's global generator, new at every call."""
+
+    def __init__(self, device: torch.device | str, dtype: torch.dtype = torch.float32) -> None:
+        self.device, self.dtype = device, dtype
+
+    def normal(self, name: str, shape: Shape) -> Tensor:
+        return torch.randn(shape, device=self.device, dtype=self.dtype)
+
+    def uniform(self, name: str, shape: Shape) -> Tensor:
+        return torch.rand(shape, device=self.device, dtype=self.dtype)
+
+    def choice(self, name: str, probabilities: Tensor, shape: Shape) -> Tensor:
+        if probabilities.dim() > 1:
+            return torch.multinomial(probabilities, 1)[:, 0]
+        number = int(torch.Size(shape).numel())
+        return torch.multinomial(probabilities, number, replacement=True).view(shape)
+
+
+class GivenNoise(Noise):
+    """Numbers that are handed in: recorded ones, or those of a test.
+
+    Parameters
+    ----------
+    values : mapping
+        Name -> what is given for it; or (name, step) -> what is given at that step alone.
+    otherwise : Noise, optional
+        Gives what is not handed in; without it a missing name is a KeyError.
+    step : int
+    """
+
+    def __init__(self, values: Mapping[Any, Tensor], otherwise: Noise | None = None, step: int = 0) -> None:
+        self.values, self.otherwise, self.step = values, otherwise, step
+
+    def at(self, step: int) -> Noise:
+        return GivenNoise(self.values, self.otherwise and self.otherwise.at(step), step)
+
+    def _given(self, name: str, shape: Shape) -> Tensor | None:
+        value = self.values.get((name, self.step), self.values.get(name))
+        if value is None:
+            if self.otherwise is None:
+                raise KeyError(f"no numbers are given for {name!r} at step {self.step}")
+            return None
+        if tuple(value.shape) != tuple(shape):
+            raise ValueError(f"numbers for {name!r} must have the shape {tuple(shape)}, got {tuple(value.shape)}")
+        return value
+
+    def normal(self, name: str, shape: Shape) -> Tensor:
+        given = self._given(name, shape)
+        return self.otherwise.normal(name, shape) if given is None and self.otherwise else given  # type: ignore[return-value]
+
+    def uniform(self, name: str, shape: Shape) -> Tensor:
+        given = self._given(name, shape)
+        return self.otherwise.uniform(name, shape) if given is None and self.otherwise else given  # type: ignore[return-value]
+
+    def choice(self, name: str, probabilities: Tensor, shape: Shape) -> Tensor:
+        given = self._given(name, shape)
+        if given is None and self.otherwise:
+            return self.otherwise.choice(name, probabilities, shape)
+        return given  # type: ignore[return-value]
 
 
 class HashedNoise(nn.Module):
-    """Noise that is a function of (seed, history, kind, timestep, draw), and of the position within a row.
+    """Noise that is a function of (seed, history, name, step, draw), and of the position within a row.
 
     A fixed table of standard normals is read at hashed offsets, which costs less than drawing. The table is
     made on the CPU, so every device gives the same values, and no generator is touched but its own.
@@ -79,7 +173,7 @@ class HashedNoise(nn.Module):
         hashed = _mix(history + _GAMMA * positions)
         return _mix(hashed.masked_fill(history == 0, 0).sum(1))
 
-    def source(self, keys: Tensor, draw: int = 0) -> NoiseSource:
+    def source(self, keys: Tensor, draw: int = 0) -> Noise:
         """Noise for the rows whose history has these keys.
 
         Parameters
@@ -87,30 +181,38 @@ class HashedNoise(nn.Module):
         keys : Tensor
             int64 [B], from `history_keys`; on the device of the module.
         draw : int
-            Number of the draw, where several are wanted for one history.
+            Number of the draw, where several are made for one history.
 
         Returns
         -------
-        NoiseSource
+        Noise
             For shapes [B, ..., d]. A row of d values depends on its key and its place in the axes between,
             never on B, on the other rows or on the length of those axes. Raises ValueError for any other B
             or fewer axes.
         """
+        return _HashedSource(self, keys, draw)
 
-        def read(kind: str, timestep: int, shape: tuple[int, ...]) -> Tensor:
-            if len(shape) < 2 or shape[0] != len(keys):
-                raise ValueError(f"noise of shape {tuple(shape)}: [B, ..., d] with B = {len(keys)} is needed")
-            offsets = _mix(keys + self._salt(kind, timestep, draw))
-            for length in shape[1:-1]:
-                offsets = _mix(offsets.unsqueeze(-1) + _GAMMA * torch.arange(length, device=keys.device))
-            windows = self.table.unfold(0, shape[-1], 1)
-            return windows.index_select(0, offsets.flatten() % len(windows)).view(shape)
 
-        return read
+class _HashedSource(Noise):
+    def __init__(self, noise: HashedNoise, keys: Tensor, draw: int, step: int = 0) -> None:
+        self.noise, self.keys, self.draw, self.step = noise, keys, draw, step
 
-    def _salt(self, kind: str, timestep: int, draw: int) -> int:
+    def at(self, step: int) -> Noise:
+        return _HashedSource(self.noise, self.keys, self.draw, step)
+
+    def normal(self, name: str, shape: Shape) -> Tensor:
+        keys = self.keys
+        if len(shape) < 2 or shape[0] != len(keys):
+            raise ValueError(f"noise must have a shape [B, ..., d] with B = {len(keys)}, got {tuple(shape)}")
+        offsets = _mix(keys + self._salt(name))
+        for length in shape[1:-1]:
+            offsets = _mix(offsets.unsqueeze(-1) + _GAMMA * torch.arange(length, device=keys.device))
+        windows = self.noise.table.unfold(0, shape[-1], 1)
+        return windows.index_select(0, offsets.flatten() % len(windows)).view(shape)
+
+    def _salt(self, name: str) -> int:
         """Signed 64-bit hash that, unlike Python's own, is the same in every process."""
-        text = f"{self.seed},{draw},{timestep},{kind}"
+        text = f"{self.noise.seed},{self.draw},{self.step},{name}"
         return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big", signed=True)
 
 

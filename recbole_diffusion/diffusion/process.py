@@ -1,4 +1,4 @@
-"""The Gaussian forward process and its posterior."""
+"""Processes: how a state is noised, and how it comes back step by step."""
 
 from __future__ import annotations
 
@@ -8,10 +8,145 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .noise import Noise, Shape
 from .schedules import is_valid
 
 _logger = logging.getLogger(__name__)
 _LARGEST_LAST_ABAR = 0.1
+PREDICTION_TYPES = ("x0", "eps", "v")
+
+
+class Process:
+    """What a model noises and how: Gaussian steps, a bridge, a flow, states that are ids.
+
+    A subclass gives `sample`, `start`, `step` and `chain`. A timestep is a whole number, or a float where time is
+    continuous. `end` is the point at which a bridge ends, and None for any other process.
+    """
+
+    # Whether `sample` and `start` read the end point.
+    has_end: bool = False
+    # The most steps that a chain can have.
+    longest_chain: int
+
+    def noise_like(self, x_0: Tensor, noise: Noise) -> Tensor:
+        """The random numbers that `sample` takes for x_0: standard normals of its shape."""
+        return noise.normal("x_t", tuple(x_0.shape))
+
+    def sample(self, x_0: Tensor, timestep: Tensor, noise: Tensor, end: Tensor | None = None) -> Tensor:
+        """x_t ~ q(x_t | x_0) for timestep [B] or [B, L], with the numbers of `noise_like`."""
+        raise NotImplementedError(f"{type(self).__name__} needs a method 'sample(x_0, timestep, noise, end)'")
+
+    def start(self, shape: Shape, noise: Noise, end: Tensor | None = None) -> Tensor:
+        """The state of `shape` from which the reverse process starts; by default x_T ~ N(0, I)."""
+        return noise.normal("x_T", shape)
+
+    def step(
+        self,
+        x0_hat: Tensor,
+        x_t: Tensor,
+        timestep: float,
+        next_timestep: float | None,
+        noise: Noise,
+        end: Tensor | None = None,
+    ) -> Tensor:
+        """The state at `next_timestep`, given x_t and the prediction x0_hat; None for the last step, to x_0."""
+        raise NotImplementedError(f"{type(self).__name__} needs a method 'step(x0_hat, x_t, timestep, ...)'")
+
+    def chain(self, steps: int) -> list[int] | list[float]:
+        """The timesteps of a reverse process of so many steps, in the order of use.
+
+        Raises
+        ------
+        ValueError
+            A number of steps that the process does not have.
+        """
+        raise NotImplementedError(f"{type(self).__name__} needs a method 'chain(steps)'")
+
+
+class NoProcess(Process):
+    """The off-switch: x_t holds nothing of x_0, no number is drawn, and the first prediction is the answer.
+
+    x_t is `fill` throughout, or the end point where the process that is switched off has one.
+
+    Parameters
+    ----------
+    fill : float
+        0 for vectors; for states that are ids the one that says nothing.
+    """
+
+    longest_chain = 1
+
+    def __init__(self, fill: float = 0, has_end: bool = False, dtype: torch.dtype | None = None) -> None:
+        self.fill, self.dtype = fill, dtype
+        self.has_end = has_end
+
+    def noise_like(self, x_0: Tensor, noise: Noise) -> Tensor:
+        return x_0
+
+    def sample(self, x_0: Tensor, timestep: Tensor, noise: Tensor, end: Tensor | None = None) -> Tensor:
+        return torch.full_like(x_0, self.fill) if end is None else end
+
+    def start(self, shape: Shape, noise: Noise, end: Tensor | None = None) -> Tensor:
+        return torch.full(shape, self.fill, dtype=self.dtype) if end is None else end
+
+    def step(
+        self,
+        x0_hat: Tensor,
+        x_t: Tensor,
+        timestep: float,
+        next_timestep: float | None,
+        noise: Noise,
+        end: Tensor | None = None,
+    ) -> Tensor:
+        return x0_hat
+
+    def chain(self, steps: int) -> list[int] | list[float]:
+        return [0]
+
+
+def sub_chain(diffusion_steps: int, inference_steps: int) -> list[int]:
+    """Timesteps of a chain of K of the T steps, descending and evenly spread.
+
+    Parameters
+    ----------
+    diffusion_steps : int
+        T.
+    inference_steps : int
+        K, from 1 to T.
+
+    Returns
+    -------
+    list of int
+        K different timesteps from T - 1 down, to 0 where K >= 2.
+
+    Raises
+    ------
+    ValueError
+        K is not from 1 to T.
+    """
+    if not 1 <= inference_steps <= diffusion_steps:
+        raise ValueError(f"inference_steps must be from 1 to {diffusion_steps}, got {inference_steps}")
+    last, gaps = diffusion_steps - 1, inference_steps - 1
+    if not gaps:
+        return [last]
+    # Rounded half up in integers: since last >= gaps, no two are equal.
+    return [(2 * i * last + gaps) // (2 * gaps) for i in range(gaps, -1, -1)]
+
+
+def running_product(betas: Tensor) -> Tensor:
+    """abar, float64 [T]: the running product of 1 - beta.
+
+    Raises
+    ------
+    ValueError
+        Betas outside (0, 1), or so many steps that abar no longer falls in float64.
+    """
+    if betas.dim() != 1 or not len(betas) or not is_valid(betas):
+        raise ValueError("betas must be a vector of values between 0 and 1, both excluded")
+    abar = torch.cumprod(1 - betas.double(), 0)
+    if not bool((abar.diff(prepend=abar.new_ones(1)) < 0).all()):
+        raise ValueError(f"abar does not fall at each of {len(betas)} steps in float64: take fewer")
+    return abar
 
 
 class Posterior(NamedTuple):
@@ -37,7 +172,7 @@ def posterior(beta: Tensor, abar: Tensor, abar_prev: Tensor) -> Posterior:
     )
 
 
-class GaussianProcess:
+class GaussianProcess(Process):
     """Forward process x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) noise, for t = 0 ... T - 1.
 
     A warning is logged where abar of the last step is far from 0: a reverse chain that starts from N(0, I)
@@ -62,13 +197,10 @@ class GaussianProcess:
 
     def __init__(self, betas: Tensor) -> None:
         self.betas = torch.as_tensor(betas, dtype=torch.float64, device="cpu")
-        if self.betas.dim() != 1 or not len(self.betas) or not is_valid(self.betas):
-            raise ValueError("betas must be a vector of values between 0 and 1, both excluded")
-        self.abar = torch.cumprod(1 - self.betas, 0)
+        self.abar = running_product(self.betas)
         self.abar_prev = torch.cat([self.abar.new_ones(1), self.abar[:-1]])
-        if not bool((self.abar < self.abar_prev).all()):
-            raise ValueError(f"abar does not fall at each of {len(self.betas)} steps in float64: take fewer")
         self.c1, self.c2, self.posterior_variance = posterior(self.betas, self.abar, self.abar_prev)
+        self.longest_chain = len(self.betas)
         self._marginal_copies: dict[tuple[torch.device, torch.dtype], Tensor] = {}
 
         last = self.abar[-1].item()
@@ -85,7 +217,7 @@ class GaussianProcess:
         """T."""
         return len(self.betas)
 
-    def q_sample(self, x_0: Tensor, timestep: Tensor, noise: Tensor) -> Tensor:
+    def sample(self, x_0: Tensor, timestep: Tensor, noise: Tensor, end: Tensor | None = None) -> Tensor:
         """Draw from q(x_t | x_0): Ho et al. (2020), equation 4.
 
         Parameters
@@ -93,18 +225,60 @@ class GaussianProcess:
         x_0 : Tensor
             [B, ...], any floating dtype and device.
         timestep : Tensor
-            int64 [B], each from 0 to T - 1.
+            int64 [B], or [B, L] for a step of each place; each from 0 to T - 1.
         noise : Tensor
             Standard normal, shaped like x_0.
+        end : None
 
         Returns
         -------
         Tensor
             x_t, like x_0.
         """
-        coefficients = self._marginal(x_0.device, x_0.dtype)[:, timestep]
-        signal, spread = coefficients.reshape(2, -1, *[1] * (x_0.dim() - 1))
+        signal, spread = self.marginal(timestep, x_0)
         return signal * x_0 + spread * noise
+
+    def marginal(self, timestep: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        """sqrt(abar) and sqrt(1 - abar) at each timestep, shaped to be multiplied with `like` [B, ...]."""
+        coefficients = self._marginal(like.device, like.dtype)[:, timestep]
+        signal, spread = coefficients.reshape(2, *timestep.shape, *[1] * (like.dim() - timestep.dim()))
+        return signal, spread
+
+    def to_x_0(self, output: Tensor, x_t: Tensor, timestep: Tensor, prediction_type: str) -> Tensor:
+        """x0_hat from what a network predicts: x_0 itself, the noise eps, or v = sqrt(abar) eps - sqrt(1 - abar) x_0.
+
+        v is that of Salimans & Ho (2022), appendix D.
+        """
+        if prediction_type == "x0":
+            return output
+        signal, spread = self.marginal(timestep, x_t)
+        return signal * x_t - spread * output if prediction_type == "v" else (x_t - spread * output) / signal
+
+    def target(self, x_0: Tensor, noise: Tensor, timestep: Tensor, prediction_type: str) -> Tensor:
+        """What a network is to predict, like x_0: the inverse of `to_x_0`."""
+        if prediction_type == "x0":
+            return x_0
+        signal, spread = self.marginal(timestep, x_0)
+        return signal * noise - spread * x_0 if prediction_type == "v" else noise
+
+    def step(
+        self,
+        x0_hat: Tensor,
+        x_t: Tensor,
+        timestep: float,
+        next_timestep: float | None,
+        noise: Noise,
+        end: Tensor | None = None,
+    ) -> Tensor:
+        """Draw from q(x_s | x_t, x_0 = x0_hat) for an earlier step s: Ho et al. (2020), equations 6 and 7."""
+        if next_timestep is None:
+            return x0_hat
+        abar, abar_prev = self.abar[int(timestep)], self.abar[int(next_timestep)]
+        c1, c2, variance = (float(part) for part in posterior((abar_prev - abar) / abar_prev, abar, abar_prev))
+        return c1 * x0_hat + c2 * x_t + variance**0.5 * noise.normal("reverse", tuple(x_t.shape))
+
+    def chain(self, steps: int) -> list[int] | list[float]:
+        return sub_chain(self.diffusion_steps, steps)
 
     def _marginal(self, device: torch.device, dtype: torch.dtype) -> Tensor:
         """sqrt(abar) and sqrt(1 - abar), [2, T]."""

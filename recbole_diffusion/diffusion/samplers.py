@@ -1,4 +1,7 @@
-"""The reverse chain, DDPM and DDIM, for networks that predict x_0."""
+"""Reverse processes as plain functions: from a start x_T to x_0, a step at a time.
+
+Each takes `denoise`, a function (x_t, timestep, noise) -> x0_hat, and yields a `ReverseStep` for each of `timesteps`.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .process import GaussianProcess, posterior
+from .noise import Noise
+from .process import GaussianProcess, Process, posterior
 
-SAMPLERS = ("ddpm", "ddim")
 REVERSE_VARIANCES = ("posterior", "beta")
+Denoise = Callable[[Tensor, float, Noise], Tensor]
 
 
 class ChainCoefficients(NamedTuple):
@@ -26,38 +30,9 @@ class ChainCoefficients(NamedTuple):
 class ReverseStep(NamedTuple):
     """What one reverse step made of x at `timestep`: the network's x0_hat, and the next x."""
 
-    timestep: int
+    timestep: float
     x0_hat: Tensor
     x: Tensor
-
-
-def sub_chain(diffusion_steps: int, inference_steps: int) -> list[int]:
-    """Timesteps of a chain of K of the T steps, descending and evenly spread.
-
-    Parameters
-    ----------
-    diffusion_steps : int
-        T.
-    inference_steps : int
-        K, from 1 to T.
-
-    Returns
-    -------
-    list of int
-        K different timesteps from T - 1 down, to 0 where K >= 2.
-
-    Raises
-    ------
-    ValueError
-        K is not from 1 to T.
-    """
-    if not 1 <= inference_steps <= diffusion_steps:
-        raise ValueError(f"{inference_steps} inference steps: 1 to {diffusion_steps} (all) would do")
-    last, gaps = diffusion_steps - 1, inference_steps - 1
-    if not gaps:
-        return [last]
-    # Rounded half up in integers: since last >= gaps, no two are equal.
-    return [(2 * i * last + gaps) // (2 * gaps) for i in range(gaps, -1, -1)]
 
 
 def chain_coefficients(
@@ -77,7 +52,7 @@ def chain_coefficients(
     process : GaussianProcess
         Gives abar.
     timesteps : sequence of int
-        Strictly descending, see `sub_chain`.
+        Strictly descending, see `process.sub_chain`.
     sampler : {'ddpm', 'ddim'}
         DDPM: Ho et al. (2020), equations 6 and 7. DDIM: Song et al. (2021), equations 12 and 16.
     reverse_variance : {'posterior', 'beta'}
@@ -91,17 +66,17 @@ def chain_coefficients(
     ValueError
         An argument is none of those above.
     """
-    if sampler not in SAMPLERS:
-        raise ValueError(f"unknown sampler {sampler!r}: one of {', '.join(SAMPLERS)} is needed")
+    if sampler not in ("ddpm", "ddim"):
+        raise ValueError(f"the sampler must be ddpm or ddim, got {sampler!r}")
     if reverse_variance not in REVERSE_VARIANCES:
         names = ", ".join(REVERSE_VARIANCES)
-        raise ValueError(f"unknown reverse variance {reverse_variance!r}: one of {names} is needed")
+        raise ValueError(f"the reverse variance must be one of {names}, got {reverse_variance!r}")
     if not 0 <= eta <= 1:
-        raise ValueError(f"eta = {eta}: a number from 0 to 1 is needed")
+        raise ValueError(f"eta must be from 0 to 1, got {eta}")
     bounds = itertools.pairwise([process.diffusion_steps, *timesteps, -1])
     if not timesteps or any(later >= earlier for earlier, later in bounds):
         last = process.diffusion_steps - 1
-        raise ValueError(f"timesteps {list(timesteps)}: they must fall, from {last} at most to 0 at least")
+        raise ValueError(f"timesteps must fall, from {last} at most to 0 at least, got {list(timesteps)}")
 
     abar = process.abar[list(timesteps)]
     abar_prev = torch.cat([abar[1:], abar.new_ones(1)])
@@ -116,40 +91,123 @@ def chain_coefficients(
     return ChainCoefficients(abar_prev.sqrt() - b * abar.sqrt(), b, eta * variance.sqrt())
 
 
-def reverse_chain(
-    denoise: Callable[[Tensor, int], Tensor],
-    x_T: Tensor,
-    process: GaussianProcess,
-    timesteps: Sequence[int],
-    *,
-    noise: Callable[[int], Tensor],
-    sampler: str = "ddpm",
-    reverse_variance: str = "posterior",
-    eta: float = 0.0,
+def noise_at(noise: Noise, timestep: float, index: int) -> Noise:
+    """The noise of a step: by its timestep, or by its number in the chain where time is continuous."""
+    return noise.at(timestep if isinstance(timestep, int) else index)
+
+
+def ancestral(
+    denoise: Denoise,
+    x: Tensor,
+    process: Process,
+    timesteps: Sequence[float],
+    noise: Noise,
+    end: Tensor | None = None,
 ) -> Iterator[ReverseStep]:
-    """DDPM (Ho et al., 2020, algorithm 2) or DDIM (Song et al., 2021) from x_T to x_0, one step at a time.
+    """The process's own steps, whatever it is: Gaussian, a bridge, a flow, or discrete.
 
     Parameters
     ----------
     denoise : callable
-        (x_t, timestep) -> x0_hat, like x_t; given the timestep of the whole process, on a sub-chain too.
-    x_T : Tensor
+        (x_t, timestep, noise) -> x0_hat; given the timestep of the whole process, on a sub-chain too.
+    x : Tensor
         Start of the chain, any shape.
-    process, timesteps, sampler, reverse_variance, eta
-        As in `chain_coefficients`, which raises ValueError at the first step.
-    noise : callable
-        timestep -> standard normal draw like x_T; called for steps that add noise only.
-
-    Yields
-    ------
-    ReverseStep
-        One for each timestep.
+    process : Process
+    timesteps : sequence
+        In the order of use, see `Process.chain`.
+    noise : Noise
+    end : Tensor, optional
+        The end point of a bridge.
     """
-    coefficients = chain_coefficients(process, timesteps, sampler, reverse_variance, eta)
-    x = x_T
+    for index, (timestep, later) in enumerate(zip(timesteps, [*timesteps[1:], None], strict=True)):
+        here = noise_at(noise, timestep, index)
+        x0_hat = denoise(x, timestep, here)
+        x = process.step(x0_hat, x, timestep, later, here, end)
+        yield ReverseStep(timestep, x0_hat, x)
+
+
+def _linear(
+    denoise: Denoise, x: Tensor, timesteps: Sequence[int], noise: Noise, coefficients: ChainCoefficients
+) -> Iterator[ReverseStep]:
     for timestep, a, b, s in zip(timesteps, *(c.tolist() for c in coefficients), strict=True):
-        x0_hat = denoise(x, timestep)
+        here = noise.at(timestep)
+        x0_hat = denoise(x, timestep, here)
         x = a * x0_hat + b * x
         if s > 0:
-            x = x + s * noise(timestep)
+            x = x + s * here.normal("reverse", tuple(x.shape))
         yield ReverseStep(timestep, x0_hat, x)
+
+
+def ddpm(
+    denoise: Denoise,
+    x: Tensor,
+    process: GaussianProcess,
+    timesteps: Sequence[int],
+    noise: Noise,
+    *,
+    reverse_variance: str = "posterior",
+    eta: float = 0.0,
+) -> Iterator[ReverseStep]:
+    """DDPM (Ho et al., 2020, algorithm 2); with the posterior's variance it is `ancestral` on a Gaussian process.
+
+    Parameters are those of `ancestral` and `chain_coefficients`, which raises ValueError at the first step.
+    """
+    coefficients = chain_coefficients(process, timesteps, "ddpm", reverse_variance)
+    yield from _linear(denoise, x, timesteps, noise, coefficients)
+
+
+def ddim(
+    denoise: Denoise,
+    x: Tensor,
+    process: GaussianProcess,
+    timesteps: Sequence[int],
+    noise: Noise,
+    *,
+    reverse_variance: str = "posterior",
+    eta: float = 0.0,
+) -> Iterator[ReverseStep]:
+    """DDIM (Song et al., 2021); `eta` is the share of the posterior's noise.
+
+    Parameters are those of `ancestral` and `chain_coefficients`, which raises ValueError at the first step.
+    """
+    coefficients = chain_coefficients(process, timesteps, "ddim", eta=eta)
+    yield from _linear(denoise, x, timesteps, noise, coefficients)
+
+
+def dpmpp_2m(
+    denoise: Denoise,
+    x: Tensor,
+    process: GaussianProcess,
+    timesteps: Sequence[int],
+    noise: Noise,
+    *,
+    reverse_variance: str = "posterior",
+    eta: float = 0.0,
+) -> Iterator[ReverseStep]:
+    """DPM-Solver++(2M) (Lu et al., 2022, algorithm 2): deterministic, and each step reads the one before it too.
+
+    Parameters are those of `ancestral`.
+    """
+    abar = process.abar[list(timesteps)]
+    signal, spread = abar.sqrt().tolist(), (1 - abar).sqrt().tolist()
+    half_log_snr = (0.5 * (abar / (1 - abar)).log()).tolist()
+    before: Tensor | None = None
+    for index, timestep in enumerate(timesteps):
+        x0_hat = denoise(x, timestep, noise.at(timestep))
+        if index + 1 == len(timesteps):
+            x = x0_hat
+        else:
+            gap = half_log_snr[index + 1] - half_log_snr[index]
+            direction = x0_hat
+            if before is not None:
+                ratio = 0.5 * gap / (half_log_snr[index] - half_log_snr[index - 1])
+                direction = (1 + ratio) * x0_hat - ratio * before
+            shrunk = spread[index + 1] / spread[index]
+            # alpha_s (1 - exp(-gap)), where exp(-gap) = sigma_s alpha_t / (sigma_t alpha_s).
+            x = shrunk * x + (signal[index + 1] - shrunk * signal[index]) * direction
+        before = x0_hat
+        yield ReverseStep(timestep, x0_hat, x)
+
+
+# By the names of the setting `reverse_sampler`.
+SAMPLERS: dict[str, Callable[..., Iterator[ReverseStep]]] = {"ddpm": ddpm, "ddim": ddim, "dpmpp_2m": dpmpp_2m}

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
+from scipy.special import betaincinv
 from torch import Tensor
 
 _LARGEST_BETA = 0.999
@@ -37,6 +38,10 @@ def _linear(steps: int) -> Tensor:
     return _linspace(*_ends(steps), steps)
 
 
+def _linear_raw(steps: int) -> Tensor:
+    return _linspace(1e-4, 0.02, steps)
+
+
 def _trunc_lin(steps: int) -> Tensor:
     start, end = (beta + 0.01 for beta in _ends(steps))
     # The authors' way out for a small T keeps every beta below 1, but leaves much of x_0 in x_T.
@@ -45,6 +50,21 @@ def _trunc_lin(steps: int) -> Tensor:
 
 def _cosine(steps: int) -> Tensor:
     return _from_abar(lambda u: _cosine_abar(u, 0.008), steps)
+
+
+def _cosine_clip(steps: int) -> Tensor:
+    values = _cosine_abar(torch.arange(steps + 1, dtype=torch.float64) / steps, 0.008)
+    return (1 - values[1:] / values[:-1]).clamp(1e-4, 0.9999)
+
+
+def _exp(steps: int) -> Tensor:
+    return 1 - torch.exp(-0.1 / steps - 9.9 * _linspace(1, 2 * steps + 1, steps) / (2 * steps**2))
+
+
+def _beta(steps: int) -> Tensor:
+    quantile = betaincinv(0.3, 10.0, (1 - torch.arange(steps + 1, dtype=torch.float64) / steps).numpy())
+    abar = torch.from_numpy(quantile)
+    return 1 - abar[1:] / abar[:-1]
 
 
 def _sqrt(steps: int) -> Tensor:
@@ -70,6 +90,10 @@ _RAW: dict[str, Callable[[int], Tensor]] = {
     "sqrt": _sqrt,
     "trunc_cos": _trunc_cos,
     "pw_lin": _pw_lin,
+    "linear_raw": _linear_raw,
+    "cosine_clip": _cosine_clip,
+    "exp": _exp,
+    "beta": _beta,
 }
 SCHEDULES = tuple(_RAW)
 
@@ -83,7 +107,10 @@ def raw_betas(name: str, steps: int) -> Tensor:
     """Values of a schedule's formula, some of which may lie outside (0, 1).
 
     `linear` is that of Ho et al. (2020), `cosine` that of Nichol & Dhariwal (2021), `sqrt` that of
-    Diffusion-LM (Li et al., 2022); the others are those of the code of DiffuRec (Li et al., TOIS 2023).
+    Diffusion-LM (Li et al., 2022); `trunc_lin`, `trunc_cos` and `pw_lin` are those of the code of DiffuRec (Li et al.,
+    TOIS 2023); `linear_raw` (from 1e-4 to 0.02 whatever T), `exp` and `cosine_clip` those of DreamRec (Yang et al.,
+    NeurIPS 2023); with `beta` abar(i) is the (1 - i/T) quantile of the Beta(0.3, 10) law, as in the code of ADRec (Chen
+    et al., KDD 2025), and ends at 0.
 
     Parameters
     ----------
@@ -107,7 +134,7 @@ def raw_betas(name: str, steps: int) -> Tensor:
 
 
 def named_betas(name: str, steps: int) -> Tensor:
-    """As `raw_betas`, for schedules that are a valid process at T = `steps`.
+    """As `raw_betas`, for schedules that are a valid process at T = `steps`; the last beta of `beta` is 0.999, not 1.
 
     Raises
     ------
@@ -117,24 +144,54 @@ def named_betas(name: str, steps: int) -> Tensor:
     _check(name, steps)
     problem = _problem(name, steps)
     if problem is None:
-        return raw_betas(name, steps)
+        return _capped(name, steps)
     # Ends soon: with T above 20 every schedule is valid.
-    wanted = next(t for t in itertools.count(steps + 1) if _problem(name, t) is None)
+    valid = next(t for t in itertools.count(steps + 1) if _problem(name, t) is None)
     others = ", ".join(other for other in SCHEDULES if _problem(other, steps) is None)
-    raise ValueError(f"{problem}; T = {wanted} would do, or at T = {steps} one of {others}")
+    raise ValueError(f"{problem}; T = {valid} would do, or at T = {steps} one of {others}")
+
+
+def betas_of(schedule: str | Sequence[float], steps: int) -> Tensor:
+    """The betas of a named schedule, or those of a list.
+
+    Parameters
+    ----------
+    schedule : str or sequence of float
+        One of `SCHEDULES`, or T numbers between 0 and 1.
+    steps : int
+        T.
+
+    Raises
+    ------
+    ValueError
+        As `named_betas`, or for a list of another length or with numbers outside (0, 1).
+    """
+    if isinstance(schedule, str):
+        return named_betas(schedule, steps)
+    betas = torch.tensor([float(beta) for beta in schedule], dtype=torch.float64)
+    if len(betas) != steps:
+        raise ValueError(f"a list of betas must have one for each of the {steps} diffusion steps, got {len(betas)}")
+    if not is_valid(betas):
+        raise ValueError("a list of betas must hold numbers between 0 and 1, both excluded")
+    return betas
 
 
 def _check(name: str, steps: int) -> None:
     if name not in _RAW:
-        raise ValueError(f"unknown schedule {name!r}: one of {', '.join(SCHEDULES)} is needed")
+        raise ValueError(f"the schedule must be one of {', '.join(SCHEDULES)}, got {name!r}")
     if steps < 1:
-        raise ValueError(f"T = {steps} diffusion steps: at least 1 is needed")
+        raise ValueError(f"diffusion_steps must be at least 1, got {steps}")
 
 
 def _problem(name: str, steps: int) -> str | None:
     """Why the schedule is no process at this T, if it is none."""
     try:
-        valid = is_valid(raw_betas(name, steps))
+        valid = is_valid(_capped(name, steps))
     except ValueError as error:
         return str(error)
     return None if valid else f"schedule {name!r} at T = {steps}: 0 < beta < 1 must hold at every step"
+
+
+def _capped(name: str, steps: int) -> Tensor:
+    betas = raw_betas(name, steps)
+    return betas.clamp(max=_LARGEST_BETA) if name == "beta" else betas

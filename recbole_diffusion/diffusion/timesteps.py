@@ -1,9 +1,11 @@
-"""Which diffusion steps a training batch sees, and how much each counts."""
+"""Which steps a training batch sees, and how much each counts."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+
+from .noise import Noise, Shape
 
 
 class StepSampler(nn.Module):
@@ -12,43 +14,50 @@ class StepSampler(nn.Module):
     def __init__(self, diffusion_steps: int) -> None:
         super().__init__()
         if diffusion_steps < 1:
-            raise ValueError(f"T = {diffusion_steps} diffusion steps: at least 1 is needed")
+            raise ValueError(f"diffusion_steps must be at least 1, got {diffusion_steps}")
         self.diffusion_steps = diffusion_steps
 
     def probabilities(self) -> Tensor:
         """p, [T], of sum 1."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} needs a method 'probabilities()'")
 
-    def sample(
-        self,
-        batch_size: int,
-        device: torch.device | str | None = None,
-        generator: torch.Generator | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """Draw a timestep for each row.
+    def sample(self, shape: Shape, noise: Noise) -> tuple[Tensor, Tensor]:
+        """Draw a timestep for each row, or for each place of each row.
 
         Parameters
         ----------
-        batch_size : int
-            B.
-        device : device, optional
-            Where the result is wanted; default: where the module is.
-        generator : Generator, optional
-            Of that device; default: torch's global one.
+        shape : tuple of int
+            [B] or [B, L].
+        noise : Noise
+            Makes the choice, by the name 'timestep'.
 
         Returns
         -------
         timestep : Tensor
-            int64 [B].
+            int64, of `shape`; float in [0, 1] where a process has continuous time.
         weight : Tensor
-            1 / (T p_timestep), [B]; to be multiplied into the rows' losses before their mean is taken.
+            1 / (T p_timestep), of `shape`; to be multiplied into the losses before their mean is taken.
         """
-        p = self.probabilities().to(device)
-        timestep = torch.multinomial(p, batch_size, replacement=True, generator=generator)
+        p = self.probabilities()
+        timestep = noise.choice("timestep", p, shape)
         return timestep, 1 / (self.diffusion_steps * p[timestep])
 
-    def update(self, timestep: Tensor, loss: Tensor) -> None:
-        """Take note of the unweighted losses of a batch: timestep int64 [B], loss [B], on any device."""
+    def update(self, timestep: Tensor, loss: Tensor, mask: Tensor | None = None) -> None:
+        """Take note of the unweighted losses of a batch, all of one shape; only those in the mask count."""
+
+
+class OneStep(StepSampler):
+    """The only step of a process that does nothing: 0, weight 1, and nothing is drawn."""
+
+    position: Tensor
+
+    def __init__(self) -> None:
+        super().__init__(1)
+        self.register_buffer("position", torch.zeros(1), persistent=False)
+
+    def sample(self, shape: Shape, noise: Noise) -> tuple[Tensor, Tensor]:
+        weight = torch.ones(shape, device=self.position.device)
+        return torch.zeros(shape, dtype=torch.int64, device=self.position.device), weight
 
 
 class _FixedSampler(StepSampler):
@@ -104,11 +113,13 @@ class LossAwareSampler(StepSampler):
         return torch.where(self.seen.min() >= self.history_size, mixed, uniform)
 
     @torch.no_grad()
-    def update(self, timestep: Tensor, loss: Tensor) -> None:
-        timestep = timestep.to(self.seen.device)
+    def update(self, timestep: Tensor, loss: Tensor, mask: Tensor | None = None) -> None:
+        if mask is not None and mask.shape == timestep.shape:
+            timestep, loss = timestep[mask], loss[mask]
+        timestep = timestep.to(self.seen.device).flatten()
         by_step, order = torch.sort(timestep, stable=True)
         # One loss that is NaN would make every probability NaN, and training would fail there instead of at the loss.
-        losses = loss.to(self.history).nan_to_num(posinf=0.0)[order]
+        losses = loss.flatten().to(self.history).nan_to_num(posinf=0.0)[order]
 
         steps = torch.arange(self.diffusion_steps, device=self.seen.device)
         start = torch.searchsorted(by_step, steps)
@@ -141,5 +152,5 @@ def make_step_sampler(name: str, diffusion_steps: int) -> StepSampler:
         A name that is none of `STEP_SAMPLERS`, or T below 1.
     """
     if name not in _SAMPLERS:
-        raise ValueError(f"unknown step sampler {name!r}: one of {', '.join(STEP_SAMPLERS)} is needed")
+        raise ValueError(f"the step sampler must be one of {', '.join(STEP_SAMPLERS)}, got {name!r}")
     return _SAMPLERS[name](diffusion_steps)

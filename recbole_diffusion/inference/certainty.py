@@ -39,8 +39,8 @@ def draw_tops(model: Any, x_0: Tensor, k: int, hidden: Tensor | None) -> Tensor:
     hidden : int64 Tensor [B, H], optional
         As in `ranking.top_items`.
     """
-    samples, rows, width = x_0.shape
-    flat = x_0.reshape(1, samples * rows, width)
+    samples, rows = x_0.shape[:2]
+    flat = x_0.reshape(1, samples * rows, *x_0.shape[2:])
     repeated = None if hidden is None else hidden.repeat(samples, 1)
     best = top_items(lambda piece: model.score(flat[:, piece]), samples * rows, model.n_items, k, repeated)
     return best.items.masked_fill(best.scores == -torch.inf, 0).view(samples, rows, k)
@@ -74,7 +74,7 @@ def measure(model: Any, x_0: Tensor, items: Tensor, tops: Tensor) -> Certainty:
         share,
         scores.mean(dim=0),
         scores.std(dim=0),
-        relative_distance(x_0),
+        relative_distance(model.points(x_0)),
         choice_entropy(tops[:, :, 0]),
     )
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from ..common.blocks import LARGEST_BLOCK
 from ..errors import SettingError, UserError
 from ..evaluation.ranking import top_items
+from ..model.base import DiffusionRecommender
 from ..training import checkpoint
 from . import certainty
 from . import sampling as draws
@@ -92,7 +93,7 @@ class Options:
                 _require(key, given, given is None, f"{name} draws nothing, so leave it out")
             _require("noise_scale", self.noise_scale, self.noise_scale == 1, f"{name} draws nothing, so leave it out")
             return
-        last = model.process.diffusion_steps
+        last = model.process.longest_chain
         wanted = f"a number from 1 to {last}, the model's diffusion_steps, is wanted"
         _require("steps", self.steps, self.steps is None or 1 <= self.steps <= last, wanted)
         _require("seed", self.seed, self.seed is None or self.seed >= 0, "a number of at least 0 is wanted")
@@ -108,7 +109,7 @@ def _require(key: str, value: object, holds: bool, wanted: str) -> None:
 
 
 def _diffuses(model: Any) -> bool:
-    return hasattr(model, "reverse")
+    return isinstance(model, DiffusionRecommender)
 
 
 class Recommender:

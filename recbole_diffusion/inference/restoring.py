@@ -22,8 +22,8 @@ CHANGEABLE = (
     "reverse_sampler",
     "reverse_variance",
     "ddim_eta",
-    "embedding_noise_at_inference",
-    "lambda_uncertainty",
+    "noise_scale",
+    "guidance_scale",
 )
 
 

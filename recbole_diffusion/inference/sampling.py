@@ -11,8 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..common.blocks import row_pieces
-from ..diffusion.noise import HashedNoise, NoiseSource
-from ..diffusion.samplers import sub_chain
+from ..diffusion.noise import HashedNoise, Noise
 from ..model.base import History
 
 # The draws that stand for x itself; what spreads the condition has settings of its own.
@@ -24,7 +23,7 @@ def asked_for(model: Any, steps: int | None, seed: int | None) -> Iterator[None]
     """Give a diffusion model another number of reverse steps and another seed, for as long as the context lasts."""
     before = model.timesteps, model.evaluation_noise
     if steps is not None:
-        model.timesteps = sub_chain(model.process.diffusion_steps, steps)
+        model.timesteps = model.process.chain(steps)
     if seed is not None and seed != model.evaluation_noise.seed:
         model.evaluation_noise = HashedNoise(seed).to(model.item_embedding.weight.device)
     try:
@@ -43,32 +42,49 @@ def batch(model: Any, histories: list[Tensor], width: int | None = None) -> dict
     return {model.ITEM_SEQ: items.to(device), model.ITEM_SEQ_LEN: length.to(device)}
 
 
-def draw_noise(model: Any, history: History, draws: range, scale: float = 1.0) -> NoiseSource:
-    """Noise for a batch that holds the history once for each draw, draw by draw; x_T and the chain's noise are scaled.
+class StackedNoise(Noise):
+    """Noise for a batch that holds each history once for each source, source by source.
 
-    A row's noise is that of its draw alone, whatever else is in the batch.
+    A row's numbers are those of its own source, whatever else is in the batch.
+
+    Parameters
+    ----------
+    sources : list of Noise
+    temperature : float
+        The start x_T and the noise of the reverse steps are multiplied by it.
     """
-    sources = [model.inference_noise(history, draw) for draw in draws]
 
-    def read(kind: str, timestep: int, shape: tuple[int, ...]) -> Tensor:
-        rows = (shape[0] // len(sources), *shape[1:])
-        noise = torch.cat([source(kind, timestep, rows) for source in sources])
-        return noise * scale if kind in SCALED and scale != 1.0 else noise
+    def __init__(self, sources: list[Noise], temperature: float = 1.0) -> None:
+        self.sources, self.temperature = sources, temperature
 
-    return read
+    def at(self, step: int) -> Noise:
+        return StackedNoise([source.at(step) for source in self.sources], self.temperature)
+
+    def normal(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        rows = (shape[0] // len(self.sources), *shape[1:])
+        numbers = torch.cat([source.normal(name, rows) for source in self.sources])
+        return numbers * self.temperature if name in SCALED and self.temperature != 1.0 else numbers
+
+    def uniform(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        rows = (shape[0] // len(self.sources), *shape[1:])
+        return torch.cat([source.uniform(name, rows) for source in self.sources])
 
 
-def draw_points(model: Any, histories: list[Tensor], samples: int, noise_scale: float, rows: int) -> Tensor:
-    """Restored x_0 [S, B, d] of each history from `samples` noises, in batches of about `rows` rows."""
+def stacked_noise(model: Any, history: History, draws: range, temperature: float = 1.0) -> Noise:
+    """The noises of these draws, for a batch that holds each history once a draw."""
+    return StackedNoise([model.inference_noise(history, draw) for draw in draws], temperature)
+
+
+def draw_points(model: Any, histories: list[Tensor], samples: int, temperature: float, rows: int) -> Tensor:
+    """Restored x_0 [S, B, ...] of each history from `samples` noises, in batches of about `rows` rows."""
     history = model.history(batch(model, histories))
     together = max(1, rows // len(histories))
     points = []
     for first in range(0, samples, together):
         draws = range(first, min(first + together, samples))
         repeated = History(*(None if part is None else _repeat(part, len(draws)) for part in history))  # type: ignore[arg-type]
-        noise = draw_noise(model, history, draws, noise_scale)
-        x_0 = model.reverse(repeated, noise)[-1].x
-        points.append(x_0.view(len(draws), len(histories), -1))
+        x_0 = model.restored(repeated, stacked_noise(model, history, draws, temperature))[0]
+        points.append(x_0.view(len(draws), len(histories), *x_0.shape[1:]))
     return torch.cat(points)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..diffusion.samplers import sub_chain
 from ..errors import SettingError, UserError
 from ..evaluation.ranking import top_items
-from . import sampling as draws
+from ..model.base import DiffusionRecommender
+from . import sampling
 
 # Reverse steps of a trajectory where none are asked for: a single one would show nothing.
 STEPS = 8
@@ -23,16 +24,17 @@ LABELLED = 5
 class Trajectory(NamedTuple):
     """States of a reverse chain, x_T first and x_0 last; K steps have K + 1 states.
 
-    timestep : list of int
-        The step that comes next; -1 for x_0.
+    timestep : list of int or float
+        The step that comes next; None for x_0.
     x : float [K + 1, d]
+        The states as points among the item embeddings.
     items : int64 [K + 1, k]
         Best items by each state, as the model scores.
     distance : float [K + 1, k]
         Distance of the state's direction to those of their embeddings; see `directions`.
     """
 
-    timestep: list[int]
+    timestep: list[float | None]
     x: np.ndarray
     items: np.ndarray
     distance: np.ndarray
@@ -45,7 +47,7 @@ def trace(
     k: int = 3,
     steps: int | None = None,
     seed: int | None = None,
-    noise_scale: float = 1.0,
+    temperature: float = 1.0,
     hidden: Tensor | None = None,
 ) -> Trajectory:
     """Follow the reverse process.
@@ -60,7 +62,7 @@ def trace(
         Items noted of each state.
     steps : int, optional
         Reverse steps; by default at most `STEPS`.
-    seed, noise_scale
+    seed, temperature
         As in `recommender.Options`.
     hidden : int64 Tensor [1, H], optional
         Items that are not to be noted.
@@ -70,27 +72,32 @@ def trace(
     UserError
         For a model without a reverse process, and for steps that it does not have.
     """
-    if not getattr(model, "diffuses", hasattr(model, "reverse")):
+    if not isinstance(model, DiffusionRecommender) or not model.use_diffusion:
         raise UserError(f"{type(model).__name__} has no reverse process to explain")
-    last = model.process.diffusion_steps
-    steps = min(STEPS, last) if steps is None else steps
-    if not 1 <= steps <= last:
-        raise SettingError("steps", steps, f"a number from 1 to {last}, the model's diffusion_steps, is wanted")
-    with draws.asked_for(model, steps, seed):
-        read = model.history(draws.batch(model, [history]))
-        noise = draws.draw_noise(model, read, range(1), noise_scale)
-        x_T = noise("x_T", model.timesteps[0], (1, model.hidden_size))
-        x = torch.cat([x_T, *(step.x for step in model.reverse(read, noise))])
-    if hidden is not None:
-        hidden = hidden.to(x.device).expand(len(x), -1)
-    items = top_items(lambda piece: model.score(x[None, piece]), len(x), model.n_items, k, hidden).items
+    longest = model.process.longest_chain
+    steps = min(STEPS, longest) if steps is None else steps
+    if not 1 <= steps <= longest:
+        raise SettingError("inference_steps", steps, must=f"be from 1 to {longest}, the model's longest chain")
+    with sampling.asked_for(model, steps, seed):
+        read = model.history(sampling.batch(model, [history]))
+        noise = sampling.stacked_noise(model, read, range(1), temperature)
+        chain = model.sample(read, noise)
+        states = [model.readout(x, read) for x in (chain.start, *(step.x for step in chain.steps))]
+    hidden = None if hidden is None else hidden.to(states[0].device)
+    best = [top_items(partial(_scores, model, x), 1, model.n_items, k, hidden).items for x in states]
+    items, x = torch.cat(best), torch.cat([model.points(state) for state in states])
     distance = (directions(embeddings(model)[items]) - directions(x)[:, None]).norm(dim=-1)
-    return Trajectory([*sub_chain(last, steps), -1], *(part.cpu().numpy() for part in (x, items, distance)))
+    timesteps = [step.timestep for step in chain.steps]
+    return Trajectory([*timesteps, None], *(part.cpu().numpy() for part in (x, items, distance)))
+
+
+def _scores(model: Any, state: Tensor, rows: slice) -> Tensor:
+    return model.score(state[None])
 
 
 def embeddings(model: Any) -> Tensor:
     """The points [V, d] that x is scored against."""
-    return model.rounding_parameters()[0].detach()
+    return model.output_embeddings()[0].detach()
 
 
 def directions(points: Tensor) -> Tensor:
@@ -152,7 +159,7 @@ def draw(path: str | Path, trajectory: Trajectory, model: Any, history: np.ndarr
     to_all = torch.cdist(x, points[1:]).median(dim=1).values.numpy()
     left.plot(steps, to_all, color="0.6", linestyle="--", label="median of all items")
     left.set(xlabel="timestep t", ylabel="distance of x_t's direction to the item's")
-    left.set_xticks(steps, ["x_0" if t < 0 else str(t) for t in trajectory.timestep])
+    left.set_xticks(steps, ["x_0" if t is None else f"{t:.3g}" for t in trajectory.timestep])
     left.legend(title="recommended, best first", fontsize=8)
 
     right.scatter(*spots.T, s=4, color="0.8", label="items", rasterized=True)

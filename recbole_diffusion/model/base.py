@@ -1,10 +1,10 @@
-"""What every diffusion recommender has in common: settings, histories, losses, predictions."""
+"""What every diffusion recommender has in common: histories, noise, training, the reverse process, predictions."""
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -12,36 +12,16 @@ import torch.nn.functional as F
 from recbole.model.abstract_recommender import SequentialRecommender
 from torch import Tensor, nn
 
-from ..diffusion.noise import HashedNoise, NoiseSource, fresh_noise
-from ..diffusion.process import GaussianProcess
-from ..diffusion.samplers import REVERSE_VARIANCES, SAMPLERS, ReverseStep, reverse_chain, sub_chain
-from ..diffusion.schedules import SCHEDULES, named_betas
-from ..diffusion.timesteps import STEP_SAMPLERS, make_step_sampler
+from ..common.setting import Setting, at_least, one_of, positive, probability, share, switch, table_of
+from ..diffusion.guidance import Network, choose_rows, guided
+from ..diffusion.noise import FreshNoise, HashedNoise, Noise, Shape
+from ..diffusion.process import NoProcess, Process
+from ..diffusion.samplers import Denoise, ReverseStep, ancestral
+from ..diffusion.timesteps import OneStep, StepSampler
 from ..errors import SettingError
 from .layers import ACTIVATIONS, Encoder
 from .losses import catalogue_cross_entropy
-
-# Settings without which no model of this family can be built.
-NEEDED = (
-    "hidden_size",
-    "initializer_range",
-    "loss_type",
-    "noise_schedule",
-    "step_sampler",
-    "reverse_sampler",
-    "reverse_variance",
-    "ddim_eta",
-    "diffusion_steps",
-    "inference_steps",
-)
-
-Draw = Callable[[str, tuple[int, ...]], Tensor]
-Denoiser = Callable[[Tensor, Tensor, Draw], Tensor]
-
-
-def at_step(noise: NoiseSource, timestep: int) -> Draw:
-    """The draws of one step: (kind, shape) -> standard normals."""
-    return lambda kind, shape: noise(kind, timestep, tuple(shape))
+from .similarity import SIMILARITIES, item_queries, item_vectors
 
 
 class History(NamedTuple):
@@ -49,63 +29,132 @@ class History(NamedTuple):
 
     items : int64 [B, L], padded on the right with 0
     length : int64 [B], at least 1
-    real : bool [B, L], true where an item stands; None when every row is full
+    mask : bool [B, L], true where an item stands; None when every row is full
     """
 
     items: Tensor
     length: Tensor
-    real: Tensor | None
+    mask: Tensor | None
 
 
-def real_places(items: Tensor, length: Tensor) -> Tensor:
+class TrainingStep(NamedTuple):
+    """What `losses` may look at: one batch, at the timesteps that were drawn for it.
+
+    Shapes are those of a model with one target a row; with a target at every place [B] is [B, L].
+
+    interaction : the batch as RecBole gives it
+    history : History
+    target : int64 [B], the next items
+    timestep : int64 or float [B]
+    x_0, x_t : where the process starts, and the noised state
+    noise_used : the random numbers that made x_t
+    condition : what `denoise` was given
+    output : what `denoise` gave
+    x0_hat : x_0 by that output
+    noise : Noise, for a loss that has random numbers of its own
+    """
+
+    interaction: Any
+    history: History
+    target: Tensor
+    timestep: Tensor
+    x_0: Tensor
+    x_t: Tensor
+    noise_used: Tensor
+    condition: Any
+    output: Any
+    x0_hat: Any
+    noise: Noise
+
+
+class Losses(NamedTuple):
+    """Losses of a batch.
+
+    rows : [B], [B, L] or a scalar; weighted by the timestep sampler and averaged over rows and real places
+    unweighted : the same shapes; averaged as it is and added. None for nothing
+    learns_from : [B] or [B, L], by which the timestep sampler learns; None for `rows`
+    """
+
+    rows: Tensor
+    unweighted: Tensor | None = None
+    learns_from: Tensor | None = None
+
+
+class Chain(NamedTuple):
+    """A reverse process: the state from which it started, and its steps in order."""
+
+    start: Tensor
+    steps: list[ReverseStep]
+
+    @property
+    def x_0(self) -> Tensor:
+        """The last state."""
+        return self.steps[-1].x
+
+
+def places(items: Tensor, length: Tensor) -> Tensor:
     """Bool [B, L]: where items [B, L] are those of histories of `length` [B], and not what stands behind them."""
     return torch.arange(items.shape[1], device=items.device) < length[:, None]
 
 
-def require(config: Any, key: str, holds: bool, wanted: str) -> None:
-    """Raise a `SettingError` that names `key` and its value unless `holds`."""
-    if not holds:
-        raise SettingError(key, config[key], wanted)
-
-
-def one_of(config: Any, key: str, names: Any) -> None:
-    """Raise a `SettingError` unless the setting `key` is one of `names`."""
-    require(config, key, config[key] in names, f"one of {', '.join(names)} is wanted")
+# The settings of `DiffusionRecommender.make_encoder`.
+ENCODER: dict[str, Setting] = {
+    "n_layers": positive("int"),
+    "n_heads": positive("int"),
+    "inner_size": positive("int"),
+    "hidden_dropout_prob": probability(),
+    "attn_dropout_prob": probability(),
+    "hidden_act": one_of(tuple(ACTIVATIONS)),
+    "layer_norm_eps": positive("float"),
+    "compile": switch(),
+}
 
 
 def check_encoder(config: Any) -> None:
-    """Check the settings of `DiffusionRecommender.make_encoder`.
+    """Check the settings of `ENCODER` against each other and against the machine.
 
     Raises
     ------
     SettingError
     """
-    for key in ("n_heads", "n_layers", "inner_size"):
-        require(config, key, config[key] > 0, "a positive number is wanted")
-    heads = config["n_heads"]
-    require(config, "hidden_size", config["hidden_size"] % heads == 0, f"a multiple of n_heads={heads} is wanted")
-    for key in ("hidden_dropout_prob", "attn_dropout_prob"):
-        require(config, key, 0 <= config[key] < 1, "a number from 0 to below 1 is wanted")
-    one_of(config, "hidden_act", tuple(ACTIVATIONS))
+    heads, width = config["n_heads"], config["hidden_size"]
+    if width % heads:
+        raise SettingError("hidden_size", width, must=f"be a multiple of n_heads={heads}")
     if config["compile"] and config["device"].type == "cpu":
         compilers = (os.environ.get("CXX"), "g++", "clang++", "cl")
-        found = any(name and shutil.which(name) for name in compilers)
-        require(config, "compile", found, "a C++ compiler (g++ or clang++) is wanted on the CPU, or False")
+        if not any(name and shutil.which(name) for name in compilers):
+            raise SettingError("compile", True, must="be False where no C++ compiler (g++ or clang++) is installed")
 
 
 class DiffusionRecommender(SequentialRecommender):
-    """Base of the models that noise the next item's embedding and restore it from the history.
+    """Base of the models that noise the next item and restore it from the history.
 
-    A subclass gives `denoiser`, its network. Training, the reverse process, full ranking and sampled evaluation follow.
+    A model of vectors derives from `GaussianRecommender`, one of ids from `DiscreteRecommender`; these say what
+    the state is. It then has two methods to write, `encode` and `denoise`, and `losses` where its loss is its own.
+    Training, the reverse process, guidance, the off-switch, full ranking and sampled evaluation follow.
 
     Parameters
     ----------
     config : recbole Config
-        The keys are explained in `properties/model/*.yaml`.
+        The keys are explained in `properties/model/*.yaml`, and stated in the class's table `settings`.
     dataset : recbole Dataset
         The training data; only the number of items is read.
     """
 
+    settings: ClassVar[Mapping[str, Setting]] = {
+        "hidden_size": Setting("int", "be even and positive", lambda size: size > 0 and size % 2 == 0),
+        "initializer_range": positive("float"),
+        "diffusion": switch(),
+        "loss_type": one_of(("CE", "BPR")),
+        "similarity": one_of(SIMILARITIES),
+        "similarity_temperature": positive("float"),
+        "guidance_drop": share(),
+        "guidance_scale": at_least(0, "float", at_inference=True),
+        "inference_steps": positive("int", at_inference=True),
+        "inference_seeds": positive("int", at_inference=True),
+    }
+    # "prefixes": a training row for each interaction. "sequences": rows with a target at every place.
+    trains_on: ClassVar[str] = "prefixes"
     # Sampled evaluation hands over all candidates at once, so that no user's rows are cut apart and denoised twice.
     predicts_whole_batches: ClassVar[bool] = True
     # Whether `cuda_graphs` may record training steps: the loss never waits for the GPU, draws with torch alone, and
@@ -114,63 +163,116 @@ class DiffusionRecommender(SequentialRecommender):
 
     @classmethod
     def check_settings(cls, config: Any) -> None:
-        """Refuse, before any data is loaded, what no model of this family can use.
+        """Refuse, before any data is loaded, what the model cannot use.
 
         Raises
         ------
         SettingError
-            Naming the key, its value and what would do.
+            Naming the key, what must hold, and the value.
         """
-        for key in NEEDED:
-            require(config, key, config[key] is not None, "the yaml of the model has to give a value")
-        require(config, "hidden_size", config["hidden_size"] > 0, "a positive number is wanted")
-        require(config, "hidden_size", config["hidden_size"] % 2 == 0, "an even number is wanted")
-        require(config, "initializer_range", config["initializer_range"] > 0, "a positive number is wanted")
-        one_of(config, "loss_type", ("CE", "BPR"))
-        one_of(config, "noise_schedule", SCHEDULES)
-        one_of(config, "step_sampler", STEP_SAMPLERS)
-        one_of(config, "reverse_sampler", SAMPLERS)
-        one_of(config, "reverse_variance", REVERSE_VARIANCES)
-        require(config, "ddim_eta", 0 <= config["ddim_eta"] <= 1, "a number from 0 to 1 is wanted")
-        steps = config["diffusion_steps"]
-        require(config, "diffusion_steps", steps > 0, "a positive number is wanted")
-        require(
-            config,
-            "inference_steps",
-            1 <= config["inference_steps"] <= steps,
-            f"a number from 1 to diffusion_steps={steps} is wanted",
-        )
-        try:
-            named_betas(config["noise_schedule"], steps)
-        except ValueError as error:
-            raise SettingError("noise_schedule", config["noise_schedule"], str(error)) from None
+        for key, setting in table_of(cls).items():
+            setting.check(key, config[key])
+        guidable = cls.unconditional is not DiffusionRecommender.unconditional
+        for key in ("guidance_drop", "guidance_scale"):
+            if config[key] and not guidable:
+                raise SettingError(key, config[key], must=f"be 0, as {cls.__name__} has no unconditional form")
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
         self.check_settings(config)
         self.hidden_size: int = config["hidden_size"]
         self.loss_type: str = config["loss_type"]
-        self.process = GaussianProcess(named_betas(config["noise_schedule"], config["diffusion_steps"]))
-        self.step_sampler = make_step_sampler(config["step_sampler"], config["diffusion_steps"])
-        self.reverse_settings = {
-            "sampler": config["reverse_sampler"],
-            "reverse_variance": config["reverse_variance"],
-            "eta": config["ddim_eta"],
-        }
-        self.timesteps = sub_chain(config["diffusion_steps"], config["inference_steps"])
+        self.similarity: str = config["similarity"]
+        self.similarity_temperature: float = config["similarity_temperature"]
+        self.guidance_drop: float = config["guidance_drop"]
+        self.guidance_scale: float = config["guidance_scale"]
+        self.inference_seeds: int = config["inference_seeds"]
+        self.use_diffusion: bool = config["diffusion"]
+        process = self.make_process(config)
+        self.process = process if self.use_diffusion else self.no_process(process)
+        self.step_sampler = self.make_step_sampler(config) if self.use_diffusion else OneStep()
+        try:
+            self.timesteps = self.process.chain(config["inference_steps"])
+        except ValueError as error:
+            raise SettingError("inference_steps", config["inference_steps"], str(error)) from None
         self.evaluation_noise = HashedNoise(config["seed"])
-        self.diffuses: bool = config["diffusion"] is not False
-        self.normalizes_x_0: bool = bool(config["normalize_x_0"])
-        self.inference_seeds = 1
         self.item_embedding = nn.Embedding(self.n_items, self.hidden_size)
         nn.init.normal_(self.item_embedding.weight, std=config["initializer_range"])
         self.eval_batch_size: int = config["eval_batch_size"]
-        # The first candidate; where padding is an ordinary item of the softmax, it is 0.
-        self.first_item = 1
-        self.pads_to: int | None = None
+        # Where padding is an ordinary item of the softmax, it is 0.
+        self.first_candidate = 1
+        self.pad_length: int | None = None
+
+    # What a kind of model says of its state.
+
+    def make_process(self, config: Any) -> Process:
+        """The process that the settings describe."""
+        raise NotImplementedError(f"{type(self).__name__} needs a method 'make_process(config)'")
+
+    def no_process(self, process: Process) -> Process:
+        """What takes the place of `process` with `diffusion: False`."""
+        return NoProcess(has_end=process.has_end)
+
+    def make_step_sampler(self, config: Any) -> StepSampler:
+        """How training draws its timesteps."""
+        raise NotImplementedError(f"{type(self).__name__} needs a method 'make_step_sampler(config)'")
+
+    def x_start(self, items: Tensor, noise: Noise) -> Tensor:
+        """Where the process starts for target items [...]."""
+        raise NotImplementedError(f"{type(self).__name__} needs a method 'x_start(items, noise)'")
+
+    def seen(self, x_t: Tensor) -> Tensor:
+        """What of x_t the network is given; by default all of it."""
+        return x_t
+
+    def to_x_0(self, output: Any, x_t: Tensor, timestep: Tensor) -> Any:
+        """The prediction x0_hat, by what `denoise` gave; by default the same."""
+        return output
+
+    def state_shape(self, history: History) -> Shape:
+        """Shape of the state at inference."""
+        raise NotImplementedError(f"{type(self).__name__} needs a method 'state_shape(history)'")
+
+    def readout(self, x: Tensor, history: History) -> Tensor:
+        """What is scored of a state, one entry a row; by default all of it."""
+        return x
+
+    def points(self, x: Tensor) -> Tensor:
+        """What `readout` gave as points [..., d] among the item embeddings, to be drawn and measured."""
+        return x
+
+    # What a model says of its network.
+
+    def encode(self, history: History, noise: Noise) -> Any:
+        """The condition of a batch of histories: all that does not depend on x_t and the timestep, computed once.
+
+        Returns
+        -------
+        Tensor [B, ...], or a tuple of such
+        """
+        raise NotImplementedError(f"{type(self).__name__} needs a method 'encode(history, noise)'")
+
+    def denoise(self, x_t: Tensor, timestep: Tensor, condition: Any, noise: Noise) -> Any:
+        """What the network predicts, from x_t [B, ...] at timestep [B] and the condition."""
+        raise NotImplementedError(f"{type(self).__name__} needs a method 'denoise(x_t, timestep, condition, noise)'")
+
+    def unconditional(self, condition: Any) -> Any:
+        """The condition that says nothing, for guidance: like `condition`, or one row to be broadcast.
+
+        Only a model that writes this method can be guided.
+        """
+        raise NotImplementedError(f"{type(self).__name__} needs a method 'unconditional(condition)' to be guided")
+
+    def end_point(self, condition: Any, history: History) -> Tensor | None:
+        """Where a bridge ends; None for a process without an end."""
+        return None
+
+    def losses(self, step: TrainingStep) -> Losses:
+        """The losses of a batch; by default the cross-entropy over all items, or BPR, of the prediction."""
+        raise NotImplementedError(f"{type(self).__name__} needs a method 'losses(step)'")
 
     def make_encoder(self, config: Any) -> Encoder:
-        """The transformer that the settings describe, compiled where `compile` says so."""
+        """The transformer that the settings of `ENCODER` describe, compiled where `compile` says so."""
         encoder = Encoder(
             config["n_layers"],
             hidden_size=config["hidden_size"],
@@ -186,147 +288,177 @@ class DiffusionRecommender(SequentialRecommender):
             encoder.compile(dynamic=True)
         return encoder
 
+    # Histories and noise.
+
     def history(self, interaction: Any) -> History:
         """Read the histories of a batch, cut to the longest of them."""
         length = interaction[self.ITEM_SEQ_LEN].clamp(min=1)
         items = interaction[self.ITEM_SEQ]
-        if self.pads_to is not None:
-            items = F.pad(items, (0, self.pads_to - items.shape[1]))
+        if self.pad_length is not None:
+            items = F.pad(items, (0, self.pad_length - items.shape[1]))
         elif items.device.type == "cpu" or not self.training:
             # On a GPU looking at the lengths would stall training, whose batches come cut already.
             items = items[:, : int(length.max())]
             if bool((length == items.shape[1]).all()):
                 return History(items, length, None)
-        return History(items, length, real_places(items, length))
+        return History(items, length, places(items, length))
 
-    def denoiser(self, history: History, draw: Draw) -> Denoiser:
-        """The network for one batch of histories; what does not depend on the step is computed here, once.
+    def targets(self, history: History, interaction: Any) -> Tensor:
+        """The next items: int64 [B], or [B, L] for a model that trains on sequences, the history shifted by one."""
+        last = interaction[self.POS_ITEM_ID]
+        if self.trains_on == "prefixes":
+            return last
+        shifted = F.pad(history.items[:, 1:], (0, 1))
+        return shifted.scatter(1, (history.length - 1)[:, None], last[:, None])
 
-        Parameters
-        ----------
-        history : History
-        draw : Draw
-            Gives the normal draws that belong to no single step.
+    def training_noise(self) -> Noise:
+        """Random numbers from torch's global generator, as training takes them."""
+        return FreshNoise(self.item_embedding.weight.device, self.item_embedding.weight.dtype)
 
-        Returns
-        -------
-        Denoiser
-            (x_t [B, d], timestep int64 [B], draw) -> x0_hat [B, d]; `draw` gives the step's own normal draws.
-        """
-        raise NotImplementedError(f"{type(self).__name__} needs a method 'denoiser(history, draw)'")
+    def inference_noise(self, history: History, draw: int = 0) -> Noise:
+        """Random numbers that depend on the seed, each history, the step and `draw` alone."""
+        return self.evaluation_noise.source(self.evaluation_noise.history_keys(history.items), draw)
 
-    def calculate_loss(
-        self, interaction: Any, timestep: Tensor | None = None, noise: NoiseSource | None = None
-    ) -> Tensor:
-        """Training loss, a scalar: how well x0_hat, restored from one drawn step, picks out the next item.
+    # Training.
+
+    def calculate_loss(self, interaction: Any, noise: Noise | None = None) -> Tensor:
+        """Training loss, a scalar.
 
         Parameters
         ----------
         interaction : recbole Interaction
-        timestep : int64 Tensor [B], optional
-            The diffusion steps; drawn by the step sampler if not given.
-        noise : NoiseSource, optional
-            Gives every normal draw; of kind "x_t" [B, d] here, of the model's own kinds in its denoiser.
+        noise : Noise, optional
+            Gives every random number, the timesteps too (as 'timestep'); by default torch's global generator does.
         """
+        noise = noise or self.training_noise()
         history = self.history(interaction)
-        draw = at_step(noise or self.training_noise(), 0)
-        timestep, weight = self.draw_timestep(len(history.length), timestep)
-        x_t = self.noised(self.x_0(interaction[self.POS_ITEM_ID]), timestep, draw)
-        x0_hat = self.denoiser(history, draw)(x_t, timestep, draw)
-        loss = self.item_loss(x0_hat, interaction)
-        self.step_sampler.update(timestep, loss.detach())
-        return (weight * loss).mean()
+        target = self.targets(history, interaction)
+        timestep, weight = self.step_sampler.sample(tuple(target.shape), noise)
+        x_0 = self.x_start(target, noise)
+        noise_used = self.process.noise_like(x_0, noise)
+        condition = self.encode(history, noise)
+        end = self.end_point(condition, history) if self.process.has_end else None
+        x_t = self.process.sample(x_0, timestep, noise_used, end)
+        condition = self._dropped(condition, history, noise)
+        output = self.denoise(self.seen(x_t), timestep, condition, noise)
+        x0_hat = self.to_x_0(output, x_t, timestep)
+        losses = self.losses(
+            TrainingStep(interaction, history, target, timestep, x_0, x_t, noise_used, condition, output, x0_hat, noise)
+        )
+        learns_from = losses.rows if losses.learns_from is None else losses.learns_from
+        self.step_sampler.update(timestep, learns_from.detach().expand(timestep.shape), history.mask)
+        loss = self._mean(weight * losses.rows, history.mask)
+        return loss if losses.unweighted is None else loss + self._mean(losses.unweighted, history.mask)
 
-    def x_0(self, items: Tensor) -> Tensor:
-        """Where the process starts, [..., d], for items [...]: their embeddings, normalised with `normalize_x_0`."""
-        embedded = self.item_embedding(items)
-        return F.layer_norm(embedded, embedded.shape[-1:]) if self.normalizes_x_0 else embedded
+    def _dropped(self, condition: Any, history: History, noise: Noise) -> Any:
+        """The condition, in which each row says nothing with probability `guidance_drop`."""
+        if not self.guidance_drop:
+            return condition
+        kept = noise.uniform("guidance_drop", (len(history.length), 1))[:, 0] > self.guidance_drop
+        return choose_rows(kept, condition, self.unconditional(condition))
 
-    def noised(self, x_0: Tensor, timestep: Tensor, draw: Draw) -> Tensor:
-        """Training's x_t [B, d] ~ q(x_t | x_0); zeros with `diffusion: False`."""
-        if not self.diffuses:
-            return torch.zeros_like(x_0)
-        return self.process.q_sample(x_0, timestep, draw("x_t", x_0.shape))
+    @staticmethod
+    def _mean(rows: Tensor, mask: Tensor | None) -> Tensor:
+        """Mean over rows [B], or over the real places of [B, L]."""
+        if rows.dim() < 2 or mask is None:
+            return rows.mean()
+        return (rows * mask).sum() / mask.sum()
 
-    def reverse(self, history: History, noise: NoiseSource) -> list[ReverseStep]:
-        """The reverse chain from x_T ~ N(0, I), step by step; the x of the last step is the restored x_0.
+    # Inference.
 
-        With `diffusion: False` it is a single step from zeros.
+    def sampler(self, denoise: Denoise, x: Tensor, noise: Noise, end: Tensor | None) -> Iterator[ReverseStep]:
+        """The reverse process over `self.timesteps`; by default the process's own steps."""
+        return ancestral(denoise, x, self.process, self.timesteps, noise, end)
+
+    def sample(self, history: History, noise: Noise) -> Chain:
+        """The reverse process, step by step.
+
+        With `diffusion: False` it is a single step, from a state that says nothing.
         """
-        denoise = self.denoiser(history, at_step(noise, 0))
-        shape = (len(history.length), self.hidden_size)
-        if not self.diffuses:
-            zeros = self.item_embedding.weight.new_zeros(shape)
-            x0_hat = denoise(zeros, history.length.new_zeros(shape[:1]), at_step(noise, 0))
-            return [ReverseStep(0, x0_hat, x0_hat)]
+        condition = self.encode(history, noise)
+        end = self.end_point(condition, history) if self.process.has_end else None
+        network: Network = self._network(condition)
+        if self.guidance_scale:
+            network = guided(network, self._network(self._nothing(condition)), self.guidance_scale)
 
-        def network(x_t: Tensor, timestep: int) -> Tensor:
-            steps = torch.full(shape[:1], timestep, device=x_t.device)
-            return denoise(x_t, steps, at_step(noise, timestep))
+        def denoise(x_t: Tensor, timestep: float, noise: Noise) -> Any:
+            vectors = x_t.is_floating_point()
+            dtype = torch.int64 if isinstance(timestep, int) else self.item_embedding.weight.dtype
+            shape = x_t.shape[:-1] if vectors else x_t.shape
+            timesteps = torch.full(shape, timestep, device=x_t.device, dtype=dtype)
+            return self.to_x_0(network(self.seen(x_t), timesteps, noise), x_t, timesteps)
 
-        def draw(timestep: int) -> Tensor:
-            return noise("reverse", timestep, shape)
+        first = self.timesteps[0]
+        start = self.process.start(self.state_shape(history), noise.at(first if isinstance(first, int) else 0), end)
+        weight = self.item_embedding.weight
+        start = start.to(weight) if start.is_floating_point() else start.to(weight.device)
+        return Chain(start, list(self.sampler(denoise, start, noise, end)))
 
-        x_T = noise("x_T", self.timesteps[0], shape)
-        chain = reverse_chain(network, x_T, self.process, self.timesteps, noise=draw, **self.reverse_settings)
-        return list(chain)
+    def _network(self, condition: Any) -> Network:
+        return lambda x_t, timestep, noise: self.denoise(x_t, timestep, condition, noise)
 
-    def draws(self, history: History, noise: NoiseSource | None = None) -> Tensor:
-        """Restored x_0 [S, B, d]: one draw from `noise`, or `inference_seeds` of the repeatable noise."""
-        sources = [noise] if noise else [self.inference_noise(history, draw) for draw in range(self.inference_seeds)]
-        return torch.stack([self.reverse(history, source)[-1].x for source in sources])
+    def _nothing(self, condition: Any) -> Any:
+        """`unconditional`, a row for each row of the condition."""
+        first = condition if isinstance(condition, Tensor) else next(part for part in condition if part is not None)
+        nobody = torch.zeros(len(first), dtype=torch.bool, device=first.device)
+        return choose_rows(nobody, condition, self.unconditional(condition))
 
-    def score(self, draws: Tensor) -> Tensor:
-        """Round draws of x_0 [S, B, d] to items: scores [B, V], the mean over the draws."""
-        return F.linear(draws.mean(dim=0), *self.rounding_parameters())
+    def restored(self, history: History, noise: Noise | None = None) -> Tensor:
+        """Restored x_0 as `readout` reads it, [S, B, ...]: one from `noise`, or `inference_seeds` repeatable ones."""
+        seeds = range(self.inference_seeds)
+        sources = [noise] if noise else [self.inference_noise(history, draw) for draw in seeds]
+        return torch.stack([self.readout(self.sample(history, source).x_0, history) for source in sources])
 
-    def rounding_parameters(self) -> tuple[Tensor, Tensor | None]:
-        """Weight [V, d] and bias [V] of the rounding: the item embeddings and none, a plain dot product."""
+    # Scores.
+
+    def output_embeddings(self) -> tuple[Tensor, Tensor | None]:
+        """Weight [V, d] and bias [V] against which a prediction is scored: the item embeddings, and no bias."""
         return self.item_embedding.weight, None
 
-    def training_noise(self) -> NoiseSource:
-        """Normal draws from torch's global generator, as training wants them."""
-        return fresh_noise(self.item_embedding.weight.device, self.item_embedding.weight.dtype)
-
-    def inference_noise(self, history: History, draw: int = 0) -> NoiseSource:
-        """Normal draws that depend on the seed, each history, the step and `draw` alone."""
-        return self.evaluation_noise.source(self.evaluation_noise.history_keys(history.items), draw)
-
-    def item_loss(self, x: Tensor, interaction: Any) -> Tensor:
-        """Loss [B] of scoring items by `x` [B, d]: cross-entropy over all items, or BPR on the drawn negative."""
-        target = interaction[self.POS_ITEM_ID]
-        if self.loss_type == "BPR":
-            negative = interaction[self.NEG_ITEM_ID]
-            return -F.logsigmoid(self.item_scores(x, target) - self.item_scores(x, negative))
-        return catalogue_cross_entropy(x, *self.rounding_parameters(), target, self.first_item)
-
-    def item_scores(self, x: Tensor, items: Tensor) -> Tensor:
-        """Score [B] of one item a row, `items` [B], by `x` [B, d]."""
-        weight, bias = self.rounding_parameters()
-        scores = (x * weight[items]).sum(dim=-1)
+    def logits(self, x: Tensor, items: Tensor | None = None) -> Tensor:
+        """Scores [..., V] of all items by x [..., d], or those [B] of `items` [B] by x [B, d], by `similarity`."""
+        query, weight, bias = self._scored(x)
+        if items is None:
+            return F.linear(query, weight, bias)
+        scores = (query * weight[items]).sum(dim=-1)
         return scores if bias is None else scores + bias[items]
 
-    def draw_timestep(self, rows: int, given: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The training steps, `given` or drawn: timestep int64 [B], weight [B] that keeps the objective unbiased.
+    def _scored(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """What stands on either side of the dot product that a similarity is."""
+        weight, bias = item_vectors(*self.output_embeddings(), self.similarity, self.similarity_temperature)
+        return item_queries(x, self.similarity), weight, bias
 
-        With `diffusion: False` there are none: all are 0.
+    def score(self, x_0: Tensor) -> Tensor:
+        """Scores [B, V] by restored x_0 [S, B, d] of S draws: those of their mean."""
+        return self.logits(x_0.mean(dim=0))
+
+    def ranking_loss(self, x: Tensor, target: Tensor, interaction: Any) -> Tensor:
+        """Loss [...] of scoring the items `target` [...] by x [..., d].
+
+        The cross-entropy over all items, or with `loss_type: BPR` against the negative item that RecBole drew.
         """
-        if not self.diffuses:
-            given = torch.zeros(rows, dtype=torch.int64, device=self.item_embedding.weight.device)
-        if given is not None:
-            return given, torch.ones(rows, device=given.device)
-        return self.step_sampler.sample(rows, self.item_embedding.weight.device)
+        if self.loss_type == "BPR":
+            negative = interaction[self.NEG_ITEM_ID]
+            return -F.logsigmoid(self.logits(x, target) - self.logits(x, negative))
+        query, weight, bias = self._scored(x)
+        if target.dim() == 1:
+            return catalogue_cross_entropy(query, weight, bias, target, self.first_candidate)
+        # A target of 0 stands behind a history. Looking which they are would make a GPU wait.
+        real = target > 0 if target.device.type == "cpu" else torch.ones_like(target, dtype=torch.bool)
+        chosen = target[real].clamp(min=self.first_candidate)
+        loss = catalogue_cross_entropy(query[real], weight, bias, chosen, self.first_candidate)
+        return torch.zeros_like(real, dtype=loss.dtype).masked_scatter(real, loss)
 
-    def full_sort_predict(self, interaction: Any, noise: NoiseSource | None = None) -> Tensor:
+    def full_sort_predict(self, interaction: Any, noise: Noise | None = None) -> Tensor:
         """Scores [B, V] of all items: iterative denoising, then rounding.
 
         Parameters
         ----------
         interaction : recbole Interaction
-        noise : NoiseSource, optional
-            Gives every random draw; by default a function of seed, history, step and draw.
+        noise : Noise, optional
+            Gives every random number; by default it is a function of seed, history, step and draw.
         """
-        return self.score(self.draws(self.history(interaction), noise))
+        return self.score(self.restored(self.history(interaction), noise))
 
     def predict(self, interaction: Any) -> Tensor:
         """Scores [B] of one candidate a row; each distinct history is denoised once."""

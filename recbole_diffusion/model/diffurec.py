@@ -3,54 +3,74 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .base import Denoiser, DiffusionRecommender, Draw, History, check_encoder, one_of, real_places, require
+from ..common.setting import Setting, one_of, probability, switch
+from ..diffusion.noise import Noise
+from .base import ENCODER, History, check_encoder, places
+from .gaussian import GaussianRecommender
 from .layers import Dropout, step_angles
 
 ATTENTION_MASKS = ("keys", "reference", "counted")
 
 
-class DiffuRec(DiffusionRecommender):
+class Condition(NamedTuple):
+    """What the approximator reads of the history.
+
+    embedded : [B, L, d], key_mask and query_mask : [B, L] or None, last : int64 [B], the newest place
+    """
+
+    embedded: Tensor
+    key_mask: Tensor | None
+    query_mask: Tensor | None
+    last: Tensor
+
+
+class DiffuRec(GaussianRecommender):
     """DiffuRec: the noised next item, scaled by a random λ, is added to every item of the history.
 
     The approximator (section 4.1) reads z_i = e_i + λ_i ⊙ (x_t + step) with λ_i ~ N(δ, δ) drawn afresh for every
-    position, dimension and step, and its output at the newest item is x0_hat. Training (section 4.2) scores
-    x0_hat against all items; inference (section 4.3) reverses from N(0, I) and ranks by dot product.
+    position, dimension and step, and its output at the newest item is x0_hat. δ is the setting `noise_scale`, which the
+    paper calls lambda_uncertainty. Training (section 4.2) scores x0_hat against all items; inference (section 4.3)
+    reverses from N(0, I) and ranks by dot product.
 
     With `attention_mask: reference` the network treats padding as the authors' published code does: rows
     are padded to the full length, padding has a trained embedding and is attended to, padded positions
     themselves attend uniformly, and index 0 is a candidate of the softmax. With `keys` padding is invisible. With
     `counted` it takes part as in `reference`, but stands once and counts as often as it would stand, which costs
-    hardly more than `keys`. All padding of a row is alike but for what is drawn, dropout and λ; so without draws both
+    hardly more than `keys`. All padding of a row is alike but for what is random, dropout and λ; so without these both
     are the same network, and with them `counted` draws once where `reference` draws for every place.
 
     See `DiffusionRecommender` for the parameters.
     """
 
+    settings: ClassVar[Mapping[str, Setting]] = {
+        **ENCODER,
+        "attention_mask": one_of(ATTENTION_MASKS),
+        "embedding_dropout_prob": probability(),
+        "rescale_timesteps": switch(),
+    }
+    aliases: ClassVar[Mapping[str, str]] = {"lambda_uncertainty": "noise_scale"}
     records_steps = True
+    scales_x_t = True
 
     @classmethod
     def check_settings(cls, config: Any) -> None:
         super().check_settings(config)
         check_encoder(config)
-        one_of(config, "attention_mask", ATTENTION_MASKS)
-        require(config, "lambda_uncertainty", config["lambda_uncertainty"] >= 0, "a number of at least 0 is wanted")
-        dropout = config["embedding_dropout_prob"]
-        require(config, "embedding_dropout_prob", 0 <= dropout < 1, "a number from 0 to below 1 is wanted")
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
         self.attention_mask: str = config["attention_mask"]
         if self.attention_mask != "keys":
-            self.first_item = 0
+            self.first_candidate = 0
         if self.attention_mask == "reference":
-            self.pads_to = self.max_seq_length
-        self.lambda_uncertainty: float = config["lambda_uncertainty"]
+            self.pad_length = self.max_seq_length
         self.step_scale = 1000.0 / config["diffusion_steps"] if config["rescale_timesteps"] else 1.0
         self.embedding_dropout = Dropout(config["embedding_dropout_prob"])
         self.embedding_norm = nn.LayerNorm(self.hidden_size, eps=config["layer_norm_eps"])
@@ -69,36 +89,32 @@ class DiffuRec(DiffusionRecommender):
             return history
         # Behind the newest item is the place of the padding.
         items = F.pad(history.items, (0, 1))
-        return History(items, history.length, real_places(items, history.length))
+        return History(items, history.length, places(items, history.length))
 
     def visibility(self, history: History) -> tuple[Tensor | None, Tensor | None]:
         """The encoder's masks [B, L]: of the keys, or what is added to their scores, and of the queries."""
         if self.attention_mask != "counted":
-            return (history.real, None) if self.pads_to is None else (None, history.real)
+            return (history.mask, None) if self.pad_length is None else (None, history.mask)
         length = history.length[:, None]
         behind = torch.arange(history.items.shape[1], device=length.device) - length
         # A key that stands n times is one whose score has log n added; -inf where the history is full.
         log_count = (self.max_seq_length - length).to(self.item_embedding.weight.dtype).log().expand(behind.shape)
-        return log_count.masked_fill(behind < 0, 0.0).masked_fill(behind > 0, -math.inf), history.real
+        return log_count.masked_fill(behind < 0, 0.0).masked_fill(behind > 0, -math.inf), history.mask
 
     def embed_history(self, history: History) -> Tensor:
         """Embeddings e [B, L, d] of the history: LayerNorm(Dropout(E[v])), without positions."""
         return self.embedding_norm(self.embedding_dropout(self.item_embedding(history.items)))
 
-    def denoiser(self, history: History, draw: Draw) -> Denoiser:
-        """The approximator f_θ (section 4.1); λ [B, L, d] is drawn at every step, as kind "lambda"."""
-        embedded = self.embed_history(history)
-        key_mask, query_mask = self.visibility(history)
+    def encode(self, history: History, noise: Noise) -> Condition:
+        return Condition(self.embed_history(history), *self.visibility(history), history.length - 1)
 
-        def conditioned(x_t: Tensor, timestep: Tensor, draw: Draw) -> Tensor:
+    def denoise(self, x_t: Tensor, timestep: Tensor, condition: Condition, noise: Noise) -> Tensor:
+        """The approximator f_θ (section 4.1): x0_hat [B, d]; λ [B, L, d] is drawn at every step, as 'lambda'."""
+        z = condition.embedded
+        if self.use_diffusion:
             angles = step_angles(timestep * self.step_scale, self.hidden_size)
             step = self.step_mlp(torch.cat([angles.cos(), angles.sin()], dim=-1).to(x_t.dtype))
-            scale = self.lambda_uncertainty * (1.0 + draw("lambda", embedded.shape))
-            return embedded + scale * (x_t + step)[:, None]
-
-        def approximate(x_t: Tensor, timestep: Tensor, draw: Draw) -> Tensor:
-            z = conditioned(x_t, timestep, draw) if self.diffuses else embedded
-            encoded = self.encoder(z, history.length - 1, key_mask, query_mask)
-            return self.output_norm(self.output_dropout(encoded))
-
-        return approximate
+            scale = self.noise_scale * (1.0 + noise.normal("lambda", tuple(z.shape)))
+            z = z + scale * (x_t + step)[:, None]
+        encoded = self.encoder(z, condition.last, condition.key_mask, condition.query_mask)
+        return self.output_norm(self.output_dropout(encoded))

@@ -32,7 +32,7 @@ CHANGEABLE_KEYS = {
     *("enable_amp", "enable_scaler", "cuda_graphs", "nproc", "world_size", "ip", "port", "offset"),
     *("metrics", "topk", "eval_batch_size", "metric_decimal_place", "config_files"),
     *("inference_steps", "inference_seeds", "reverse_sampler", "reverse_variance", "ddim_eta"),
-    *("embedding_noise_at_inference", "encoding"),
+    *("noise_scale", "guidance_scale", "encoding"),
 }
 # And those that may change too where weights are only used.
 DATA_CATEGORIES = ("Evaluation", "Dataset")

@@ -175,7 +175,7 @@ def test_titles_of_a_file_of_ones_own(ask: Callable[..., int], capsys: pytest.Ca
         (["--history=50", "--topk=ten"], "argument --topk: invalid int value: 'ten'; --help shows"),
         (["--history=50", "--users=1"], "argument --users: not allowed with argument --history"),
         ([], "one of the arguments --history --users --input is required"),
-        (["--history=50", "--set=lambda_uncertainty"], "--set=lambda_uncertainty: KEY=VALUE is wanted"),
+        (["--history=50", "--set=noise_scale"], "--set=noise_scale: KEY=VALUE is wanted"),
         (["--history=50", "--set=hidden_size=3"], "hidden_size='3': a checkpoint's settings that may change are "),
         (["--history=50", "--titles=a.csv"], "--titles=a.csv: FILE:COLUMN is wanted"),
         (["--history=50", "--titles=a.csv:title"], "a.csv: the titles cannot be read (No such file or directory)"),

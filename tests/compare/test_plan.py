@@ -85,12 +85,12 @@ def test_a_file_may_hold_it_all(tmp_path: Path) -> None:
         "off_switch": False,
         "dataset": "ml-100k",
         "eval_args": {"order": "TO"},
-        "variants": {"λ 0.1": {"model": "DiffuRec", "lambda_uncertainty": 0.1}},
+        "variants": {"λ 0.1": {"model": "DiffuRec", "noise_scale": 0.1}},
     }
     (tmp_path / "all.yaml").write_text(yaml.safe_dump(content))
     made = plan((str(tmp_path / "all.yaml"),), eval_args="{group_by: user}")
     assert names(made) == ["Pop", "λ 0.1"] and [run.seed for run in made.runs] == [3, 3]
-    assert made.variants[1].config["lambda_uncertainty"] == 0.1
+    assert made.variants[1].config["noise_scale"] == 0.1
     assert made.variants[0].config["eval_args"]["split"] == {"LS": "valid_and_test"}
 
 

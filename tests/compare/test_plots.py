@@ -12,7 +12,7 @@ from recbole_diffusion.compare.plots import PICTURES, Look, draw_all
 
 NAMES = [
     *("DiffuRec", "DiffuRec-off", "DiffRec(embedding_noise=0.01)", "DiffRec(embedding_noise=0.01)-off"),
-    *("SASRec", "BERT4Rec", "DiffuRec(lambda_uncertainty=0.1)-off", "Pop"),
+    *("SASRec", "BERT4Rec", "DiffuRec(noise_scale=0.1)-off", "Pop"),
 ]
 
 

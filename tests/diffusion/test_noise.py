@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch import Tensor
 
-from recbole_diffusion.diffusion.noise import HashedNoise, fresh_noise
+from recbole_diffusion.diffusion.noise import FreshNoise, GivenNoise, HashedNoise, Noise, pick
 
 NOISE = HashedNoise(seed=2024)
 ROWS, WIDTH = 4000, 32
@@ -20,7 +20,7 @@ def random_history(rows: int = ROWS, length: int = 6, seed: int = 0) -> Tensor:
 
 
 def read(history: Tensor, draw: int = 0, kind: str = "x_T", timestep: int = 31, noise: HashedNoise = NOISE) -> Tensor:
-    return noise.source(noise.history_keys(history), draw)(kind, timestep, (len(history), WIDTH))
+    return noise.source(noise.history_keys(history), draw).at(timestep).normal(kind, (len(history), WIDTH))
 
 
 def splitmix_finaliser(x: int) -> int:
@@ -55,7 +55,8 @@ def test_values_depend_on_the_row_alone(rows: list[int], padding: int) -> None:
     for kind in ("x_T", "reverse"):
         assert torch.equal(read(chosen, kind=kind), read(history, kind=kind)[rows])
 
-    per_position = [NOISE.source(NOISE.history_keys(h), 1)("lambda", 5, (*h.shape, WIDTH)) for h in (chosen, history)]
+    sources = [(NOISE.source(NOISE.history_keys(h), 1).at(5), h.shape) for h in (chosen, history)]
+    per_position = [source.normal("lambda", (*shape, WIDTH)) for source, shape in sources]
     assert torch.equal(per_position[0][:, : history.shape[1]], per_position[1][rows])
 
 
@@ -124,7 +125,7 @@ def test_values_are_uncorrelated(other) -> None:
 
 def test_positions_of_a_row_are_uncorrelated() -> None:
     history = random_history(500)
-    values = NOISE.source(NOISE.history_keys(history))("lambda", 3, (500, 20, WIDTH))
+    values = NOISE.source(NOISE.history_keys(history)).at(3).normal("lambda", (500, 20, WIDTH))
     correlation = torch.corrcoef(values.transpose(0, 1).reshape(20, -1)) - torch.eye(20)
     assert correlation.abs().max() < 5 / (500 * WIDTH) ** 0.5
 
@@ -146,12 +147,60 @@ def test_every_device_gives_the_same_values() -> None:
 def test_refuses_shapes_of_other_rows(shape: tuple[int, ...]) -> None:
     source = NOISE.source(NOISE.history_keys(random_history(3)))
     with pytest.raises(ValueError, match="B = 3"):
-        source("x_T", 0, shape)
+        source.normal("x_T", shape)
 
 
 def test_fresh_noise_is_drawn_from_the_global_generator() -> None:
-    source = fresh_noise("cpu", torch.float64)
+    source = FreshNoise("cpu", torch.float64)
     torch.manual_seed(5)
-    first, second = source("x_t", 0, (2, 3)), source("x_t", 0, (2, 3))
+    first, second = source.normal("x_t", (2, 3)), source.at(4).normal("x_t", (2, 3))
     torch.manual_seed(5)
     assert torch.equal(first, torch.randn(2, 3, dtype=torch.float64)) and not torch.equal(first, second)
+
+
+@pytest.mark.parametrize("source", [FreshNoise("cpu"), NOISE.source(NOISE.history_keys(random_history()))])
+def test_uniform_numbers_are_uniform_and_never_0_or_1(source: Noise) -> None:
+    torch.manual_seed(0)
+    values = source.uniform("x_t", (ROWS, WIDTH))
+    assert values.min() > 0 and values.max() < 1
+    assert stats.kstest(values.flatten().numpy(), "uniform").pvalue > 1e-3
+
+
+@pytest.mark.parametrize("source", [FreshNoise("cpu"), NOISE.source(NOISE.history_keys(random_history()))])
+def test_choices_follow_their_probabilities(source: Noise) -> None:
+    torch.manual_seed(0)
+    p = torch.tensor([0.0, 0.5, 0.2, 0.0, 0.3])
+    for probabilities in (p, p.repeat(ROWS, 1), 7 * p):
+        counts = torch.bincount(source.choice("timestep", probabilities, (ROWS,)), minlength=5)
+        assert counts[0] == counts[3] == 0
+        assert stats.chisquare(counts[[1, 2, 4]].numpy(), ROWS * p[[1, 2, 4]].numpy()).pvalue > 1e-3
+    assert source.choice("timestep", p, (ROWS, 3)).shape == (ROWS, 3)
+
+
+def test_pick_is_the_inverse_of_the_running_sum() -> None:
+    p = torch.tensor([0.25, 0.0, 0.5, 0.25])
+    uniform = torch.tensor([1e-9, 0.2499, 0.2501, 0.7499, 0.7501, 1 - 1e-7])
+    assert pick(p, uniform).tolist() == [0, 0, 2, 2, 3, 3]
+    assert pick(p.repeat(6, 1), uniform).tolist() == [0, 0, 2, 2, 3, 3]
+
+
+def test_given_numbers_are_used_by_name_and_step() -> None:
+    normal, late = torch.randn(2, 3), torch.randn(2, 3)
+    noise = GivenNoise({"reverse": normal, ("reverse", 7): late, "timestep": torch.tensor([4, 5])})
+    assert torch.equal(noise.normal("reverse", (2, 3)), normal)
+    assert torch.equal(noise.at(7).normal("reverse", (2, 3)), late)
+    assert noise.choice("timestep", torch.ones(9), (2,)).tolist() == [4, 5]
+    with pytest.raises(ValueError, match=r"'reverse' must have the shape \(3, 3\), got \(2, 3\)"):
+        noise.uniform("reverse", (3, 3))
+    with pytest.raises(KeyError, match="'x_T' at step 2"):
+        noise.at(2).normal("x_T", (2, 3))
+
+
+def test_what_is_not_given_comes_from_the_other_source() -> None:
+    other = NOISE.source(NOISE.history_keys(random_history(2)))
+    noise = GivenNoise({"x_t": torch.zeros(2, 3)}, other)
+    assert torch.equal(noise.at(5).normal("x_T", (2, 3)), other.at(5).normal("x_T", (2, 3)))
+    assert torch.equal(noise.at(5).uniform("u", (2, 3)), other.at(5).uniform("u", (2, 3)))
+    p = torch.ones(50)
+    assert torch.equal(noise.choice("t", p, (2,)), other.choice("t", p, (2,)))
+    assert not noise.normal("x_t", (2, 3)).any()

@@ -9,7 +9,8 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from recbole_diffusion.diffusion.process import GaussianProcess
+from recbole_diffusion.diffusion.noise import GivenNoise
+from recbole_diffusion.diffusion.process import PREDICTION_TYPES, GaussianProcess, NoProcess
 from recbole_diffusion.diffusion.schedules import SCHEDULES, is_valid, named_betas, raw_betas
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -37,10 +38,10 @@ def test_coefficients_are_the_recorded_ones(recorded, attribute: str, key: str) 
     np.testing.assert_allclose(getattr(process, attribute).numpy(), recorded[key], rtol=0, atol=1e-12)
 
 
-def test_q_sample_gives_the_recorded_x_t(recorded) -> None:
+def test_sample_gives_the_recorded_x_t(recorded) -> None:
     x_0 = torch.from_numpy(recorded["weights/item_embeddings.weight"][recorded["input/target"]])
     timestep, noise = (torch.from_numpy(recorded[f"forward/{key}"]) for key in ("t", "noise"))
-    x_t = GaussianProcess(torch.from_numpy(recorded["betas"])).q_sample(x_0, timestep, noise)
+    x_t = GaussianProcess(torch.from_numpy(recorded["betas"])).sample(x_0, timestep, noise)
     np.testing.assert_allclose(x_t.numpy(), recorded["forward/x_t"], rtol=0, atol=1e-6)
 
 
@@ -67,7 +68,7 @@ def test_forward_marginals_by_simulation(dtype: torch.dtype) -> None:
     for t in (0, 5, 31):
         x_0 = torch.tensor([[-1.0, 0.5], [0.0, 2.0], [3.0, 1.0]], dtype=dtype).expand(rows, length, 2)
         noise = torch.randn(x_0.shape, generator=generator, dtype=dtype)
-        x_t = process.q_sample(x_0, torch.full((rows,), t), noise)
+        x_t = process.sample(x_0, torch.full((rows,), t), noise)
         assert x_t.dtype == dtype and x_t.shape == x_0.shape
         # The transitions q(x_t | x_{t-1}), one by one.
         walked = x_0.double()
@@ -85,24 +86,24 @@ def test_each_row_is_noised_by_its_own_step() -> None:
     timestep = torch.tensor([9, 0, 4])
     x_0, noise = torch.ones(3, 2, dtype=torch.float64), torch.full((3, 2), 0.5, dtype=torch.float64)
     expected = process.abar[timestep].sqrt() + 0.5 * (1 - process.abar[timestep]).sqrt()
-    torch.testing.assert_close(process.q_sample(x_0, timestep, noise), expected[:, None].expand(3, 2))
+    torch.testing.assert_close(process.sample(x_0, timestep, noise), expected[:, None].expand(3, 2))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_q_sample_on_the_device_of_x_0() -> None:
+def test_sample_on_the_device_of_x_0() -> None:
     process = GaussianProcess(named_betas("cosine", 10))
     x_0, noise, timestep = torch.ones(3, 2), torch.ones(3, 2), torch.tensor([9, 0, 4])
-    on_gpu = process.q_sample(x_0.cuda(), timestep.cuda(), noise.cuda())
-    torch.testing.assert_close(on_gpu.cpu(), process.q_sample(x_0, timestep, noise))
+    on_gpu = process.sample(x_0.cuda(), timestep.cuda(), noise.cuda())
+    torch.testing.assert_close(on_gpu.cpu(), process.sample(x_0, timestep, noise))
 
 
 def test_gradient_reaches_x_0_after_a_first_call_in_inference_mode() -> None:
     process = GaussianProcess(named_betas("cosine", 10))
     timestep, noise = torch.tensor([3]), torch.zeros(1, 2)
     with torch.inference_mode():
-        process.q_sample(torch.ones(1, 2), timestep, noise)
+        process.sample(torch.ones(1, 2), timestep, noise)
     x_0 = torch.ones(1, 2, requires_grad=True)
-    process.q_sample(x_0, timestep, noise).sum().backward()
+    process.sample(x_0, timestep, noise).sum().backward()
     torch.testing.assert_close(x_0.grad, process.abar[3].sqrt().float().expand(1, 2))
 
 
@@ -125,3 +126,35 @@ def test_refuses_betas_that_are_no_process(betas: list) -> None:
 def test_refuses_steps_that_float64_cannot_tell_apart(betas: torch.Tensor) -> None:
     with pytest.raises(ValueError, match="does not fall"):
         GaussianProcess(betas)
+
+
+def test_every_place_may_have_a_timestep_of_its_own() -> None:
+    process = GaussianProcess(named_betas("cosine", 10))
+    timestep = torch.randint(0, 10, (3, 4))
+    x_0, noise = torch.randn(3, 4, 2), torch.randn(3, 4, 2)
+    rows = [process.sample(x_0[:, place], timestep[:, place], noise[:, place]) for place in range(4)]
+    torch.testing.assert_close(process.sample(x_0, timestep, noise), torch.stack(rows, dim=1), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
+def test_x_0_comes_back_from_whatever_is_predicted(prediction_type: str) -> None:
+    process = GaussianProcess(named_betas("cosine", 10))
+    timestep = torch.arange(10)
+    x_0, noise = torch.randn(10, 3).double(), torch.randn(10, 3).double()
+    x_t = process.sample(x_0, timestep, noise)
+    output = process.target(x_0, noise, timestep, prediction_type)
+    torch.testing.assert_close(process.to_x_0(output, x_t, timestep, prediction_type), x_0, rtol=0, atol=1e-9)
+    if prediction_type != "x0":
+        assert not torch.allclose(output, x_0)
+
+
+def test_the_off_switch_draws_nothing_and_lets_nothing_through() -> None:
+    nothing, silent = NoProcess(), GivenNoise({})
+    x_0 = torch.randn(4, 3)
+    assert not nothing.sample(x_0, torch.zeros(4), nothing.noise_like(x_0, silent)).any()
+    assert not nothing.start((4, 3), silent).any() and nothing.chain(9) == [0]
+    assert nothing.step(x_0, torch.ones(4, 3), 0, None, silent) is x_0
+    end = torch.ones(4, 3)
+    bridge = NoProcess(has_end=True)
+    assert bridge.sample(x_0, torch.zeros(4), x_0, end) is end and bridge.start((4, 3), silent, end) is end
+    assert NoProcess(fill=7, dtype=torch.int64).start((2,), silent).tolist() == [7, 7]

@@ -10,12 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from recbole_diffusion.diffusion.process import GaussianProcess
+from recbole_diffusion.diffusion.noise import FreshNoise, GivenNoise, Noise
+from recbole_diffusion.diffusion.process import GaussianProcess, sub_chain
 from recbole_diffusion.diffusion.samplers import (
+    SAMPLERS,
     ChainCoefficients,
+    ancestral,
     chain_coefficients,
-    reverse_chain,
-    sub_chain,
+    ddim,
+    ddpm,
 )
 from recbole_diffusion.diffusion.schedules import SCHEDULES, named_betas
 
@@ -39,6 +42,20 @@ def assert_keeps_every_marginal(
     for abar_prev, a, b, s in zip([*abar[1:], 1.0], *(c.tolist() for c in coefficients), strict=True):
         m, v = a + b * m, b**2 * v + s**2
         assert abs(m - abar_prev**0.5) < 1e-12 and abs(v - (1 - abar_prev)) < 1e-12
+
+
+class Noted(Noise):
+    """Ones; notes the steps at which they are asked for."""
+
+    def __init__(self, steps: list[int], step: int = 0) -> None:
+        self.steps, self.step = steps, step
+
+    def at(self, step: int) -> Noise:
+        return Noted(self.steps, step)
+
+    def normal(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        self.steps.append(self.step)
+        return torch.ones(shape)
 
 
 @settings(deadline=None)
@@ -71,15 +88,12 @@ def test_the_same_holds_for_long_named_schedules(name: str, inference_steps: int
 
 def test_posterior_keeps_marginals_by_simulation() -> None:
     process, timesteps = GaussianProcess(named_betas("trunc_lin", 32)), sub_chain(32, 6)
-    generator = torch.Generator().manual_seed(0)
+    torch.manual_seed(0)
     rows, mean, spread = 200_000, 1.5, 0.7
-
-    def normal(_: int) -> Tensor:
-        return torch.randn(rows, generator=generator, dtype=torch.float64)
-
-    x_0 = mean + spread * normal(0)
-    x_T = process.q_sample(x_0, torch.full((rows,), timesteps[0]), normal(0))
-    steps = list(reverse_chain(lambda x, t: x_0, x_T, process, timesteps, noise=normal))
+    noise = FreshNoise("cpu", torch.float64)
+    x_0 = mean + spread * noise.normal("x_0", (rows,))
+    x_T = process.sample(x_0, torch.full((rows,), timesteps[0]), noise.normal("x_t", (rows,)))
+    steps = list(ddpm(lambda x, t, _: x_0, x_T, process, timesteps, noise))
     assert torch.equal(steps[-1].x, x_0)
     for step, following in zip(steps[:-1], timesteps[1:], strict=True):
         abar = process.abar[following].item()
@@ -131,13 +145,9 @@ def test_reverse_chain_is_the_recorded_one(recording: str, dtype: torch.dtype, t
     )
     process = GaussianProcess(torch.from_numpy(golden["betas"]))
     last = len(x) - 1
-    steps = reverse_chain(
-        lambda x_t, t: x0_hat[last - t],
-        x_T,
-        process,
-        sub_chain(len(x), len(x)),
-        noise=lambda t: noise[last - t],
-        reverse_variance="beta",
+    given = GivenNoise({("reverse", step): noise[last - step] for step in range(len(x))})
+    steps = ddpm(
+        lambda x_t, t, _: x0_hat[last - t], x_T, process, sub_chain(len(x), len(x)), given, reverse_variance="beta"
     )
     actual = torch.stack([step.x for step in steps])
     assert actual.dtype == dtype
@@ -148,17 +158,13 @@ def test_network_and_noise_are_given_the_original_timesteps() -> None:
     process, timesteps = GaussianProcess(named_betas("cosine", 50)), [49, 30, 12, 3]
     denoised, drawn, inputs = [], [], []
 
-    def denoise(x_t: Tensor, timestep: int) -> Tensor:
+    def denoise(x_t: Tensor, timestep: float, noise: Noise) -> Tensor:
         denoised.append(timestep)
         inputs.append(x_t)
         return x_t / 2
 
-    def noise(timestep: int) -> Tensor:
-        drawn.append(timestep)
-        return torch.ones(2)
-
     x_T = torch.ones(2)
-    steps = list(reverse_chain(denoise, x_T, process, timesteps, noise=noise))
+    steps = list(ddpm(denoise, x_T, process, timesteps, Noted(drawn)))
     assert denoised == timesteps and [step.timestep for step in steps] == timesteps
     assert drawn == timesteps[:-1]
     assert all(torch.equal(x, x_t) for x, x_t in zip([x_T, *(step.x for step in steps)], inputs, strict=False))
@@ -166,29 +172,26 @@ def test_network_and_noise_are_given_the_original_timesteps() -> None:
 
 
 @settings(deadline=None)
-@given(chains(), st.sampled_from(["ddpm", "ddim"]))
+@given(chains(), st.sampled_from(sorted(SAMPLERS)))
 def test_the_network_is_given_the_original_t_on_any_sub_chain(chain, sampler: str) -> None:
     process, timesteps = chain
     given: list[int] = []
 
-    def denoise(x_t: Tensor, timestep: int) -> Tensor:
+    def denoise(x_t: Tensor, timestep: float, noise: Noise) -> Tensor:
         given.append(timestep)
         return x_t
 
-    list(reverse_chain(denoise, torch.ones(2), process, timesteps, noise=lambda t: torch.ones(2), sampler=sampler))
+    list(SAMPLERS[sampler](denoise, torch.ones(2), process, timesteps, Noted([])))
     assert given == timesteps
 
 
 def test_ddim_without_eta_draws_nothing_and_lies_between_x0_hat_and_x_t() -> None:
     process, timesteps = GaussianProcess(named_betas("cosine", 50)), [40, 20, 0]
 
-    def no_noise(timestep: int) -> Tensor:
-        raise AssertionError("deterministic")
-
     # Where the network knows x_0, the noise that x_T was made with must come out again at every step.
     x_0, eps = torch.tensor([1.0, -2.0]).double(), torch.tensor([0.3, 0.7]).double()
-    x_T = process.q_sample(x_0[None], torch.tensor([40]), eps[None])[0]
-    steps = list(reverse_chain(lambda x, t: x_0, x_T, process, timesteps, noise=no_noise, sampler="ddim"))
+    x_T = process.sample(x_0[None], torch.tensor([40]), eps[None])[0]
+    steps = list(ddim(lambda x, t, _: x_0, x_T, process, timesteps, GivenNoise({})))
     for step, following in zip(steps, timesteps[1:], strict=False):
         abar = process.abar[following]
         torch.testing.assert_close(step.x, abar.sqrt() * x_0 + (1 - abar).sqrt() * eps, rtol=0, atol=1e-12)
@@ -209,7 +212,7 @@ def test_sub_chain_is_evenly_spread(sizes: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("inference_steps", [0, -1, 33])
 def test_sub_chain_refuses_other_lengths(inference_steps: int) -> None:
-    with pytest.raises(ValueError, match=f"{inference_steps} inference steps: 1 to 32"):
+    with pytest.raises(ValueError, match=f"inference_steps must be from 1 to 32, got {inference_steps}"):
         sub_chain(32, inference_steps)
 
 
@@ -221,13 +224,52 @@ def test_sub_chain_refuses_other_lengths(inference_steps: int) -> None:
         ([3, 3], {}, "must fall"),
         ([10, 0], {}, "from 9 at most"),
         ([1, -1], {}, "to 0 at least"),
-        ([9], {"sampler": "euler"}, "'euler'.*ddpm, ddim"),
-        ([9], {"reverse_variance": "learned"}, "'learned'.*posterior, beta"),
-        ([9], {"eta": 1.5}, "eta = 1.5"),
-        ([9], {"eta": float("nan")}, "eta = nan"),
+        ([9], {"sampler": "euler"}, "ddpm or ddim, got 'euler'"),
+        ([9], {"reverse_variance": "learned"}, "posterior, beta, got 'learned'"),
+        ([9], {"eta": 1.5}, "eta must be from 0 to 1, got 1.5"),
+        ([9], {"eta": float("nan")}, "eta must be from 0 to 1, got nan"),
     ],
 )
 def test_chain_refuses_what_it_cannot_follow(timesteps: list[int], keywords: dict, message: str) -> None:
     process = GaussianProcess(named_betas("cosine", 10))
     with pytest.raises(ValueError, match=message):
         chain_coefficients(process, timesteps, **keywords)
+
+
+@settings(deadline=None)
+@given(chains())
+def test_the_processs_own_steps_are_ddpm(chain) -> None:
+    process, timesteps = chain
+
+    def denoise(x_t: Tensor, timestep: float, noise: Noise) -> Tensor:
+        return torch.tanh(x_t) + timestep
+
+    x_T = torch.tensor([0.5, -1.0]).double()
+    own, plain = ([step.x for step in way(denoise, x_T, process, timesteps, Noted([]))] for way in (ancestral, ddpm))
+    torch.testing.assert_close(torch.stack(own), torch.stack(plain), rtol=1e-6, atol=1e-9)
+
+
+def error_of(sampler: str, steps: int) -> float:
+    """Distance of a deterministic chain's end from the exact one, for a Gaussian x_0 ~ N(0, 0.25).
+
+    The best prediction is x0_hat = 0.25 signal x_t / (0.25 abar + 1 - abar), and the exact flow keeps
+    x_t / sqrt(0.25 abar + 1 - abar).
+    """
+    process = GaussianProcess(named_betas("linear", 1000))
+    # Not to the very end, where the last step of any chain is x0_hat.
+    timesteps = torch.linspace(999, 100, steps + 1).round().long().tolist()
+
+    def denoise(x_t: Tensor, timestep: float, noise: Noise) -> Tensor:
+        abar = process.abar[int(timestep)]
+        return 0.25 * abar.sqrt() * x_t / (0.25 * abar + 1 - abar)
+
+    spread = [float(0.25 * process.abar[t] + 1 - process.abar[t]) ** 0.5 for t in (timesteps[0], timesteps[-1])]
+    chain = list(SAMPLERS[sampler](denoise, torch.ones(1).double(), process, timesteps, GivenNoise({})))
+    return abs(chain[-2].x.item() - spread[1] / spread[0])
+
+
+def test_the_two_step_sampler_is_of_second_order() -> None:
+    first, second = ([error_of(sampler, steps) for steps in (4, 32)] for sampler in ("ddim", "dpmpp_2m"))
+    orders = [np.log2(errors[0] / errors[1]) / 3 for errors in (first, second)]
+    assert orders[0] == pytest.approx(1, abs=0.2) and orders[1] > 1.8
+    assert second[1] < first[1] / 20

@@ -8,9 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from recbole_diffusion.diffusion.noise import FreshNoise, GivenNoise, Noise
 from recbole_diffusion.diffusion.timesteps import (
     STEP_SAMPLERS,
     LossAwareSampler,
+    OneStep,
     StepSampler,
     make_step_sampler,
 )
@@ -68,10 +70,17 @@ def test_loss_aware_is_uniform_where_every_loss_is_0() -> None:
     torch.testing.assert_close(warmed_up(torch.zeros(4)).probabilities(), torch.full((4,), 0.25))
 
 
+class MetaNoise(Noise):
+    """Has shapes and no values."""
+
+    def choice(self, name: str, probabilities: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+        return torch.multinomial(probabilities, shape[0], replacement=True)
+
+
 def test_loss_aware_never_reads_a_value_back() -> None:
     # Tensors on the meta device have no values: whatever would wait for a GPU fails on them.
     sampler = LossAwareSampler(8).to("meta")
-    timestep, weight = sampler.sample(32, "meta")
+    timestep, weight = sampler.sample((32,), MetaNoise())
     sampler.update(timestep, weight)
     assert sampler.probabilities().shape == (8,)
 
@@ -115,7 +124,7 @@ def test_weighted_loss_has_the_mean_of_uniform_steps(sampler: StepSampler) -> No
     p = sampler.probabilities().double()
     assert p.sum().item() == pytest.approx(1, abs=1e-6)
     weight = torch.zeros(len(p))
-    for timestep, w in zip(*sampler.sample(5000, generator=torch.Generator().manual_seed(0)), strict=True):
+    for timestep, w in zip(*sampler.sample((5000,), FreshNoise("cpu")), strict=True):
         weight[timestep] = w
     torch.testing.assert_close((p * weight * SKEWED).sum().item(), SKEWED.mean().item(), rtol=1e-6, atol=0)
 
@@ -131,7 +140,7 @@ def test_loss_aware_lowers_the_variance_on_a_skewed_loss() -> None:
 
 
 def test_draws_follow_p_and_carry_their_weight(sampler: StepSampler) -> None:
-    timestep, weight = sampler.sample(50_000, generator=torch.Generator().manual_seed(1))
+    timestep, weight = sampler.sample((50_000,), FreshNoise("cpu"))
     assert timestep.dtype == torch.int64 and timestep.shape == weight.shape == (50_000,)
     p = sampler.probabilities()
     torch.testing.assert_close(weight, 1 / (len(SKEWED) * p[timestep]))
@@ -141,29 +150,47 @@ def test_draws_follow_p_and_carry_their_weight(sampler: StepSampler) -> None:
 
 
 def test_uniform_weights_are_1() -> None:
-    assert torch.equal(make_step_sampler("uniform", 32).sample(100)[1], torch.ones(100))
+    assert torch.equal(make_step_sampler("uniform", 32).sample((100,), FreshNoise("cpu"))[1], torch.ones(100))
 
 
-def test_draws_come_from_the_global_generator_or_the_one_given() -> None:
+def test_timesteps_can_be_handed_in_and_carry_the_same_weight(sampler: StepSampler) -> None:
+    timestep = torch.arange(len(SKEWED))
+    given, weight = sampler.sample((len(SKEWED),), GivenNoise({"timestep": timestep}))
+    assert torch.equal(given, timestep)
+    torch.testing.assert_close(weight, 1 / (len(SKEWED) * sampler.probabilities()))
+
+
+def test_fresh_timesteps_are_those_of_torch() -> None:
     sampler = make_step_sampler("uniform", 1000)
     torch.manual_seed(3)
-    first = sampler.sample(50)[0]
-    state = torch.get_rng_state()
-    own = [sampler.sample(50, generator=torch.Generator().manual_seed(4))[0] for _ in range(2)]
-    assert torch.equal(*own) and torch.equal(torch.get_rng_state(), state)
+    drawn = sampler.sample((50,), FreshNoise("cpu"))[0]
     torch.manual_seed(3)
-    assert torch.equal(sampler.sample(50)[0], first)
+    assert torch.equal(drawn, torch.multinomial(torch.full((1000,), 0.001), 50, replacement=True))
+
+
+def test_every_place_has_a_timestep_and_only_real_places_are_learnt_from() -> None:
+    sampler = LossAwareSampler(2, history_size=1)
+    timestep, weight = sampler.sample((3, 4), FreshNoise("cpu"))
+    assert timestep.shape == weight.shape == (3, 4)
+    mask = torch.tensor([[True, False], [True, False]])
+    sampler.update(torch.tensor([[0, 0], [1, 1]]), torch.tensor([[3.0, 99.0], [1.0, 99.0]]), mask)
+    torch.testing.assert_close(sampler.probabilities(), 0.999 * torch.tensor([0.75, 0.25]) + 0.0005)
+
+
+def test_the_only_step_of_a_process_that_does_nothing() -> None:
+    timestep, weight = OneStep().sample((2, 3), GivenNoise({}))
+    assert not timestep.any() and timestep.dtype == torch.int64 and torch.equal(weight, torch.ones(2, 3))
 
 
 def test_unknown_name_lists_the_known() -> None:
-    with pytest.raises(ValueError, match=r"'loss'.*uniform, lossaware, fixstep"):
+    with pytest.raises(ValueError, match=r"uniform, lossaware, fixstep, got 'loss'"):
         make_step_sampler("loss", 32)
 
 
 @pytest.mark.parametrize("name", STEP_SAMPLERS)
 def test_at_least_one_step(name: str) -> None:
-    assert make_step_sampler(name, 1).sample(3)[0].tolist() == [0, 0, 0]
-    with pytest.raises(ValueError, match="T = 0 "):
+    assert make_step_sampler(name, 1).sample((3,), FreshNoise("cpu"))[0].tolist() == [0, 0, 0]
+    with pytest.raises(ValueError, match="diffusion_steps must be at least 1, got 0"):
         make_step_sampler(name, 0)
 
 

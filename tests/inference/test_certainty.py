@@ -69,7 +69,7 @@ def test_a_list_that_cannot_be_filled_ends_in_nothing() -> None:
 def test_without_noise_all_draws_agree(loaded: Callable[[str], Recommender], model: str) -> None:
     recommender = loaded(model)
     if model == "DiffuRec":
-        recommender = Recommender.load(recommender.path, device="cpu", settings={"lambda_uncertainty": 0.0})
+        recommender = Recommender.load(recommender.path, device="cpu", settings={"noise_scale": 0.0})
     sure = recommender.recommend(["50", "258"], samples=4, noise_scale=0.0).certainty
     assert sure is not None
     assert (sure.share == 1).all() and (sure.entropy == 0).all() and (sure.distance < 1e-5).all()

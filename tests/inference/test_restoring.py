@@ -57,8 +57,8 @@ def test_the_best_weights_are_used(tmp_path: Path) -> None:
 
 
 def test_settings_of_inference_may_be_others() -> None:
-    model = restore(OLD, checkpoint.load(OLD), "cpu", settings={"lambda_uncertainty": 1, "inference_steps": "20"})
-    assert model.lambda_uncertainty == 1.0 and len(model.timesteps) == 20
+    model = restore(OLD, checkpoint.load(OLD), "cpu", settings={"noise_scale": 1, "inference_steps": "20"})
+    assert model.noise_scale == 1.0 and len(model.timesteps) == 20
 
 
 def test_a_compiled_model_needs_no_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,9 +73,9 @@ def test_a_compiled_model_needs_no_compiler(tmp_path: Path, monkeypatch: pytest.
     ("settings", "message"),
     [
         ({"hidden_size": 4}, "hidden_size=4: a checkpoint's settings that may change are inference_steps, "),
-        ({"lambda_uncertanty": 0.1}, "did you mean lambda_uncertainty?"),
-        ({"lambda_uncertainty": "much"}, "lambda_uncertainty='much': a value of the kind of 0.001 is wanted"),
-        ({"lambda_uncertainty": -1.0}, "lambda_uncertainty=-1.0: a number of at least 0 is wanted"),
+        ({"lambda_uncertanty": 0.1}, "did you mean noise_scale?"),
+        ({"noise_scale": "much"}, "noise_scale='much': a value of the kind of 0.001 is wanted"),
+        ({"noise_scale": -1.0}, "noise_scale=-1.0: a number of at least 0 is wanted"),
         ({"inference_steps": 21}, "inference_steps=21: a number from 1 to diffusion_steps=20 is wanted"),
     ],
 )

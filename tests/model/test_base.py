@@ -9,10 +9,10 @@ import pytest
 import torch
 from stand_in import Catalogue, batch, settings
 
-from recbole_diffusion.diffusion.noise import NoiseSource
-from recbole_diffusion.diffusion.samplers import sub_chain
+from recbole_diffusion.diffusion.noise import GivenNoise, Noise
+from recbole_diffusion.diffusion.process import sub_chain
 from recbole_diffusion.errors import SettingError
-from recbole_diffusion.model.base import Denoiser, DiffusionRecommender, Draw, History
+from recbole_diffusion.model.base import DiffusionRecommender
 from recbole_diffusion.model.diffrec import DiffRec
 from recbole_diffusion.model.diffurec import DiffuRec
 
@@ -20,9 +20,22 @@ MODELS = [DiffuRec, DiffRec]
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attn_dropout_prob": 0.0, "embedding_dropout_prob": 0.0}
 
 
+class SameNoise(Noise):
+    """One number throughout, at given timesteps."""
+
+    def __init__(self, value: float, timestep: Any = None, dtype: torch.dtype | None = None) -> None:
+        self.value, self.timestep, self.dtype = value, timestep, dtype
+
+    def normal(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
+        return torch.full(shape, self.value, dtype=self.dtype)
+
+    def choice(self, name: str, probabilities: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+        return self.timestep if self.timestep is not None else torch.zeros(shape, dtype=torch.int64)
+
+
 def make(cls: type[DiffusionRecommender], **changes: Any) -> DiffusionRecommender:
     torch.manual_seed(0)
-    noisy = {"lambda_uncertainty": 0.3, "initializer_range": 0.5}
+    noisy = {"initializer_range": 0.5, **({"noise_scale": 0.3} if cls is DiffuRec else {})}
     return cls(settings(cls.__name__, **{**NO_DROPOUT, **noisy, **changes}), Catalogue(40))
 
 
@@ -61,7 +74,7 @@ def test_scores_depend_on_seed_and_history(cls: type[DiffusionRecommender]) -> N
     assert not torch.allclose(first, make(cls, seed=1).eval().full_sort_predict(interaction), atol=1e-4)
     model = make(cls).eval()
     alike = model.history(batch([[1, 2, 3], [1, 2, 4], [2, 1, 3], [1, 2, 3]], [1] * 4))
-    x_T = model.inference_noise(alike)("x_T", 15, (4, 16))
+    x_T = model.inference_noise(alike).at(15).normal("x_T", (4, 16))
     assert torch.equal(x_T[0], x_T[3])
     assert len(x_T.unique(dim=0)) == 3
 
@@ -112,17 +125,21 @@ def test_padding_changes_neither_loss_nor_gradient(cls: type[DiffusionRecommende
     timestep = torch.tensor([0, 7, 15, 3])
     draws = {2: torch.randn(4, 16).double(), 3: torch.randn(4, 50, 16).double()}
 
-    def noise(kind: str, step: int, shape: tuple[int, ...]) -> torch.Tensor:
-        # The single row is the fourth one.
-        rows = draws[len(shape)][3:] if shape[0] == 1 else draws[len(shape)][: shape[0]]
-        return rows[:, : shape[1]]
+    class Rows(Noise):
+        def normal(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
+            # The single row is the fourth one.
+            rows = draws[len(shape)][3:] if shape[0] == 1 else draws[len(shape)][: shape[0]]
+            return rows[:, : shape[1]]
+
+        def choice(self, name: str, probabilities: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+            return timestep[3:] if shape[0] == 1 else timestep[: shape[0]]
 
     # The fourth row's share is taken out, so that what is left is the mean over the first three.
-    full = model.calculate_loss(longer, timestep, noise)
-    fourth = model.calculate_loss({key: value[3:] for key, value in longer.items()}, timestep[3:], noise)
+    full = model.calculate_loss(longer, Rows())
+    fourth = model.calculate_loss({key: value[3:] for key, value in longer.items()}, Rows())
     padded = (4 * full - fourth) / 3
     padded_gradient = torch.autograd.grad(padded, list(model.parameters()), allow_unused=True)
-    plain = model.calculate_loss(rows, timestep[:3], noise)
+    plain = model.calculate_loss(rows, Rows())
     gradient = torch.autograd.grad(plain, list(model.parameters()), allow_unused=True)
     torch.testing.assert_close(plain, padded, atol=1e-9, rtol=0)
     for ours, theirs in zip(gradient, padded_gradient, strict=True):
@@ -159,13 +176,12 @@ def test_padding_that_is_counted_is_the_reference_where_all_of_it_is_alike(
     interaction["neg_item_id"] = torch.tensor([row + 7 for row in numbers])
     timestep = torch.tensor(numbers) % 16
 
-    def draws(kind: str, timestep: int, shape: tuple[int, ...]) -> torch.Tensor:
-        return torch.full(shape, 0.5, dtype=torch.float64)
+    draws = SameNoise(0.5, timestep, torch.float64)
 
     losses, gradients, scores = [], [], []
     for mask in ("reference", "counted"):
         model = make(DiffuRec, attention_mask=mask, **changes).double()
-        loss = model.calculate_loss(interaction, timestep, draws)
+        loss = model.calculate_loss(interaction, draws)
         losses.append(loss.detach())
         gradients.append(torch.autograd.grad(loss, list(model.parameters()), allow_unused=True))
         with torch.no_grad():
@@ -208,27 +224,32 @@ def test_loss_aware_sampler_learns_from_the_losses() -> None:
 @pytest.mark.parametrize(
     ("cls", "changes", "named"),
     [
-        (DiffuRec, {"hidden_size": 18}, "hidden_size=18: a multiple of n_heads=4 is wanted"),
-        (DiffuRec, {"hidden_size": 15, "n_heads": 5}, "hidden_size=15: an even number is wanted"),
-        (DiffuRec, {"diffusion_steps": 0}, "diffusion_steps=0: a positive number is wanted"),
-        (DiffuRec, {"inference_steps": 17}, "inference_steps=17: a number from 1 to diffusion_steps=16 is wanted"),
-        (DiffuRec, {"inference_steps": 0}, "inference_steps=0"),
+        (DiffuRec, {"hidden_size": 18}, "hidden_size must be a multiple of n_heads=4, got 18"),
+        (DiffuRec, {"hidden_size": 15, "n_heads": 5}, "hidden_size must be even and positive, got 15"),
+        (DiffuRec, {"diffusion_steps": 0}, "diffusion_steps must be positive, got 0"),
+        (DiffuRec, {"inference_steps": 17}, "inference_steps must be from 1 to diffusion_steps=16, got 17"),
+        (DiffuRec, {"inference_steps": 0}, "inference_steps must be positive, got 0"),
         (DiffuRec, {"noise_schedule": "linear"}, "noise_schedule='linear'"),
-        (DiffuRec, {"noise_schedule": "cosin"}, "noise_schedule='cosin': one of linear, trunc_lin"),
-        (DiffuRec, {"loss_type": "MSE"}, "loss_type='MSE': one of CE, BPR is wanted"),
-        (DiffuRec, {"step_sampler": "all"}, "step_sampler='all': one of uniform, lossaware, fixstep is wanted"),
-        (DiffuRec, {"attention_mask": "rows"}, "attention_mask='rows': one of keys, reference, counted is wanted"),
-        (DiffuRec, {"hidden_act": "gulu"}, "hidden_act='gulu'"),
-        (DiffuRec, {"hidden_dropout_prob": 1.0}, "hidden_dropout_prob=1.0: a number from 0 to below 1 is wanted"),
-        (DiffuRec, {"lambda_uncertainty": -1.0}, "lambda_uncertainty=-1.0"),
-        (DiffRec, {"rounding": "nearest"}, "rounding='nearest': one of tied, linear is wanted"),
-        (DiffRec, {"rounding_reads": "x"}, "rounding_reads='x': one of prediction, truth is wanted"),
-        (DiffRec, {"noise_positions": "first"}, "noise_positions='first': one of last, all is wanted"),
-        (DiffRec, {"positions_from": "middle"}, "positions_from='middle': one of newest, oldest is wanted"),
-        (DiffRec, {"step_encoding_scale": -1.0}, "step_encoding_scale=-1.0: a number of at least 0 is wanted"),
-        (DiffRec, {"inference_seeds": 0}, "inference_seeds=0: a positive number is wanted"),
-        (DiffRec, {"embedding_noise": -0.1}, "embedding_noise=-0.1"),
-        (DiffRec, {"reverse_sampler": "ddmp"}, "reverse_sampler='ddmp': one of ddpm, ddim is wanted"),
+        (DiffuRec, {"noise_schedule": "cosin"}, "noise_schedule must be one of linear, trunc_lin"),
+        (DiffuRec, {"loss_type": "MSE"}, "loss_type must be one of CE, BPR, got 'MSE'"),
+        (DiffuRec, {"step_sampler": "all"}, "step_sampler must be one of uniform, lossaware, fixstep, got 'all'"),
+        (DiffuRec, {"attention_mask": "rows"}, "attention_mask must be one of keys, reference, counted, got 'rows'"),
+        (
+            DiffuRec,
+            {"hidden_act": "gulu"},
+            "hidden_act must be one of gelu_tanh, gelu, relu,",
+        ),
+        (DiffuRec, {"hidden_dropout_prob": 1.0}, "hidden_dropout_prob must be from 0 to below 1, got 1.0"),
+        (DiffuRec, {"noise_scale": -1.0}, "noise_scale must be at least 0, got -1.0"),
+        (DiffRec, {"rounding": "nearest"}, "rounding must be one of tied, linear, got 'nearest'"),
+        (DiffRec, {"rounding_reads": "x"}, "rounding_reads must be one of prediction, truth, got 'x'"),
+        (DiffRec, {"noise_positions": "first"}, "noise_positions must be one of last, all, got 'first'"),
+        (DiffuRec, {"guidance_scale": 1.0}, "guidance_scale must be 0, as DiffuRec has no unconditional form, got 1.0"),
+        (DiffRec, {"prediction_type": "x1"}, "prediction_type must be one of x0, eps, v, got 'x1'"),
+        (DiffRec, {"step_encoding_scale": -1.0}, "step_encoding_scale must be at least 0, got -1.0"),
+        (DiffRec, {"inference_seeds": 0}, "inference_seeds must be positive, got 0"),
+        (DiffRec, {"embedding_noise": -0.1}, "embedding_noise must be at least 0, got -0.1"),
+        (DiffRec, {"reverse_sampler": "ddmp"}, "reverse_sampler must be one of ddpm, ddim, dpmpp_2m, got 'ddmp'"),
     ],
 )
 def test_impossible_settings_are_named(cls: type[DiffusionRecommender], changes: dict[str, Any], named: str) -> None:
@@ -236,10 +257,6 @@ def test_impossible_settings_are_named(cls: type[DiffusionRecommender], changes:
         cls.check_settings(settings(cls.__name__, **changes))
     assert str(error.value).startswith(named)
     assert "\n" not in str(error.value)
-
-
-def same_draws(value: float) -> NoiseSource:
-    return lambda kind, timestep, shape: torch.full(shape, value)
 
 
 @pytest.mark.parametrize("cls", MODELS)
@@ -254,16 +271,16 @@ def test_switched_off_nothing_but_the_history_enters(
     read: list[torch.Tensor] = []
     model.encoder.register_forward_pre_hook(lambda module, inputs: read.append(inputs[0]))
     interaction = random_batch()
-    losses = [model.calculate_loss(interaction, noise=same_draws(value)) for value in (0.0, 7.0)]
+    losses = [model.calculate_loss(interaction, noise=SameNoise(value)) for value in (0.0, 7.0)]
     assert torch.equal(*losses)
     losses[0].backward()
     assert model.item_embedding.weight.grad is not None
     # The next item is what the loss asks for, and no more.
-    model.calculate_loss({**interaction, "item_id": interaction["item_id"].roll(1)}, noise=same_draws(0.0))
+    model.calculate_loss({**interaction, "item_id": interaction["item_id"].roll(1)}, noise=SameNoise(0.0))
     assert all(torch.equal(sequence, read[0]) for sequence in read)
     model.eval()
     with torch.no_grad():
-        chains = [model.reverse(model.history(interaction), same_draws(value)) for value in (0.0, 7.0)]
+        chains = [model.sample(model.history(interaction), SameNoise(value)).steps for value in (0.0, 7.0)]
         assert [step.timestep for step in chains[0]] == [0]
         assert torch.equal(chains[0][0].x, chains[1][0].x)
         seeds = [make(cls, diffusion=False, seed=seed).eval().full_sort_predict(interaction) for seed in (1, 2)]
@@ -278,10 +295,10 @@ def test_each_row_counts_by_the_weight_of_its_step(
     interaction = random_batch(rows=4)
     timestep, weight = torch.tensor([0, 3, 9, 15]), torch.tensor([0.1, 2.0, 5.0, 0.7]).double()
     alone = [
-        model.calculate_loss(pick(interaction, [row]), timestep[[row]], same_draws(0.3)).detach() for row in range(4)
+        model.calculate_loss(pick(interaction, [row]), SameNoise(0.3, timestep[[row]])).detach() for row in range(4)
     ]
-    monkeypatch.setattr(model.step_sampler, "sample", lambda rows, device: (timestep, weight))
-    loss = model.calculate_loss(interaction, noise=same_draws(0.3)).detach()
+    monkeypatch.setattr(model.step_sampler, "sample", lambda shape, noise: (timestep, weight))
+    loss = model.calculate_loss(interaction, noise=SameNoise(0.3)).detach()
     torch.testing.assert_close(loss, (weight * torch.stack(alone)).mean(), atol=1e-9, rtol=0)
 
 
@@ -292,18 +309,13 @@ def test_the_network_is_given_the_original_steps_of_a_sub_chain(
 ) -> None:
     model = make(cls, inference_steps=3).eval()
     given: list[list[int]] = []
-    denoiser = model.denoiser
+    denoise = model.denoise
 
-    def recording(history: History, draw: Draw) -> Denoiser:
-        denoise = denoiser(history, draw)
+    def recording(x_t: torch.Tensor, timestep: torch.Tensor, *rest: Any) -> torch.Tensor:
+        given.append(timestep.unique().tolist())
+        return denoise(x_t, timestep, *rest)
 
-        def note(x_t: torch.Tensor, timestep: torch.Tensor, draw: Draw) -> torch.Tensor:
-            given.append(timestep.unique().tolist())
-            return denoise(x_t, timestep, draw)
-
-        return note
-
-    monkeypatch.setattr(model, "denoiser", recording)
+    monkeypatch.setattr(model, "denoise", recording)
     model.full_sort_predict(random_batch())
     assert given == [[timestep] for timestep in sub_chain(16, 3)] and given[0] == [15]
 
@@ -323,8 +335,8 @@ def test_the_process_starts_at_the_size_of_the_noise_where_asked(
 ) -> None:
     model = make(cls, normalize_x_0=normalised, embedding_noise=0.0)
     starts: list[torch.Tensor] = []
-    q_sample = model.process.q_sample
-    monkeypatch.setattr(model.process, "q_sample", lambda x_0, *rest: starts.append(x_0) or q_sample(x_0, *rest))
+    sample = model.process.sample
+    monkeypatch.setattr(model.process, "sample", lambda x_0, *rest: starts.append(x_0) or sample(x_0, *rest))
     interaction = random_batch()
     model.calculate_loss(interaction)
     embedding = model.item_embedding.weight[interaction["item_id"]]
@@ -339,7 +351,9 @@ def test_compiled_loss_and_gradients_are_the_same() -> None:
     for compiled in (False, True):
         model = make(DiffuRec, compile=compiled, n_layers=1)
         torch.manual_seed(1)
-        loss = model.calculate_loss(random_batch(), torch.arange(30) % 16)
+        loss = model.calculate_loss(
+            random_batch(), GivenNoise({"timestep": torch.arange(30) % 16}, model.training_noise())
+        )
         loss.backward()
         losses.append((loss.detach(), model.encoder.blocks[0].expand.weight.grad))
     torch.testing.assert_close(*losses, atol=1e-5, rtol=0)
@@ -347,5 +361,5 @@ def test_compiled_loss_and_gradients_are_the_same() -> None:
 
 def test_compiling_without_a_compiler_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda name: None)
-    with pytest.raises(SettingError, match="compile=True: a C\\+\\+ compiler"):
+    with pytest.raises(SettingError, match="compile must be False where no C\\+\\+ compiler"):
         make(DiffuRec, compile=True)

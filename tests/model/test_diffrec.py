@@ -7,7 +7,7 @@ import pytest
 import torch
 from stand_in import Catalogue, batch, settings
 
-from recbole_diffusion.model.base import at_step
+from recbole_diffusion.diffusion.noise import FreshNoise, Noise
 from recbole_diffusion.model.diffrec import DiffRec
 
 HISTORIES = [[3, 1, 4, 1, 5], [9, 2], [6], [5, 3, 5]]
@@ -20,12 +20,19 @@ def model(**changes: Any) -> DiffRec:
     return DiffRec(settings("DiffRec", **{**dropout, "initializer_range": 0.5, **changes}), Catalogue(11))
 
 
-def recorded_noise(calls: list[str], value: float = 0.5) -> Any:
-    def noise(kind: str, timestep: int, shape: tuple[int, ...]) -> torch.Tensor:
-        calls.append(kind)
-        return torch.full(shape, value)
+class SameNoise(Noise):
+    """One number throughout, at given timesteps; notes the names that are asked for."""
 
-    return noise
+    def __init__(self, value: float = 0.5, timestep: Any = None) -> None:
+        self.value, self.timestep = value, timestep
+        self.names: list[str] = []
+
+    def normal(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
+        self.names.append(name)
+        return torch.full(shape, self.value)
+
+    def choice(self, name: str, probabilities: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+        return self.timestep if self.timestep is not None else torch.zeros(shape, dtype=torch.int64)
 
 
 @pytest.mark.parametrize(("positions", "noised"), [("last", False), ("all", True)])
@@ -34,9 +41,8 @@ def test_diffusion_noise_stands_where_the_setting_says(positions: str, noised: b
     seen: list[torch.Tensor] = []
     diffrec.input_norm.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     timestep = torch.tensor([0, 5, 10, 15])
-    calm, loud = recorded_noise([], 0.0), recorded_noise([], 1.0)
-    for noise in (calm, loud):
-        diffrec.calculate_loss(batch(HISTORIES, TARGETS), timestep, noise)
+    for value in (0.0, 1.0):
+        diffrec.calculate_loss(batch(HISTORIES, TARGETS), SameNoise(value, timestep))
     real = torch.arange(6) <= torch.tensor([len(h) for h in HISTORIES])[:, None]
     slot = torch.arange(6) == torch.tensor([len(h) for h in HISTORIES])[:, None]
     # Between noise 0 and 1 a noised position moves by sqrt(1 - abar), in every dimension.
@@ -49,17 +55,15 @@ def test_diffusion_noise_stands_where_the_setting_says(positions: str, noised: b
 
 
 @pytest.mark.parametrize("histories", [HISTORIES, [[3, 1, 4], [1, 5, 9]]])
-@pytest.mark.parametrize("origin", ["newest", "oldest"])
-def test_positions_are_counted_from_where_the_setting_says(origin: str, histories: list[list[int]]) -> None:
-    diffrec = model(positions_from=origin, diffusion=False).eval()
+def test_positions_are_counted_from_the_newest_item(histories: list[list[int]]) -> None:
+    diffrec = model(diffusion=False).eval()
     torch.nn.init.zeros_(diffrec.item_embedding.weight)
     seen: list[torch.Tensor] = []
     diffrec.input_norm.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     diffrec.full_sort_predict(batch(histories, TARGETS[: len(histories)]))
     for row, history in zip(seen[0], histories, strict=True):
-        order = list(range(len(history) + 1))
-        position = order[::-1] if origin == "newest" else order
-        assert torch.equal(row[: len(order)], diffrec.position_embedding.weight[position])
+        position = list(range(len(history) + 1))[::-1]
+        assert torch.equal(row[: len(position)], diffrec.position_embedding.weight[position])
 
 
 def test_step_is_encoded_at_every_position_at_its_scale() -> None:
@@ -68,7 +72,7 @@ def test_step_is_encoded_at_every_position_at_its_scale() -> None:
     for scale in (0.0, 0.5):
         diffrec = model(step_encoding_scale=scale)
         diffrec.input_norm.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].detach()))
-        diffrec.calculate_loss(batch(HISTORIES, TARGETS), timestep, recorded_noise([]))
+        diffrec.calculate_loss(batch(HISTORIES, TARGETS), SameNoise(timestep=timestep))
     # The paper's n is one more; its encoding has sine and cosine in turn, of 10000^(-2j/d).
     angle = (timestep[:, None] + 1) / 10000 ** (torch.arange(0, 16, 2) / 16)
     encoding = torch.stack([angle.sin(), angle.cos()], dim=-1).view(4, 1, 16)
@@ -76,19 +80,16 @@ def test_step_is_encoded_at_every_position_at_its_scale() -> None:
 
 
 def test_embedding_noise_reaches_every_position_in_training_only() -> None:
-    calls: list[str] = []
+    noise = SameNoise()
     diffrec = model(embedding_noise=0.04)
-    diffrec.calculate_loss(batch(HISTORIES, TARGETS), None, recorded_noise(calls))
-    assert {"history", "target"} <= set(calls)
+    diffrec.calculate_loss(batch(HISTORIES, TARGETS), noise)
+    assert {"history", "target"} <= set(noise.names)
     items = torch.tensor([[1, 2]])
-    draw = at_step(recorded_noise([], 1.0), 0)
-    shifted = diffrec.to_continuous(items, "history", draw) - diffrec.item_embedding(items)
+    shifted = diffrec.to_continuous(items, "history", SameNoise(1.0)) - diffrec.item_embedding(items)
     torch.testing.assert_close(shifted, torch.full_like(shifted, 0.2))
-    for at_inference in (False, True):
-        calls.clear()
-        quiet = model(embedding_noise=0.04, embedding_noise_at_inference=at_inference).eval()
-        quiet.full_sort_predict(batch(HISTORIES, TARGETS), noise=recorded_noise(calls))
-        assert ("history" in calls) is at_inference
+    quiet = SameNoise()
+    diffrec.eval().full_sort_predict(batch(HISTORIES, TARGETS), noise=quiet)
+    assert quiet.names == ["x_T"]
 
 
 @torch.no_grad()
@@ -96,10 +97,9 @@ def test_one_step_and_one_seed_is_the_plain_formula() -> None:
     diffrec = model().eval()
     interaction = batch(HISTORIES, TARGETS)
     history = diffrec.history(interaction)
-    x_T = diffrec.inference_noise(history)("x_T", 15, (4, 16))
+    x_T = diffrec.inference_noise(history).at(15).normal("x_T", (4, 16))
     last = torch.full((4,), 15)
-    draw = at_step(recorded_noise([]), 0)
-    x0_hat = diffrec.denoiser(history, draw)(x_T, last, draw)
+    x0_hat = diffrec.denoise(x_T, last, diffrec.encode(history, SameNoise()), SameNoise())
     expected = (x0_hat @ diffrec.item_embedding.weight[1:].T).softmax(dim=-1)
     scores = diffrec.full_sort_predict(interaction)
     torch.testing.assert_close(scores[:, 1:].exp(), expected, atol=1e-6, rtol=0)
@@ -134,9 +134,7 @@ def test_error_of_the_seed_average_falls_as_the_root_of_the_seeds() -> None:
 
     def average(first: int, seeds: int) -> torch.Tensor:
         history = diffrec.history(interaction)
-        draws = [
-            diffrec.reverse(history, diffrec.inference_noise(history, first + draw))[-1].x for draw in range(seeds)
-        ]
+        draws = [diffrec.sample(history, diffrec.inference_noise(history, first + draw)).x_0 for draw in range(seeds)]
         return diffrec.score(torch.stack(draws))[:, 1:].exp().double()
 
     limit = average(10_000, 1000)
@@ -174,7 +172,7 @@ def test_first_step_compares_with_the_embedding_itself(normalised: bool) -> None
     seen: list[torch.Tensor] = []
     diffrec.output.register_forward_hook(lambda module, inputs, output: seen.append(output))
     for step in (0, 3):
-        loss = diffrec.calculate_loss(batch(HISTORIES, TARGETS), torch.full((4,), step), recorded_noise([], 1.0))
+        loss = diffrec.calculate_loss(batch(HISTORIES, TARGETS), SameNoise(1.0, torch.full((4,), step)))
         embedded = diffrec.item_embedding(torch.tensor(TARGETS))
         if normalised:
             embedded = torch.nn.functional.layer_norm(embedded, (16,))
@@ -186,8 +184,8 @@ def test_step_sampler_learns_from_the_reconstruction_alone(monkeypatch: pytest.M
     learnt: list[torch.Tensor] = []
     for weight in (0.0, 1000.0):
         diffrec = model(rounding_weight=weight)
-        monkeypatch.setattr(diffrec.step_sampler, "update", lambda timestep, loss: learnt.append(loss))
-        loss = diffrec.calculate_loss(batch(HISTORIES, TARGETS), torch.tensor([0, 5, 10, 15]), recorded_noise([]))
+        monkeypatch.setattr(diffrec.step_sampler, "update", lambda timestep, loss, mask: learnt.append(loss))
+        loss = diffrec.calculate_loss(batch(HISTORIES, TARGETS), SameNoise(timestep=torch.tensor([0, 5, 10, 15])))
         if weight == 0:
             torch.testing.assert_close(learnt[0].mean(), loss.detach())
     assert torch.equal(*learnt)
@@ -195,16 +193,13 @@ def test_step_sampler_learns_from_the_reconstruction_alone(monkeypatch: pytest.M
 
 def test_forward_marginals_of_the_slot_by_simulation() -> None:
     diffrec, rows = model(embedding_noise=0.25), 20_000
-    generator = torch.Generator().manual_seed(0)
-
-    def draw(kind: str, shape: tuple[int, ...]) -> torch.Tensor:
-        return torch.randn(shape, generator=generator)
-
+    torch.manual_seed(0)
+    noise = FreshNoise("cpu")
     target = torch.full((rows,), 3)
     embedded = diffrec.item_embedding.weight[3].detach()
     for t in (0, 7, 15):
-        truth = diffrec.to_continuous(target, "target", draw)
-        x_t = diffrec.noised(truth, torch.full((rows,), t), draw).detach()
+        truth = diffrec.x_start(target, noise)
+        x_t = diffrec.process.sample(truth, torch.full((rows,), t), torch.randn(rows, 16)).detach()
         # q(h^0 | v) first, then the transitions one by one.
         scale, variance = 1.0, 0.25
         for beta in diffrec.process.betas[: t + 1].tolist():
@@ -226,6 +221,6 @@ def test_loss_reaches_every_part(reads: str, rounding: str, loss_type: str) -> N
 
 def test_position_table_keeps_the_whole_history() -> None:
     diffrec = model(MAX_ITEM_LIST_LENGTH=3).eval()
-    full = diffrec.full_sort_predict(batch([[1, 2, 3]], [4]), noise=recorded_noise([], 0.0))
-    changed = diffrec.full_sort_predict(batch([[5, 2, 3]], [4]), noise=recorded_noise([], 0.0))
+    full = diffrec.full_sort_predict(batch([[1, 2, 3]], [4]), noise=SameNoise(0.0))
+    changed = diffrec.full_sort_predict(batch([[5, 2, 3]], [4]), noise=SameNoise(0.0))
     assert not torch.allclose(full, changed, atol=1e-5)
