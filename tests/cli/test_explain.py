@@ -35,7 +35,7 @@ def test_a_long_history_is_cut_and_that_is_said(
     ("model", "flags", "message"),
     [
         ("DiffuRec", ["--history=no such item"], "item 'no such item': not among the "),
-        ("DiffuRec", ["--history=50", "--steps=99"], "steps=99: a number from 1 to 32"),
+        ("DiffuRec", ["--history=50", "--steps=99"], "inference_steps must be from 1 to 32"),
         ("DiffuRec", ["--history=50", "--topk=0"], "k=0: a number from 1 to "),
         ("DiffuRec", ["--history=50", "--output=no/why.png"], "no/why.png: the picture cannot be written"),
         ("DiffuRec", [], "the following arguments are required: --history"),

@@ -73,10 +73,10 @@ def test_a_compiled_model_needs_no_compiler(tmp_path: Path, monkeypatch: pytest.
     ("settings", "message"),
     [
         ({"hidden_size": 4}, "hidden_size=4: a checkpoint's settings that may change are inference_steps, "),
-        ({"lambda_uncertanty": 0.1}, "did you mean noise_scale?"),
+        ({"noise_scal": 0.1}, "did you mean noise_scale?"),
         ({"noise_scale": "much"}, "noise_scale='much': a value of the kind of 0.001 is wanted"),
-        ({"noise_scale": -1.0}, "noise_scale=-1.0: a number of at least 0 is wanted"),
-        ({"inference_steps": 21}, "inference_steps=21: a number from 1 to diffusion_steps=20 is wanted"),
+        ({"noise_scale": -1.0}, "noise_scale must be at least 0, got -1.0"),
+        ({"inference_steps": 21}, "inference_steps must be from 1 to diffusion_steps=20, got 21"),
     ],
 )
 def test_other_settings_are_refused(settings: dict[str, Any], message: str) -> None:

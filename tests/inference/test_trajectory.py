@@ -30,13 +30,13 @@ def test_a_trajectory_ends_where_recommending_does(
     wanted = recommender.recommend(["50", "258"], k=4, steps=steps, seed=3, exclude_seen=False)
     assert recommender.vocabulary.tokens[traced.items[-1]].tolist() == wanted.items[0].tolist()
     assert len(traced.x) == len(traced.timestep) == steps + 1
-    assert traced.timestep[0] == 31 and traced.timestep[-1] == -1
+    assert traced.timestep[0] == 31 and traced.timestep[-1] is None
 
 
 def test_it_begins_with_noise_and_does_not_with_none(diffurec: Recommender) -> None:
     loud = [trace(diffurec.model, ids(diffurec, item)).x[0] for item in ("50", "258", "286", "1")]
     assert 0.5 < np.std(loud) < 1.5 and not np.array_equal(loud[0], loud[1])
-    quiet = trace(diffurec.model, ids(diffurec, "50"), noise_scale=0.0)
+    quiet = trace(diffurec.model, ids(diffurec, "50"), temperature=0.0)
     assert not quiet.x[0].any() and quiet.x[-1].any() and len(quiet.x) == STEPS + 1
 
 
@@ -80,7 +80,7 @@ def test_the_picture_is_one(diffurec: Recommender) -> None:
 
 
 def test_steps_that_the_model_has_not(diffurec: Recommender) -> None:
-    with pytest.raises(UserError, match=re.escape("steps=33: a number from 1 to 32")):
+    with pytest.raises(UserError, match=re.escape("inference_steps must be from 1 to 32")):
         trace(diffurec.model, ids(diffurec, "50"), steps=33)
 
 

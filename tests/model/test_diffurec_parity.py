@@ -72,7 +72,7 @@ class Recording:
                 diffusion_steps=int(size["diffusion_steps"]),
                 inference_steps=int(size["diffusion_steps"]),
                 noise_schedule=str(size["noise_schedule"]),
-                noise_scale=float(size["noise_scale"]),
+                noise_scale=float(size["lambda_uncertainty"]),
                 rescale_timesteps=bool(size["rescale_timesteps"]),
                 attention_mask="reference",
                 reverse_variance="beta",
@@ -116,7 +116,7 @@ class Recording:
 
     def drawn(self, scale: np.ndarray) -> torch.Tensor:
         """The normal draws behind recorded λ [B, L, d]."""
-        delta = float(self.data["config/noise_scale"])
+        delta = float(self.data["config/lambda_uncertainty"])
         # With a mean of 0 every λ is 0, whatever was drawn.
         return torch.tensor((self.moved(scale) - delta) / (delta or 1.0), dtype=torch.float32)
 
