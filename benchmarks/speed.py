@@ -168,7 +168,7 @@ def _measure(config: DiffusionConfig, batches: int, rounds: int, users: int | No
     test_data = some_users(config, prepared.test_data, users)
     trainer.eval_collector.data_collect(train_data)
     device = config["device"]
-    dtypes = [torch.float32, *([trainer.amp_dtype] if trainer.enable_amp else [])]
+    dtypes = [torch.float32, *([trainer.steps.amp_dtype] if trainer.enable_amp else [])]
 
     # Before and after, as a machine that others use is not always at its best.
     peaks = [[matmul_peak(device, dtype) for dtype in dtypes]]

@@ -1,4 +1,4 @@
-"""Tiny models, trained once on the few users of ml-100k with the fewest interactions, and a checkpoint of old."""
+"""Tiny models, trained once on the few users of ml-100k with the fewest interactions."""
 
 from __future__ import annotations
 
@@ -25,8 +25,6 @@ SMALL = {
     "log_dir": None,
     "tensorboard_dir": None,
 }
-# Written by version 0.1.0 on ml-100k, users of at most 22 interactions, items of at least 3.
-OLD = Path(__file__).with_name("golden") / "DiffuRec-0.1.pth"
 
 
 class Saved(NamedTuple):

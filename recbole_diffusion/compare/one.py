@@ -30,6 +30,7 @@ from ..inference.sampling import asked_for
 from ..model.base import DiffusionRecommender
 from ..training import checkpoint
 from ..training.run import Prepared, log_settings, prepare
+from ..training.trainer import Epoch
 from .plan import plain_config
 
 STEPS = (1, 2, 4, 8, 16, 32)
@@ -73,14 +74,12 @@ class Progress:
             self.content[key] = max(known, default=None)
         write_json(self.path, self.content)
 
-    def trained(self, epoch: int, loss: float, seconds: float) -> None:
-        """Note an epoch of training."""
-        self.content["epochs"].append({"epoch": epoch, "loss": loss, "train_seconds": seconds})
-        self.write()
-
-    def validated(self, epoch: int, score: float, seconds: float) -> None:
-        """Note the validation after an epoch."""
-        self.content["epochs"][-1] |= {"valid_score": score, "valid_seconds": seconds}
+    def note(self, epoch: Epoch) -> None:
+        """Note an epoch, and its validation where it had one."""
+        entry: dict[str, Any] = {"epoch": epoch.number, "loss": epoch.loss, "train_seconds": epoch.seconds}
+        if epoch.valid_score is not None:
+            entry |= {"valid_score": epoch.valid_score, "valid_seconds": epoch.valid_seconds}
+        self.content["epochs"].append(entry)
         self.write()
 
 
@@ -95,30 +94,6 @@ def timed(call: Callable[..., Any], seconds: list[float]) -> Callable[..., Any]:
             seconds.append(time.perf_counter() - begin)
 
     return wrapped
-
-
-def train(prepared: Prepared, progress: Progress) -> tuple[float, dict[str, float] | None]:
-    """Train to the early stopping, telling `progress` of every epoch; best validation score and metrics."""
-    trainer: Any = prepared.trainer
-    train_seconds: list[float] = []
-    valid_seconds: list[float] = []
-    train_epoch = timed(trainer._train_epoch, train_seconds)
-    batches = len(prepared.train_data)
-
-    def train_and_note(train_data: Any, epoch_idx: int, *args: Any, **kwargs: Any) -> Any:
-        losses = train_epoch(train_data, epoch_idx, *args, **kwargs)
-        total = sum(losses) if isinstance(losses, tuple) else losses
-        progress.trained(epoch_idx, total / batches, train_seconds[-1])
-        return losses
-
-    # By attribute, so that every trainer of RecBole's is measured alike.
-    trainer._train_epoch = train_and_note
-    trainer._valid_epoch = timed(trainer._valid_epoch, valid_seconds)
-    return trainer.fit(
-        prepared.train_data,
-        prepared.valid_data,
-        callback_fn=lambda epoch, score: progress.validated(epoch, score, valid_seconds[-1]),
-    )
 
 
 def accuracy_by_steps(prepared: Prepared, config: Any) -> list[dict[str, Any]]:
@@ -164,7 +139,7 @@ def run_one(folder: Path) -> None:
         trainer.saved_model_file = str(best)
         progress = Progress(folder, trainer.start_epoch)
         progress.write("training")
-        valid_score, valid_result = train(prepared, progress)
+        valid_score, valid_result = trainer.fit(prepared.train_data, prepared.valid_data, on_epoch_end=progress.note)
         progress.write("testing")
         seconds: list[float] = []
         test_result = timed(trainer.evaluate, seconds)(prepared.test_data)

@@ -40,6 +40,8 @@ NOT_NEGATIVE = (
     "worker",
     "loss_decimal_place",
     "metric_decimal_place",
+    "warmup_steps",
+    "frozen_epochs",
 )
 CHOICES = {
     "learner": ("adam", "adamw", "sgd", "adagrad", "rmsprop", "sparse_adam"),
@@ -142,6 +144,9 @@ def check_values(settings: Mapping[str, Any]) -> None:
             raise SettingError("transform", settings["transform"], f"the setting {parameter} is wanted with it")
     if settings["clip_grad_norm"] is not None and "max_norm" not in settings["clip_grad_norm"]:
         raise SettingError("clip_grad_norm", settings["clip_grad_norm"], "max_norm is wanted, as in {max_norm: 5.0}")
+    decay = settings["ema_decay"]
+    if decay is not None and not 0 <= decay < 1:
+        raise SettingError("ema_decay", decay, must="be from 0 to below 1")
     if settings["resume"] is not None and not Path(settings["resume"]).is_file():
         raise SettingError("resume", settings["resume"], "there is no such file")
 

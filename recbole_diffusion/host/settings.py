@@ -24,7 +24,7 @@ from .registry import find_model, is_recboles, property_files  # noqa: E402
 
 # Of a user's value for these maps the keys count one by one; any other map is replaced as a whole.
 MERGED = ("eval_args", "train_neg_sample_args", "load_col")
-PATHS = ("data_path", "checkpoint_dir", "log_dir", "tensorboard_dir", "resume")
+PATHS = ("data_path", "checkpoint_dir", "log_dir", "tensorboard_dir", "resume", "pretrained_embeddings")
 # Settings that no property file holds, with the value that stands for their absence.
 UNDECLARED: dict[str, Any] = {
     "nproc": 1,

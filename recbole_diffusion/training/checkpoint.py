@@ -29,6 +29,7 @@ PACKED = "packed as"
 CHANGEABLE_CATEGORIES = ("General", "Training")
 CHANGEABLE_KEYS = {
     *("resume", "log_dir", "tensorboard_dir", "wandb_project", "worker", "lr_step_size", "lr_gamma"),
+    *("warmup_steps", "ema_decay", "pretrained_embeddings", "frozen", "frozen_epochs"),
     *("enable_amp", "enable_scaler", "cuda_graphs", "nproc", "world_size", "ip", "port", "offset"),
     *("metrics", "topk", "eval_batch_size", "metric_decimal_place", "config_files"),
     *("inference_steps", "inference_seeds", "reverse_sampler", "reverse_variance", "ddim_eta"),
@@ -36,8 +37,6 @@ CHANGEABLE_KEYS = {
 }
 # And those that may change too where weights are only used.
 DATA_CATEGORIES = ("Evaluation", "Dataset")
-# What a setting stood at before it could be set, where its default is another now.
-BEFORE = {"positions_from": "oldest", "step_encoding_scale": 1.0}
 
 
 def last_path(best: str | Path) -> Path:
@@ -153,30 +152,37 @@ def load(path: str | Path) -> dict[str, Any]:
     if state["format"] > FORMAT:
         writer = state.get("version")
         raise UserError(f"{path}: written by recbole-diffusion {writer}, newer than this one ({__version__})")
-    return {**state, "config": {**BEFORE, **state.get("config", {})}}
+    return state
 
 
-def _pack(value: Any) -> Any:
+def pack(value: Any) -> Any:
+    """Turn NumPy arrays and SciPy matrices into plain data that `unpack` turns back, in collections too."""
     if scipy.sparse.issparse(value):
         entries = value.tocoo()
         kind = "sparse matrix" if isinstance(value, scipy.sparse.spmatrix) else "sparse array"
-        parts = {"row": entries.row, "col": entries.col, "data": entries.data, "shape": list(value.shape)}
-        return {PACKED: kind, "format": value.format, **parts}
+        content = {"row": entries.row, "col": entries.col, "data": entries.data, "shape": list(value.shape)}
+        return {PACKED: kind, "format": value.format, **content}
     if isinstance(value, np.ndarray):
         return {PACKED: "matrix" if isinstance(value, np.matrix) else "array", "data": np.asarray(value)}
+    if isinstance(value, list | tuple):
+        parts = [pack(v) for v in value]
+        return tuple(parts) if isinstance(value, tuple) else parts
+    if isinstance(value, dict):
+        return {k: pack(v) for k, v in value.items()}
     return value
 
 
-def _unpack(value: Any, device: torch.device | str) -> Any:
+def unpack(value: Any, device: torch.device | str) -> Any:
+    """What `pack` was given, in memory of its own, with its tensors on `device`."""
     if isinstance(value, Tensor):
         return value.to(device, copy=True)
     if isinstance(value, list | tuple):
-        parts = [_unpack(v, device) for v in value]
+        parts = [unpack(v, device) for v in value]
         return tuple(parts) if isinstance(value, tuple) else parts
     if not isinstance(value, dict):
         return value
     if PACKED not in value:
-        return {k: _unpack(v, device) for k, v in value.items()}
+        return {k: unpack(v, device) for k, v in value.items()}
     data: Any = value["data"].numpy().copy()
     if value[PACKED] == "array":
         return data
@@ -193,7 +199,7 @@ def weights(model: Any) -> dict[str, Any]:
     NumPy arrays and SciPy matrices in `other_parameter` (EASE's, ItemKNN's) are packed so that `set_weights`
     gives back what they were. Modules in it (SASRecF's) are left out: their weights are in the `state_dict`.
     """
-    other = {k: _pack(v) for k, v in model.other_parameter().items() if not isinstance(v, nn.Module)}
+    other = {k: pack(v) for k, v in model.other_parameter().items() if not isinstance(v, nn.Module)}
     return {"state_dict": plain(model.state_dict()), "other_parameter": plain(other, "other_parameter")}
 
 
@@ -203,15 +209,17 @@ def weights_copy(model: Any) -> dict[str, Any]:
 
 
 def best_weights(state: Mapping[str, Any]) -> dict[str, Any]:
-    """The best weights that a checkpoint holds, in the form of `weights`."""
-    prefix = "" if state["best_state_dict"] is None else "best_"
-    return {key: state[f"{prefix}{key}"] for key in ("state_dict", "other_parameter")}
+    """The best weights that a checkpoint holds, in the form of `weights`: with `ema_decay`, the averaged ones."""
+    if state["best_state_dict"] is not None:
+        return {key: state[f"best_{key}"] for key in ("state_dict", "other_parameter")}
+    average = state.get("average") or {}
+    return {"state_dict": {**state["state_dict"], **average}, "other_parameter": state["other_parameter"]}
 
 
 def set_weights(model: Any, learnt: Mapping[str, Any], device: torch.device | str) -> None:
     """Put what `weights` gave into a model on `device`."""
     model.load_state_dict(learnt["state_dict"])
-    model.load_other_parameter(_unpack(learnt["other_parameter"], device))
+    model.load_other_parameter(unpack(learnt["other_parameter"], device))
 
 
 def random_state() -> dict[str, Any]:

@@ -111,6 +111,6 @@ class RecordedSteps:
                 losses = self.step(inputs)
         except RuntimeError as error:
             cause = error.__context__ or error
-            wanted = f"False is wanted, as a step cannot be recorded ({str(cause).splitlines()[0]})"
-            raise SettingError("cuda_graphs", True, wanted) from error
+            must = f"be False, as a step cannot be recorded ({str(cause).splitlines()[0]})"
+            raise SettingError("cuda_graphs", True, must=must) from error
         return Recorded(inputs, graph.replay, losses)

@@ -115,6 +115,7 @@ def prepare(config: Any) -> Prepared:
     trainer.check_catalogue(train_data)
     if config["resume"]:
         trainer.resume_checkpoint(config["resume"], train_data)
+    trainer.take_embeddings(train_data)
     return Prepared(data, train_data, valid_data, test_data, model, trainer)
 
 

@@ -14,6 +14,7 @@ from recbole_diffusion.compare import one, runner
 from recbole_diffusion.compare.plan import Run
 from recbole_diffusion.evaluation.ranks import hit, load_ranks
 from recbole_diffusion.training.run import train_and_test
+from recbole_diffusion.training.trainer import Epoch
 
 
 def wanted(folder: str, model: str = "DiffuRec", **settings: str) -> Run:
@@ -58,21 +59,20 @@ def test_a_run_gives_what_the_plain_command_gives() -> None:
 def test_a_run_that_is_broken_off_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     whole, broken = wanted("whole", epochs="3"), wanted("broken", epochs="3")
     assert one.main(whole.folder) == 0
-    validated = one.Progress.validated
+    note = one.Progress.note
 
-    def break_off(self: one.Progress, epoch: int, score: float, seconds: float) -> None:
-        validated(self, epoch, score, seconds)
-        if epoch == 1:
+    def break_off(self: one.Progress, epoch: Epoch) -> None:
+        note(self, epoch)
+        if epoch.number == 2:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(one.Progress, "validated", break_off)
+        patch.setattr(one.Progress, "note", break_off)
         assert one.main(broken.folder) == 130
     assert not (broken.folder / "record.json").exists()
     before = json.loads((broken.folder / "progress.json").read_text())
     trained: list[int] = []
-    noted = one.Progress.trained
-    monkeypatch.setattr(one.Progress, "trained", lambda self, *told: (trained.append(told[0]), noted(self, *told)))
+    monkeypatch.setattr(one.Progress, "note", lambda self, epoch: (trained.append(epoch.number), note(self, epoch)))
     assert one.main(broken.folder) == 0
     assert trained == [2]
     require_alike(whole, broken)

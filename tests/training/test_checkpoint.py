@@ -128,15 +128,6 @@ def test_a_newer_format_is_refused(tmp_path: Path) -> None:
     assert one_line(error, path)
 
 
-def test_a_setting_that_could_not_be_set_stands_at_what_it_was(tmp_path: Path) -> None:
-    path = tmp_path / "a.pth"
-    checkpoint.save(path, {"config": {"hidden_size": 8}})
-    before = {"positions_from": "oldest", "step_encoding_scale": 1.0}
-    assert checkpoint.load(path)["config"] == {"hidden_size": 8, **before}
-    checkpoint.save(path, {"config": {"positions_from": "newest"}})
-    assert checkpoint.load(path)["config"] == {**before, "positions_from": "newest"}
-
-
 def test_a_full_disk_leaves_the_old_checkpoint(tmp_path: Path) -> None:
     path = tmp_path / "a.pth"
     checkpoint.save(path, {"epoch": 1})

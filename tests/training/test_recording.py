@@ -69,8 +69,8 @@ def test_what_is_handed_in_stays_as_it_is() -> None:
 def test_training_by_recordings_is_training(tmp_path: Path) -> None:
     plain = make(tmp_path, "DiffuRec", length_batching=True).fit(saved=False)
     run = make(tmp_path, "DiffuRec", length_batching=True)
-    run.trainer.recording = True
-    run.trainer._recorded = steps = StepsAgain(run.trainer._stepper(None).step)
+    run.trainer.steps.recording = True
+    run.trainer.steps._recorded = steps = StepsAgain(run.trainer.steps.stepper(run.trainer.optimizer).step)
     assert run.fit(saved=False) == plain
     assert steps.recordings > 1
 
@@ -78,26 +78,28 @@ def test_training_by_recordings_is_training(tmp_path: Path) -> None:
 def test_a_resumed_run_records_anew(tmp_path: Path) -> None:
     run = make(tmp_path)
     run.fit()
-    run.trainer.recording = True
-    before = run.trainer._stepper(None)
-    assert run.trainer._stepper(None) is before
+    run.trainer.steps.recording = True
+    before = run.trainer.steps.stepper(run.trainer.optimizer)
+    assert run.trainer.steps.stepper(run.trainer.optimizer) is before
     run.trainer.resume_checkpoint(run.trainer.last_checkpoint)
-    assert run.trainer._stepper(None) is not before
+    assert run.trainer.steps.stepper(run.trainer.optimizer) is not before
 
 
 def test_another_learning_rate_records_anew(tmp_path: Path) -> None:
     run = make(tmp_path, lr_step_size=2, epochs=3)
-    run.trainer.recording = True
+    run.trainer.steps.recording = True
     used = []
-    run.trainer._train_epoch = lambda *args, **kwargs: used.append(run.trainer._stepper(None)) or 0.5
+    run.trainer._train_epoch = lambda *args, **kwargs: (
+        used.append(run.trainer.steps.stepper(run.trainer.optimizer)) or 0.5
+    )
     run.fit(saved=False)
     assert used[0] is used[1] and used[1] is not used[2]
 
 
 def test_losses_from_elsewhere_are_not_recorded(tmp_path: Path) -> None:
     run = make(tmp_path)
-    run.trainer.recording = True
-    assert not isinstance(run.trainer._stepper(lambda batch: batch), RecordedSteps)
+    run.trainer.steps.recording = True
+    assert not isinstance(run.trainer.steps.stepper(run.trainer.optimizer, lambda batch: batch), RecordedSteps)
 
 
 def test_why_steps_are_not_recorded(tmp_path: Path) -> None:
@@ -122,7 +124,7 @@ def test_without_a_gpu_the_setting_is_told_to_have_no_effect(tmp_path: Path, cap
     with caplog.at_level("INFO"):
         run = make(tmp_path, cuda_graphs=True)
     assert "cuda_graphs: without effect, there is no GPU in use" in caplog.text
-    assert not run.trainer.recording and not run.trainer.optimizer.param_groups[0]["capturable"]
+    assert not run.trainer.steps.recording and not run.trainer.optimizer.param_groups[0]["capturable"]
 
 
 @needs_gpu
@@ -147,7 +149,7 @@ def test_recorded_steps_are_the_plain_ones_on_a_gpu(tmp_path: Path, settings: di
         torch.manual_seed(7)
         run.fit(saved=False)
         weights.append(checkpoint.weights(run.trainer.model)["state_dict"])
-    assert runs[1].trainer._recorded is not None and any(runs[1].trainer._recorded._steps.values())
+    assert runs[1].trainer.steps._recorded is not None and any(runs[1].trainer.steps._recorded._steps.values())
     losses = [list(run.trainer.train_loss_dict.values()) for run in runs]
     assert losses[1] == pytest.approx(losses[0], rel=1e-2 if half else 1e-4)
     for name, plain in weights[0].items():
@@ -168,5 +170,7 @@ def test_a_step_that_cannot_be_recorded_is_told_in_a_line(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: SimpleNamespace(replay=None))
     monkeypatch.setattr(torch.cuda, "graph", recording)
-    with pytest.raises(SettingError, match=r"cuda_graphs=True: False is wanted, .* \(not permitted while recording\)$"):
+    with pytest.raises(
+        SettingError, match=r"cuda_graphs must be False, .* \(not permitted while recording\), got True$"
+    ):
         RecordedSteps(waits).record(rows(1))

@@ -24,7 +24,7 @@ from recbole_diffusion.host.dataset import build_dataset
 from recbole_diffusion.host.loaders import build_loaders
 from recbole_diffusion.host.settings import load_config
 from recbole_diffusion.training import checkpoint, trainer
-from recbole_diffusion.training.trainer import Trainer, TrainingError, build_trainer
+from recbole_diffusion.training.trainer import Epoch, Trainer, TrainingError, build_trainer
 
 SMALL = {
     "user_inter_num_interval": "[27,30]",
@@ -130,6 +130,10 @@ def test_training_learns(tmp_path: Path) -> None:
         ("DiffuRec", {"step_sampler": "lossaware"}),
         ("DiffRec", {"step_sampler": "lossaware"}),
         ("RecVAE", {"hidden_dimension": 16, "latent_dimension": 8, "n_enc_epochs": 2}),
+        ("SASRec", {"ema_decay": 0.9}),
+        ("SASRec", {"warmup_steps": 30, "lr_step_size": 3}),
+        ("SASRec", {"frozen_epochs": 3, "learner": "adamw", "weight_decay": 0.1}),
+        ("DiffuRec", {"ema_decay": 0.9, "warmup_steps": 30, "frozen_epochs": 1, "frozen": ["item_embedding"]}),
     ],
 )
 def test_a_resumed_run_reaches_what_the_unbroken_one_reaches(
@@ -154,6 +158,12 @@ def test_a_resumed_run_reaches_what_the_unbroken_one_reaches(
         straight.trainer.model.state_dict().values(), resumed.trainer.model.state_dict().values(), strict=True
     ):
         assert torch.equal(there, here)
+    # And so are the last states, whose weights are not those of the best.
+    last = [checkpoint.load(last_file(run.trainer)) for run in (straight, resumed)]
+    assert last[0]["steps"] == last[1]["steps"] >= 4 * len(straight.train)
+    for part in ("state_dict", "average"):
+        for name, tensor in (last[0][part] or {}).items():
+            assert torch.equal(tensor, last[1][part][name])
 
 
 def test_a_resumed_run_keeps_the_best_of_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -254,6 +264,24 @@ def test_validation_every_second_epoch(tmp_path: Path) -> None:
     run = make(tmp_path, epochs=4, eval_step=2)
     run.fit(callback_fn=lambda epoch, score: seen.append(epoch))
     assert seen == [1, 3]
+
+
+def test_every_epoch_is_told_to_the_callback_before_its_checkpoints_are_written(tmp_path: Path) -> None:
+    seen: list[Epoch] = []
+    run = make(tmp_path, epochs=4, eval_step=2)
+
+    def note(epoch: Epoch) -> None:
+        seen.append(epoch)
+        if epoch.number:
+            assert checkpoint.load(last_file(run.trainer))["epoch"] == epoch.number - 1
+
+    run.fit(on_epoch_end=note)
+    assert [epoch.number for epoch in seen] == [0, 1, 2, 3]
+    assert [epoch.loss * len(run.train) for epoch in seen] == pytest.approx(list(run.trainer.train_loss_dict.values()))
+    assert all(epoch.seconds > 0 for epoch in seen)
+    assert [epoch.valid_score is None for epoch in seen] == [True, False, True, False]
+    assert max(seen[1].valid_score or 0, seen[3].valid_score or 0) == run.trainer.best_valid_score
+    assert seen[1].valid_seconds is not None and seen[1].valid_seconds > 0
 
 
 def test_the_learning_rate_falls_by_steps(tmp_path: Path) -> None:
@@ -390,7 +418,7 @@ def test_half_precision_and_clipping_train(tmp_path: Path) -> None:
 def test_topk_above_the_catalogue_is_refused_before_training(tmp_path: Path) -> None:
     run = make(tmp_path, topk=[5, 5000], valid_metric="NDCG@5")
     items = run.train._dataset.item_num - 1
-    with pytest.raises(SettingError, match=rf"topk=\[5, 5000\]: at most {items} is wanted"):
+    with pytest.raises(SettingError, match=rf"topk must hold numbers of at most {items}.*, got \[5, 5000\]"):
         run.fit()
     assert run.trainer.train_loss_dict == {}
 
@@ -464,7 +492,7 @@ def test_only_a_model_that_asks_for_it_is_given_whole_batches(
             {"user_inter_num_interval": "[27,29]"},
             r"of another catalogue: it knows 503 items, not the",
         ),
-        ("SASRec", {"learner": "sgd"}, "learner='sgd': .* resumed with adam"),
+        ("SASRec", {"learner": "sgd"}, "learner must be adam to resume .*, got 'sgd'"),
     ],
 )
 def test_a_checkpoint_that_does_not_fit_is_refused(
@@ -532,7 +560,9 @@ def test_pretraining_saves_what_fine_tuning_reads(tmp_path: Path) -> None:
     }
     run = make(tmp_path, "S3Rec", **settings, train_stage="pretrain")
     assert type(run.trainer).__name__ == "S3RecTrainer"
-    assert run.fit() == (-math.inf, None)
+    epochs: list[Epoch] = []
+    assert run.fit(on_epoch_end=epochs.append) == (-math.inf, None)
+    assert [epoch.number for epoch in epochs] == [0]
     tuned = make(tmp_path, "S3Rec", **settings, train_stage="finetune", pre_model_path=run.trainer.saved_model_file)
     assert torch.equal(
         tensor_of(checkpoint.weights(tuned.trainer.model)),
@@ -612,7 +642,7 @@ def test_wandb_gets_recboles_records(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_without_wandb_its_setting_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("recbole_diffusion.training.trainer.find_spec", lambda name: None)
-    with pytest.raises(SettingError, match="log_wandb=True: this needs wandb"):
+    with pytest.raises(SettingError, match="log_wandb must be False where wandb is not installed"):
         make(tmp_path, log_wandb=True)
 
 

@@ -1,0 +1,174 @@
+"""One training step: loss, gradients, clipping, the optimizer's step and the average of the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from math import isfinite
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_
+from torch.optim import Optimizer
+
+from .average import AveragedWeights
+from .frozen import frozen_parameters
+from .recording import RecordedSteps, obstacle
+
+# Batches between two looks at the loss: each look makes a GPU wait for the host.
+LOOK_EVERY = 50
+
+
+class Losses:
+    """Sums the losses of an epoch, leaving their values on the device until somebody looks."""
+
+    def __init__(self) -> None:
+        self.batches = 0
+        self.sums: Tensor | None = None
+        self._unseen: list[Tensor] = []
+
+    def add(self, parts: Tensor) -> bool:
+        """Take in a batch's loss by its parts, [parts]; true when it is time to look."""
+        self.batches += 1
+        self._unseen.append(parts)
+        return len(self._unseen) == LOOK_EVERY
+
+    def look(self) -> tuple[float, tuple[int, float] | None]:
+        """Mean loss since the last look, and the first batch (from 1) and its loss that is not finite."""
+        if not self._unseen:
+            return 0.0, None
+        values = torch.stack(self._unseen).cpu().double()
+        self._unseen = []
+        self.sums = values.sum(dim=0) if self.sums is None else self.sums + values.sum(dim=0)
+        totals = values.sum(dim=1).tolist()
+        first = self.batches - len(totals) + 1
+        bad = next(((batch, loss) for batch, loss in enumerate(totals, first) if not isfinite(loss)), None)
+        return sum(totals) / len(totals), bad
+
+
+class TrainingSteps:
+    """Takes training steps, plain or recorded, and counts them.
+
+    Parameters
+    ----------
+    config : recbole Config
+        Read are `learning_rate`, `lr_step_size`, `lr_gamma`, `warmup_steps`, `clip_grad_norm`, `enable_amp`,
+        `enable_scaler`, `cuda_graphs`, `ema_decay`, `frozen` and `frozen_epochs`.
+    model : nn.Module
+    optimizer : Optimizer
+        The one of the first step.
+
+    Raises
+    ------
+    SettingError
+        Where `frozen` does not fit the model.
+    """
+
+    def __init__(self, config: Any, model: nn.Module, optimizer: Optimizer) -> None:
+        self.config = config
+        self.model = model
+        self.device: torch.device = config["device"]
+        half = bool(config["enable_amp"] and config["enable_scaler"]) and self.device.type == "cuda"
+        self.amp_dtype = torch.float16 if half else torch.bfloat16
+        self.scaler = torch.amp.GradScaler("cuda", enabled=half)
+        self.rate: float = config["learning_rate"]
+        self.warmup_steps: int = config["warmup_steps"]
+        # Of the optimizer, so far: the warm-up depends on it.
+        self.taken = 0
+        decay = config["ema_decay"]
+        self.average = None if decay is None else AveragedWeights(model, decay)
+        self.frozen_epochs: int = config["frozen_epochs"]
+        self.frozen = frozen_parameters(model, config["frozen"]) if self.frozen_epochs else []
+        self._recorded: RecordedSteps | None = None
+        self.obstacle = obstacle(config, model, optimizer, scaled=half) if config["cuda_graphs"] else None
+        self.recording = bool(config["cuda_graphs"]) and self.obstacle is None
+        if self.recording:
+            for group in optimizer.param_groups:
+                group["capturable"] = True
+
+    def start_epoch(self, epoch: int, optimizers: Iterable[Optimizer]) -> None:
+        """Set what is a function of the epoch: the learning rate, and which parameters are trained."""
+        size = self.config["lr_step_size"]
+        if size or self.warmup_steps:
+            self.rate = self.config["learning_rate"] * self.config["lr_gamma"] ** (epoch // size if size else 0)
+            for optimizer in optimizers:
+                self._set_rate(optimizer, self.rate)
+        self._freeze(epoch < self.frozen_epochs)
+
+    def close(self) -> None:
+        """Let go of what training held: no parameter stays frozen."""
+        self._freeze(False)
+
+    def _freeze(self, freeze: bool) -> None:
+        # Without a gradient, a parameter is left out of the optimizer's step, its weight decay included.
+        for parameter in self.frozen:
+            if parameter.requires_grad == freeze:
+                parameter.requires_grad_(not freeze)
+                self.forget_recordings()
+
+    def _set_rate(self, optimizer: Optimizer, rate: float) -> None:
+        for group in optimizer.param_groups:
+            if group["lr"] != rate:
+                group["lr"] = rate
+                self.forget_recordings()
+
+    def forget_recordings(self) -> None:
+        """Record anew: a recording is of the learning rate, the tensors and the gradients that it was made with."""
+        self._recorded = None
+
+    def take(self, optimizer: Optimizer, interaction: Any, loss_func: Callable[[Any], Any] | None = None) -> Tensor:
+        """Take a step; gives the batch's loss by its parts, [parts].
+
+        Parameters
+        ----------
+        optimizer : Optimizer
+        interaction : recbole Interaction
+            On the device.
+        loss_func : callable, optional
+            Gives a batch's loss, or a tuple of losses to be summed; by default the model's `calculate_loss`.
+        """
+        if self.taken < self.warmup_steps:
+            self._set_rate(optimizer, self.rate * min(1.0, (self.taken + 1) / self.warmup_steps))
+        losses = self.stepper(optimizer, loss_func)(interaction)
+        self.taken += 1
+        return losses
+
+    def stepper(self, optimizer: Optimizer, loss_func: Callable[[Any], Any] | None = None) -> Callable[[Any], Tensor]:
+        """What takes a step: a recorded one where that is set, allowed, and the loss is the model's own."""
+        # In the warm-up each step has a learning rate of its own.
+        if loss_func is not None or not self.recording or self.taken < self.warmup_steps:
+            return partial(self._step, optimizer, loss_func or self.model.calculate_loss)
+        if self._recorded is None:
+            self._recorded = RecordedSteps(partial(self._step, optimizer, self.model.calculate_loss))
+        return self._recorded
+
+    def _step(self, optimizer: Optimizer, loss_func: Any, interaction: Any) -> Tensor:
+        optimizer.zero_grad()
+        with torch.autocast(self.device.type, dtype=self.amp_dtype, enabled=self.config["enable_amp"]):
+            parts = loss_func(interaction)
+        parts = parts if isinstance(parts, tuple) else (parts,)
+        loss: Any = sum(parts[1:], parts[0])
+        self.scaler.scale(loss).backward()
+        if self.config["clip_grad_norm"]:
+            self.scaler.unscale_(optimizer)
+            clip_grad_norm_(self.model.parameters(), **self.config["clip_grad_norm"])
+        self.scaler.step(optimizer)
+        self.scaler.update()
+        if self.average is not None:
+            self.average.update()
+        return torch.stack([part.detach().float().reshape(()) for part in parts])
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint holds of it, as `load` takes it."""
+        average = None if self.average is None else self.average.state
+        return {"steps": self.taken, "scaler": self.scaler.state_dict(), "average": average}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on from where a checkpoint left off, once the model has its weights."""
+        self.taken = state["steps"]
+        if state["scaler"] and self.scaler.is_enabled():
+            self.scaler.load_state_dict(state["scaler"])
+        if self.average is not None:
+            self.average.restart(state["average"])
+        self.forget_recordings()
