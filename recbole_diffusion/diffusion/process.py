@@ -76,7 +76,7 @@ class NoProcess(Process):
 
     longest_chain = 1
 
-    def __init__(self, fill: float = 0, has_end: bool = False, dtype: torch.dtype | None = None) -> None:
+    def __init__(self, fill: float = 0, has_end: bool = False, dtype: torch.dtype = torch.float32) -> None:
         self.fill, self.dtype = fill, dtype
         self.has_end = has_end
 

@@ -158,3 +158,7 @@ def test_the_off_switch_draws_nothing_and_lets_nothing_through() -> None:
     bridge = NoProcess(has_end=True)
     assert bridge.sample(x_0, torch.zeros(4), x_0, end) is end and bridge.start((4, 3), silent, end) is end
     assert NoProcess(fill=7, dtype=torch.int64).start((2,), silent).tolist() == [7, 7]
+
+
+def test_the_empty_start_of_vectors_is_one_of_vectors() -> None:
+    assert NoProcess().start((2, 3), GivenNoise({})).is_floating_point()
