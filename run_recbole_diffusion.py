@@ -1,4 +1,4 @@
-"""Train and test a recommender from the command line; --help says how."""
+"""Train, compare and tune recommenders from the command line; --help lists the flags."""
 
 import sys
 

@@ -22,8 +22,10 @@ from tabulate import tabulate
 from torch import Tensor
 from tqdm import tqdm
 
-from recbole_diffusion.cli.arguments import Parser, add_model, load, tokens, told
+from recbole_diffusion.cli.arguments import Parser, tokens
 from recbole_diffusion.cli.exit_codes import run_command
+from recbole_diffusion.cli.parsers import RENAMED, add_saved_model
+from recbole_diffusion.cli.saved_model import load, warnings_on_stderr
 from recbole_diffusion.common.files import atomic_write, write_text
 from recbole_diffusion.common.log import shows_progress
 from recbole_diffusion.errors import UserError
@@ -107,11 +109,11 @@ def ask(recommender: Recommender, part: HeldOut, options: Options, samples: Sequ
     # Batches of like length have little padding.
     order = np.argsort([min(len(history), model.max_seq_length) for history in part.histories], kind="stable")
     size = max(1, options.batch_size // most)
-    label = f"noise scale {options.noise_scale:g}"
-    with draws.asked_for(model, options.steps, options.seed):
+    label = f"noise scale {options.temperature:g}"
+    with draws.asked_for(model, options.inference_steps, options.seed):
         for begin in tqdm(range(0, len(order), size), label, disable=not shows_progress()):
             rows = [torch.from_numpy(part.histories[row]) for row in order[begin : begin + size]]
-            x_0 = draws.draw_points(model, rows, most, options.noise_scale, options.batch_size)
+            x_0 = draws.draw_points(model, rows, most, options.temperature, options.batch_size)
             tops = certainty.draw_tops(model, x_0, K, None)
             for number, cover in ways:
                 items = certainty.cover(tops[:number]) if cover else _best_by_mean(model, x_0[:number])
@@ -272,12 +274,13 @@ def draw_trade(path: Path, rows: list[dict[str, Any]], title: str) -> None:
 
 def parser() -> Parser:
     """The flags."""
-    made = Parser("study", (__doc__ or "").partition("\n\n")[0], EXAMPLES)
-    made.prog = "python -m benchmarks.certainty"
-    add_model(made)
+    made = Parser("python -m benchmarks.certainty", (__doc__ or "").partition("\n\n")[0], EXAMPLES, RENAMED)
+    add_saved_model(made)
     made.add_argument("--data_path", metavar="DIR", help="the dataset's folder; by default that of training")
     made.add_argument("--noise_scales", default="1,10,100,1000", help="separated by commas (default 1,10,100,1000)")
-    made.add_argument("--samples", default="1,4,16", help="numbers of draws, the largest 2 at least (default 1,4,16)")
+    made.add_argument(
+        "--inference_seeds", default="1,4,16", help="numbers of noises, the largest 2 at least (default 1,4,16)"
+    )
     made.add_argument("--most_users", type=int, metavar="N", help="N of the test users, drawn with seed 0")
     made.add_argument("--batch_size", type=int, default=512, help="rows at once (default 512)")
     made.add_argument("--output", default="results", metavar="DIR", help="folder of the report (default results)")
@@ -291,21 +294,28 @@ def run(argv: Sequence[str]) -> None:
     ------
     UserError
     """
-    args = parser().read(argv)
+    flags = parser()
+    args = flags.read(argv)
     try:
         scales = [float(scale) for scale in tokens(args.noise_scales)]
-        samples = sorted({int(number) for number in tokens(args.samples)})
+        samples = sorted({int(number) for number in tokens(args.inference_seeds)})
     except ValueError as error:
-        raise UserError(f"--noise_scales and --samples take numbers separated by commas ({error})") from error
+        raise UserError(f"--noise_scales and --inference_seeds take numbers separated by commas ({error})") from error
     if not scales or not samples or samples[0] < 1 or samples[-1] < 2:
-        raise UserError("--noise_scales takes at least one number, and --samples positive ones, one of 2 or more")
-    with told():
-        recommender = load(args, args.data_path)
+        wanted = "--noise_scales takes at least one number, and --inference_seeds positive ones, one of 2 or more"
+        raise UserError(wanted)
+    with warnings_on_stderr():
+        recommender = load(flags, args, args.data_path)
         options = Options(
-            K, exclude_seen=False, steps=args.steps, samples=samples[-1], seed=args.seed, batch_size=args.batch_size
+            K,
+            exclude_seen=False,
+            inference_steps=args.inference_steps,
+            inference_seeds=samples[-1],
+            seed=args.seed,
+            batch_size=args.batch_size,
         )
         for scale in scales:
-            replace(options, noise_scale=scale).check(recommender.model, len(recommender.vocabulary))
+            replace(options, temperature=scale).check(recommender.model, len(recommender.vocabulary))
         folder = Path(args.output)
         # Told before what takes minutes.
         try:
@@ -313,8 +323,8 @@ def run(argv: Sequence[str]) -> None:
         except OSError as error:
             raise UserError(f"{folder}: the report cannot be written there ({error.strerror})") from error
         part = held_out(recommender, args.most_users)
-        drawn = {scale: ask(recommender, part, replace(options, noise_scale=scale), samples) for scale in scales}
-        with draws.asked_for(recommender.model, args.steps, args.seed):
+        drawn = {scale: ask(recommender, part, replace(options, temperature=scale), samples) for scale in scales}
+        with draws.asked_for(recommender.model, args.inference_steps, args.seed):
             steps = len(recommender.model.timesteps)
     model, dataset = type(recommender.model).__name__, recommender.dataset
     title = f"{model} on {dataset}, {len(part.users)} test users"

@@ -14,8 +14,9 @@ import numpy as np
 from tqdm import tqdm
 
 from benchmarks.machine import device_name, peak_rss_mb
-from recbole_diffusion.cli.arguments import Parser, told
+from recbole_diffusion.cli.arguments import Parser
 from recbole_diffusion.cli.exit_codes import run_command
+from recbole_diffusion.cli.saved_model import warnings_on_stderr
 from recbole_diffusion.common.log import shows_progress
 from recbole_diffusion.errors import SettingError
 from recbole_diffusion.evaluation.environment import versions
@@ -44,8 +45,7 @@ Recommender.load(sys.argv[1], sys.argv[2])
 def parser() -> Parser:
     """The flags."""
     about = "Measure how fast a saved model recommends the best 10 items. One JSON object goes to stdout."
-    made = Parser("recommending", about, EXAMPLES)
-    made.prog = "python -m benchmarks.recommending"
+    made = Parser("python -m benchmarks.recommending", about, EXAMPLES)
     made.add_argument("--checkpoint", required=True, metavar="PATH", help="the saved model; of a folder, the newest")
     made.add_argument("--data_path", metavar="DIR", help="the dataset's folder; by default that of training")
     made.add_argument("--device", help="cpu, cuda or cuda:1; by default a GPU where there is one")
@@ -58,7 +58,7 @@ def run(argv: Sequence[str]) -> None:
     args = parser().read(argv)
     if args.timed_users < 1:
         raise SettingError("timed_users", args.timed_users, "a positive whole number is wanted")
-    with told():
+    with warnings_on_stderr():
         print(json.dumps(measure(args.checkpoint, args.data_path, args.device, args.timed_users), indent=2))
 
 

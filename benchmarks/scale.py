@@ -28,7 +28,7 @@ from recbole_diffusion.errors import SettingError, UserError
 from recbole_diffusion.host.dataset import build_dataset
 from recbole_diffusion.host.loaders import build_loaders
 from recbole_diffusion.host.settings import DiffusionConfig, load_config
-from recbole_diffusion.inference.restoring import Catalogue
+from recbole_diffusion.inference.restoring import DatasetSizes
 from recbole_diffusion.training.run import build_model
 from recbole_diffusion.training.trainer import build_trainer
 
@@ -126,9 +126,9 @@ def write_long_tailed(folder: Path, count: int) -> None:
     pd.DataFrame(columns).to_csv(target / f"{DATASET}.inter", sep="\t", index=False)
 
 
-def catalogue(config: DiffusionConfig, items: int) -> Catalogue:
+def catalogue(config: DiffusionConfig, items: int) -> DatasetSizes:
     """A dataset of `items` items without interactions."""
-    return Catalogue(1, items + 1, config["ITEM_ID_FIELD"])
+    return DatasetSizes(1, items + 1, config["ITEM_ID_FIELD"])
 
 
 def made_up_batch(config: DiffusionConfig, items: int, lengths: np.ndarray) -> Interaction:

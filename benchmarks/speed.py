@@ -35,12 +35,13 @@ from benchmarks.timing import (  # noqa: E402
 )
 from recbole_diffusion import __version__  # noqa: E402
 from recbole_diffusion.cli.exit_codes import run_command  # noqa: E402
-from recbole_diffusion.cli.train import parse_arguments  # noqa: E402
+from recbole_diffusion.cli.parsers import add_model, settings_parser  # noqa: E402
 from recbole_diffusion.common.log import run_logging  # noqa: E402
 from recbole_diffusion.errors import SettingError, UserError  # noqa: E402
 from recbole_diffusion.evaluation.environment import versions  # noqa: E402
 from recbole_diffusion.host.registry import is_recboles  # noqa: E402
 from recbole_diffusion.host.settings import DiffusionConfig, load_config  # noqa: E402
+from recbole_diffusion.training.memory import keep_freed_memory  # noqa: E402
 from recbole_diffusion.training.run import build_model, prepare  # noqa: E402
 
 logger = logging.getLogger(__name__)
@@ -93,11 +94,13 @@ def run(argv: Sequence[str]) -> None:
     UserError
         For any mistake in arguments, settings or data.
     """
-    arguments = parse_arguments([word for word in argv if word not in SWITCHES])
-    if "version" in arguments.switches:
+    parser = settings_parser("python -m benchmarks.speed")
+    add_model(parser)
+    arguments = parser.read([word for word in argv if word not in SWITCHES])
+    if arguments.version:
         print(f"recbole-diffusion {__version__}")
         return
-    if "help" in arguments.switches or "keys" in arguments.switches:
+    if arguments.help or arguments.keys:
         print(HELP, end="")
         return
     settings = dict(arguments.settings)
@@ -267,4 +270,6 @@ def _tell_formula(config: DiffusionConfig, items: int) -> None:
 
 
 if __name__ == "__main__":
+    # As the command line's own process does.
+    keep_freed_memory()
     sys.exit(run_command(lambda: run(sys.argv[1:]), debug="--debug" in sys.argv))

@@ -17,7 +17,7 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from recbole_diffusion.cli.exit_codes import run_command
-from recbole_diffusion.cli.train import parse_arguments
+from recbole_diffusion.cli.parsers import settings_parser
 from recbole_diffusion.common.files import atomic_write, write_json
 from recbole_diffusion.common.log import shows_progress
 from recbole_diffusion.errors import SettingError, UserError
@@ -141,7 +141,6 @@ def read(path: str, changes: dict[str, Any]) -> tuple[dict[str, Any], Prepared]:
     if config["diffusion"] is False or not issubclass(config.model_class, DiffusionRecommender):
         raise UserError(f"{path}: {state['model']} has no reverse steps, or was trained with diffusion: False")
     prepared = prepare(config)
-    checkpoint.release(prepared.trainer.saved_model_file)
     checkpoint.require_catalogue(path, state, prepared.data, ("item",))
     checkpoint.set_weights(prepared.model, checkpoint.best_weights(state), prepared.trainer.device)
     return config.plain(), prepared
@@ -216,12 +215,12 @@ def run(argv: Sequence[str]) -> None:
     ------
     UserError
     """
-    arguments = parse_arguments(argv)
+    arguments = settings_parser("python -m benchmarks.steps").read(argv)
     settings = dict(arguments.settings)
     paths = settings.pop("checkpoint", None)
-    if "help" in arguments.switches or not paths:
+    if arguments.help or not paths:
         print(HELP, end="")
-        if not arguments.switches:
+        if not arguments.help:
             raise UserError("--checkpoint: a trained model is wanted, as in --checkpoint=saved/NAME.pth")
         return
     steps = _numbers("steps", settings.pop("steps", None), STEPS)

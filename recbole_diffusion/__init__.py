@@ -11,6 +11,10 @@ __all__ = ["Recommender", "__version__", "run"]
 
 def __getattr__(name: str) -> Any:
     # Loaded on demand: RecBole and what it pulls in are not needed for `recbole_diffusion.diffusion`.
+    if name in ("run", "Recommender"):
+        from .host.registry import require_recbole
+
+        require_recbole()
     if name == "run":
         from .training.run import run
 

@@ -1,10 +1,10 @@
-"""`python -m recbole_diffusion`: the script, for where only the package is installed."""
+"""`python -m recbole_diffusion`: the command `recbole-diffusion`."""
 
 from __future__ import annotations
 
 import sys
 
-from .cli.train import main
+from .cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -67,5 +67,5 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     }
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runner, "_start", InThisProcess)
-        cli.run(settings, [], "ml-100k", ["--model_list=DiffuRec,SASRec"])
+        cli.run_settings(settings, [], "ml-100k", ["--model_list=DiffuRec,SASRec"])
     return {"settings": settings, "folder": folder / "out"}

@@ -1,66 +1,137 @@
-"""What the commands that read a saved model have in common on the command line."""
+"""How a command line is read: argparse, and any setting as `--KEY=VALUE` or `--KEY VALUE`."""
 
 from __future__ import annotations
 
 import argparse
-import io
-import logging
 import re
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
-from ..common.log import ScreenHandler
-from ..errors import UserError
-from ..host.titles import read_titles
-from ..inference.recommender import Recommender
+from ..errors import SettingError, UserError
+
+SHORT_FLAGS = ("-m", "-d", "-h")
 
 
 class Parser(argparse.ArgumentParser):
-    """Reads flags with dashes or underscores, whole names only; a mistake is a `UserError`."""
+    """Reads flags with dashes or underscores, whole names only; a mistake is a `UserError`.
 
-    def __init__(self, command: str, description: str, examples: str) -> None:
+    Parameters
+    ----------
+    prog : str
+        What the user types before the flags.
+    description, examples : str
+        Shown by --help above and below the flags.
+    renamed : mapping, optional
+        Earlier name of a flag -> its name.
+    **options
+        As `argparse.ArgumentParser` takes them.
+    """
+
+    def __init__(
+        self,
+        prog: str,
+        description: str = "",
+        examples: str = "",
+        renamed: Mapping[str, str] | None = None,
+        **options: Any,
+    ) -> None:
         super().__init__(
-            prog=f"recbole-diffusion {command}",
+            prog=prog,
             description=description,
             epilog=examples,
             allow_abbrev=False,
             formatter_class=argparse.RawDescriptionHelpFormatter,
+            **options,
         )
+        self.renamed = renamed or {}
         self.add_argument("--debug", action="store_true", help="show the stack of an error")
 
     def error(self, message: str) -> NoReturn:
         """Raise a `UserError`."""
-        raise UserError(f"{message}; --help shows what can be asked for")
+        raise UserError(f"{message}; --help lists the flags")
+
+    def print_help(self, file: Any = None) -> None:
+        """Print the help; unlike argparse's own it does not hide that nobody reads it."""
+        print(self.format_help(), end="", file=file)
 
     def read(self, argv: Sequence[str]) -> argparse.Namespace:
-        """Parse the arguments."""
-        return self.parse_args([re.sub(r"^--[\w-]+", _underscored, word) for word in argv])
+        """Parse the arguments.
+
+        Returns
+        -------
+        Namespace
+            With `settings`, key -> text, of the flags that the parser does not know, and `config_files`.
+
+        Raises
+        ------
+        UserError
+            For a stray word, a flag without a value, or one that is given two values.
+        """
+        words = self._current_names([_with_underscores(word) for word in argv])
+        for word in words:
+            if (word == "--" or re.match(r"-[A-Za-z]", word)) and word.partition("=")[0] not in SHORT_FLAGS:
+                raise UserError(f"{word}: there is no such flag; settings are written --KEY=VALUE")
+        args, others = self.parse_known_args(words, argparse.Namespace(settings={}, config_files=[]))
+        _read_settings(others, args.settings)
+        return args
+
+    def flags(self) -> set[str]:
+        """Names of the flags, without dashes."""
+        return {option[2:] for option in self._option_string_actions if option.startswith("--")}
+
+    def _current_names(self, words: Iterable[str]) -> list[str]:
+        """The words with earlier names of flags replaced; each is said once on stderr."""
+        current, said = [], set()
+        waiting = iter(words)
+        for word in waiting:
+            name, equals, value = word.partition("=")
+            if name == "--set" and "set" in self.renamed:
+                pair = value if equals else next(waiting, "")
+                if "=" not in pair:
+                    raise UserError(f"--set must be followed by KEY=VALUE, got {pair!r}; write --KEY=VALUE alone")
+                word, old, new = f"--{pair}", "--set=KEY=VALUE", "--KEY=VALUE"
+            elif name[:2] == "--" and name[2:] in self.renamed:
+                old, new = name, f"--{self.renamed[name[2:]]}"
+                word = f"{new}{equals}{value}"
+            else:
+                current.append(word)
+                continue
+            current.append(word)
+            if old not in said:
+                said.add(old)
+                print(f"{old} is now {new}", file=sys.stderr)
+        return current
 
 
-def _underscored(flag: re.Match[str]) -> str:
-    return "--" + flag[0][2:].replace("-", "_")
+class Setting(argparse.Action):
+    """A documented flag that is a setting like all others: kept as text, and given once."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(default=argparse.SUPPRESS, **options)
+
+    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: Any = None) -> None:
+        _put(namespace.settings, self.dest, values)
 
 
-def add_model(parser: Parser) -> None:
-    """Flags that say which model, and how it draws."""
-    group = parser.add_argument_group("model")
-    group.add_argument("--checkpoint", required=True, metavar="PATH", help="the saved model; of a folder, the newest")
-    group.add_argument("--model", metavar="FILE.py:CLASS", help="its class, where it is neither ours nor RecBole's")
-    group.add_argument("--device", help="cpu, cuda or cuda:1; by default a GPU where there is one")
-    group.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="a setting of inference other than in training, such as lambda_uncertainty=0.1; may be given again",
-    )
-    group.add_argument("--titles", metavar="FILE:COLUMN", help="titles of the items, where the checkpoint holds none")
-    group.add_argument("--steps", type=int, metavar="K", help="reverse steps")
-    group.add_argument("--seed", type=int, help="seed of the noise; by default that of the training")
-    group.add_argument("--noise_scale", type=float, default=1.0, help="multiplies x_T and the chain's noise (1)")
-    group.add_argument("--skip_unknown", action="store_true", help="leave out items that the model does not know")
+class ConfigFiles(argparse.Action):
+    """Names of files separated by spaces, or one whose name has spaces; may be given again."""
+
+    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: Any = None) -> None:
+        namespace.config_files.extend([values] if Path(values).is_file() else values.split())
+
+
+def number(key: str, kind: type[int] | type[float]) -> Callable[[str], Any]:
+    """Reads the number that a flag of that name holds; a mistake is a `SettingError`."""
+
+    def read(text: str) -> Any:
+        try:
+            return kind(text)
+        except ValueError:
+            raise SettingError(key, text, must="be a whole number" if kind is int else "be a number") from None
+
+    return read
 
 
 def tokens(text: str) -> list[str]:
@@ -68,38 +139,30 @@ def tokens(text: str) -> list[str]:
     return [token.strip() for token in text.split(",") if token.strip()]
 
 
-def load(args: argparse.Namespace, data_path: str | None = None) -> Recommender:
-    """The recommender that the flags of `add_model` describe, with titles.
-
-    Raises
-    ------
-    UserError
-    """
-    settings: dict[str, Any] = {}
-    for pair in args.set:
-        key, equals, value = pair.partition("=")
-        if not equals:
-            raise UserError(f"--set={pair}: KEY=VALUE is wanted, as in --set=lambda_uncertainty=0.1")
-        settings[key] = value
-    recommender = Recommender.load(args.checkpoint, args.device, args.model, settings, data_path)
-    if args.titles is not None:
-        path, colon, column = args.titles.rpartition(":")
-        if not colon:
-            raise UserError(f"--titles={args.titles}: FILE:COLUMN is wanted, as in --titles=ml-1m.item:movie_title")
-        recommender.vocabulary.entitle(read_titles(path, column))
-    return recommender
+def _with_underscores(word: str) -> str:
+    return re.sub(r"^--[\w-]+", lambda flag: "--" + flag[0][2:].replace("-", "_"), word)
 
 
-@contextmanager
-def told() -> Iterator[None]:
-    """Show warnings on stderr, around the progress bar; letters that stdout does not know become question marks."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")
-    handler = ScreenHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    root = logging.getLogger()
-    root.addHandler(handler)
-    try:
-        yield
-    finally:
-        root.removeHandler(handler)
+def _read_settings(words: Sequence[str], settings: dict[str, Any]) -> None:
+    waiting = list(words)
+    while waiting:
+        word = waiting.pop(0)
+        name, given, value = word.partition("=")
+        if not re.fullmatch(r"--\w[\w.-]*", name):
+            problem = "there is no such flag" if word.startswith("-") else "stands alone"
+            raise UserError(f"{word}: {problem}; settings are written --KEY=VALUE")
+        if not given:
+            if not waiting or _is_flag(waiting[0]):
+                raise UserError(f"{name} must have a value, as in {name}=VALUE")
+            value = waiting.pop(0)
+        # A dash behind a dot too, as in --NAME.some-key.
+        _put(settings, name[2:].replace("-", "_"), value)
+
+
+def _is_flag(word: str) -> bool:
+    return word.startswith("-") and not re.match(r"-\.?\d", word)
+
+
+def _put(settings: dict[str, Any], key: str, value: str) -> None:
+    if settings.setdefault(key, value) != value:
+        raise UserError(f"--{key} must be given once, got {settings[key]} and {value}")

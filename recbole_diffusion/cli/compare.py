@@ -1,21 +1,60 @@
-"""The command of the side-by-side mode, behind `--model_list`."""
+"""The commands `compare` and `tune`."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any
 
-from ..compare.plan import make_plan, read_wanted
-from ..compare.report import final_table, write_report
-from ..compare.results import collect
-from ..compare.runner import run_all
 from ..errors import SettingError, UserError
+from ..host.registry import require_recbole
+from . import parsers
+from .train import informed, names_several
 
+# What a record says was typed.
 COMMAND = ("python", "-m", "recbole_diffusion")
 
 
-def run(settings: Mapping[str, Any], config_files: Sequence[str], dataset: str, argv: Sequence[str]) -> None:
+def run(argv: Sequence[str]) -> None:
+    """`recbole-diffusion compare`.
+
+    Raises
+    ------
+    UserError
+    """
+    parser = parsers.compare_parser()
+    args = parser.read(argv)
+    if informed(parser, args):
+        return
+    if not names_several(args):
+        raise UserError("compare needs the models, as in --model_list=DiffuRec,SASRec")
+    require_recbole()
+    if args.settings.get("trials") is not None:
+        print("compare --trials is now tune --trials", file=sys.stderr)
+    run_settings(args.settings, args.config_files, parsers.DEFAULTS["dataset"], ["compare", *argv])
+
+
+def run_tune(argv: Sequence[str]) -> None:
+    """`recbole-diffusion tune`.
+
+    Raises
+    ------
+    UserError
+    """
+    parser = parsers.tune_parser()
+    args = parser.read(argv)
+    if informed(parser, args):
+        return
+    if not names_several(args):
+        raise UserError("tune needs the models, as in --model_list=DiffuRec,SASRec")
+    require_recbole()
+    run_settings(args.settings, args.config_files, parsers.DEFAULTS["dataset"], ["tune", *argv], tuning=True)
+
+
+def run_settings(
+    settings: Mapping[str, Any], config_files: Sequence[str], dataset: str, argv: Sequence[str], tuning: bool = False
+) -> None:
     """Compare models, or tune each of them where `trials` is set, and print what came out.
 
     Parameters
@@ -27,18 +66,30 @@ def run(settings: Mapping[str, Any], config_files: Sequence[str], dataset: str, 
         Where nothing names one.
     argv : sequence of str
         The command line as it was typed, for the records.
+    tuning : bool
+        Whether `trials` must be set.
 
     Raises
     ------
     UserError
         For any mistake in settings or data.
     """
-    wanted = read_wanted(settings, config_files, dataset)
-    if wanted.own["trials"] is not None:
-        if find_spec("optuna") is None:
-            raise SettingError("trials", wanted.own["trials"], "this needs optuna: pip install optuna")
-        from ..compare.tune import tune_all
+    from ..compare.plan import make_plan, read_wanted
+    from ..compare.report import final_table, write_report
+    from ..compare.results import collect
+    from ..compare.runner import run_all
 
+    wanted = read_wanted(settings, config_files, dataset)
+    trials = wanted.own["trials"]
+    if tuning and trials is None:
+        raise UserError("tune needs the number of trials, as in --trials=8")
+    if trials is not None:
+        if find_spec("optuna") is None:
+            raise SettingError("trials", trials, "tuning needs optuna: pip install optuna")
+        from ..compare.tune import tune_all
+        from ..training.memory import keep_freed_memory
+
+        keep_freed_memory()
         print(tune_all(wanted))
         return
     plan, command = make_plan(wanted), [*COMMAND, *argv]

@@ -27,7 +27,11 @@ def run_command(action: Callable[[], None], debug: bool = False) -> int:
         0 done; 1 an error of the program; 2 a mistake of the user's; 130 interrupted; 141 nobody reads stdout any more.
     """
     try:
-        action()
+        try:
+            action()
+        except SystemExit as ended:  # argparse's after --help
+            if ended.code:
+                raise
         sys.stdout.flush()
     except BrokenPipeError:
         _give_up_stdout()

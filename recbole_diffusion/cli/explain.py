@@ -4,48 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-from tabulate import tabulate
-
-from ..inference import trajectory
-from ..inference.recommender import Options
-from .arguments import Parser, add_model, load, tokens, told
-
-EXAMPLES = """\
-examples:
-  recbole-diffusion explain --checkpoint saved/M.pth --history 50,172,1
-  recbole-diffusion explain --checkpoint saved/M.pth --history 50,172,1 --steps 32 --output why.png
-"""
-
-
-def parser() -> Parser:
-    """The flags."""
-    made = Parser("explain", "Follow the reverse process on one history: what x_t is near to at each step.", EXAMPLES)
-    add_model(made)
-    made.add_argument("--history", required=True, metavar="ITEMS", help="items by their tokens, oldest first")
-    made.add_argument("--topk", type=int, default=3, metavar="K", help="items shown of each step (default 3)")
-    made.add_argument("--include_seen", action="store_true", help="items of the history may be shown too")
-    made.add_argument("--output", default="trajectory.png", metavar="FILE", help="the picture (default trajectory.png)")
-    return made
+from ..host.registry import require_recbole
+from . import parsers
+from .arguments import tokens
 
 
 def run(argv: Sequence[str]) -> None:
-    """Do what the command line says.
+    """`recbole-diffusion explain`.
 
     Raises
     ------
     UserError
     """
-    args = parser().read(argv)
-    with told():
-        recommender = load(args)
+    parser = parsers.explain_parser()
+    args = parser.read(argv)
+    require_recbole()
+
+    import torch
+    from tabulate import tabulate
+
+    from ..inference import trajectory
+    from ..inference.recommender import Options
+    from .saved_model import load, warnings_on_stderr
+
+    with warnings_on_stderr():
+        recommender = load(parser, args)
         model, vocabulary = recommender.model, recommender.vocabulary
-        Options(args.topk, noise_scale=args.noise_scale).check(model, len(vocabulary))
+        Options(args.topk, temperature=args.temperature).check(model, len(vocabulary))
         history = vocabulary.ids(tokens(args.history), args.skip_unknown)
-        recommender.tell_of_cut([history])
+        recommender.warn_of_cut([history])
         ids = torch.from_numpy(history)
         hidden = None if args.include_seen else ids[None]
-        traced = trajectory.trace(model, ids, args.topk, args.steps, args.seed, args.noise_scale, hidden)
+        traced = trajectory.trace(model, ids, args.topk, args.inference_steps, args.seed, args.temperature, hidden)
         names = vocabulary.names()
         trajectory.draw(args.output, traced, model, history, names)
     rows = []

@@ -1,87 +1,89 @@
-"""The command `recbole-diffusion`: train, compare, recommend, explain."""
+"""The command `recbole-diffusion`, also `python -m recbole_diffusion`: train, compare, tune, recommend, explain."""
 
 from __future__ import annotations
 
-import re
+import importlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from .. import __version__
 from ..errors import UserError, suggestion
-from . import train as cli
+from .arguments import Parser
 from .exit_codes import run_command
+from .parsers import PROGRAM
+from .train import run_script
 
-HELP = """\
-usage: recbole-diffusion COMMAND [--FLAG=VALUE ...]
-
-commands:
-  train      train and test a model, as run_recbole_diffusion.py does
-  compare    the same for several models side by side: --model_list=DiffuRec,SASRec
-  recommend  the next items for histories or users, from a saved model
-  explain    the reverse process of a saved model on one history, step by step
-
+EXAMPLES = f"""\
 examples:
-  recbole-diffusion train --model=DiffuRec --dataset=ml-100k
-  recbole-diffusion recommend --checkpoint saved/DiffuRec-ml-100k-....pth --history 50,172,1
-  recbole-diffusion COMMAND --help
+  {PROGRAM} train --model=DiffuRec --dataset=ml-100k
+  {PROGRAM} compare --model_list=DiffuRec,SASRec --dataset=ml-100k
+  {PROGRAM} tune --model_list=DiffuRec,SASRec --trials=8
+  {PROGRAM} recommend --checkpoint saved/DiffuRec-ml-100k-....pth --history 50,172,1
+  {PROGRAM} explain --checkpoint saved/DiffuRec-ml-100k-....pth --history 50,172,1
+  {PROGRAM} COMMAND --help
 """
 
 
-def _recommend(argv: Sequence[str]) -> None:
-    from .recommend import run
+class Command(NamedTuple):
+    """What a command does, and the function of this folder that does it."""
 
-    run(argv)
-
-
-def _explain(argv: Sequence[str]) -> None:
-    from .explain import run
-
-    run(argv)
+    about: str
+    module: str
+    function: str = "run"
 
 
-# Those that read a saved model; training's are the script's own.
-INFERENCE: dict[str, Callable[[Sequence[str]], None]] = {"recommend": _recommend, "explain": _explain}
-COMMANDS = ("train", "compare", *INFERENCE)
+COMMANDS = {
+    "train": Command("train and test a model", "train"),
+    "compare": Command("train and test several models side by side", "compare"),
+    "tune": Command("search the settings of each model by validation", "compare", "run_tune"),
+    "recommend": Command("the next items for histories or users, from a saved model", "recommend"),
+    "explain": Command("the reverse process of a saved model on one history, step by step", "explain"),
+}
 
 
-def _overview(argv: Sequence[str]) -> None:
-    command = argv[0] if argv else "--help"
-    if command in ("--help", "-h", "help"):
-        print(HELP, end="")
-    elif command == "--version":
-        print(f"recbole-diffusion {__version__}")
+def overview() -> Parser:
+    """What there is before a command is named."""
+    parser = Parser(PROGRAM, "Diffusion models for sequential recommendation, on RecBole.", EXAMPLES)
+    parser.add_argument("--version", action="store_true", help="print the version")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    for name, command in COMMANDS.items():
+        # For the overview alone: the flags of a command are read by its own parser.
+        commands.add_parser(name, help=command.about)
+    return parser
+
+
+def run(argv: Sequence[str]) -> None:
+    """Do what the command line says; flags without a command are the script's.
+
+    Raises
+    ------
+    UserError
+    """
+    if argv and argv[0] in COMMANDS:
+        command = COMMANDS[argv[0]]
+        getattr(importlib.import_module(f".{command.module}", __package__), command.function)(argv[1:])
+    elif not argv or list(argv) in (["help"], ["-h"], ["--help"]):
+        overview().print_help()
+    elif list(argv) == ["--version"]:
+        print(f"{PROGRAM} {__version__}")
+    elif argv[0].startswith("-"):
+        run_script(argv)
     else:
-        raise UserError(
-            f"{command}: no such command; one of {', '.join(COMMANDS)} is wanted{suggestion(command, COMMANDS)}"
-        )
-
-
-def _no_models() -> None:
-    raise UserError("compare: the models are wanted, as in --model_list=DiffuRec,SASRec")
+        hint = suggestion(argv[0], COMMANDS)
+        raise UserError(f"{argv[0]}: there is no such command; there are {', '.join(COMMANDS)}{hint}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; give the exit code.
+    """Run a command; give the exit code, see `exit_codes.run_command`.
 
     Parameters
     ----------
     argv : sequence of str, optional
         By default that of the process.
-
-    Returns
-    -------
-    int
-        See `exit_codes.run_command`.
     """
     argv = sys.argv[1:] if argv is None else argv
-    if not argv or argv[0] not in COMMANDS:
-        return run_command(lambda: _overview(argv))
-    command, rest = argv[0], argv[1:]
-    if command in INFERENCE:
-        return run_command(lambda: INFERENCE[command](rest), debug="--debug" in rest)
-    if command == "compare" and not any(re.match(r"--model[_-]list(=|$)|--help$|-h$", word) for word in rest):
-        return run_command(_no_models)
-    return cli.main(rest)
+    return run_command(lambda: run(argv), debug="--debug" in argv)
 
 
 if __name__ == "__main__":

@@ -61,8 +61,8 @@ def file_handler(folder: str, model: str, dataset: str) -> logging.FileHandler:
         # "x" makes sure that no two runs share a file.
         handler = logging.FileHandler(path, mode="x", encoding="utf-8")
     except OSError as error:
-        wanted = f"a folder that can be written to is wanted, or ~ for no log file ({error.strerror})"
-        raise SettingError("log_dir", folder, wanted) from error
+        must = f"be a folder that can be written to, or ~ for no log file ({error.strerror})"
+        raise SettingError("log_dir", folder, must=must) from error
     handler.setFormatter(PlainFormatter("%(asctime)s %(levelname)s  %(message)s", "%a %d %b %Y %H:%M:%S"))
     return handler
 

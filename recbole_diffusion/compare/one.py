@@ -29,6 +29,7 @@ from ..host.settings import load_config
 from ..inference.sampling import asked_for
 from ..model.base import DiffusionRecommender
 from ..training import checkpoint
+from ..training.memory import keep_freed_memory
 from ..training.run import Prepared, log_settings, prepare
 from ..training.trainer import Epoch
 from .plan import plain_config
@@ -135,7 +136,6 @@ def run_one(folder: Path) -> None:
         prepared = prepare(config)
         log_settings(config, prepared)
         trainer = prepared.trainer
-        checkpoint.release(trainer.saved_model_file)
         trainer.saved_model_file = str(best)
         progress = Progress(folder, trainer.start_epoch)
         progress.write("training")
@@ -191,4 +191,5 @@ def main(folder: Path) -> int:
 
 
 if __name__ == "__main__":
+    keep_freed_memory()
     sys.exit(main(Path(sys.argv[1])))

@@ -11,7 +11,8 @@ import inspect
 import re
 import sys
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import MethodType
 from typing import Any
 
@@ -155,6 +156,16 @@ def undo_anomaly_detection() -> None:
     # Importing any of RecBole's sequential models runs model/sequential_recommender/sine.py, whose line 25 turns it on
     # for the whole process: training becomes slow, and NaN ends in a traceback. Can go when RecBole drops that line.
     torch.autograd.set_detect_anomaly(False)
+
+
+@contextmanager
+def anomaly_detection_as_found() -> Iterator[None]:
+    """Leave torch's anomaly detection as it was found, whatever is imported meanwhile; see `undo_anomaly_detection`."""
+    found = torch.is_anomaly_enabled(), torch.is_anomaly_check_nan_enabled()
+    try:
+        yield
+    finally:
+        torch.autograd.set_detect_anomaly(*found)
 
 
 def mend_loss(model: nn.Module) -> None:

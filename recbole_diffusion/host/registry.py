@@ -16,7 +16,13 @@ PACKAGE = Path(__file__).parents[1]
 PROPERTIES = PACKAGE / "properties" if (PACKAGE / "properties").is_dir() else PACKAGE.parent / "properties"
 
 DECISION_TREES = "exlib_recommender"
+# Without what it pins: it asks for a ray that newer Pythons do not have.
+INSTALL_RECBOLE = "pip install --no-deps recbole==1.2.1"
 NO_GRADIENT = "decision trees are not trained by gradient, so they cannot be run here"
+
+
+class MissingRecBole(UserError, ImportError):
+    """RecBole, on which all of this works, is not installed."""
 
 
 def our_models() -> list[str]:
@@ -44,7 +50,12 @@ def find_model(model: str | type) -> type:
     """
     from . import compat
 
-    compat.apply()
+    with compat.anomaly_detection_as_found():
+        compat.apply()
+        return _find_model(model)
+
+
+def _find_model(model: str | type) -> type:
     if not isinstance(model, str):
         return _checked(model, model)
     if ".py:" in model:
@@ -88,10 +99,26 @@ def property_files(model: type, dataset: str) -> list[Path]:
 
 def recbole_folder() -> Path:
     """RecBole's package folder, found without importing RecBole."""
+    require_recbole()
     spec = importlib.util.find_spec("recbole")
-    if spec is None or spec.origin is None:
-        raise UserError("RecBole is not installed: pip install recbole==1.2.1")
+    assert spec is not None and spec.origin is not None
     return Path(spec.origin).parent
+
+
+def require_recbole() -> None:
+    """Refuse to go on where RecBole is not installed.
+
+    Raises
+    ------
+    MissingRecBole
+        Saying what to type.
+    """
+    try:
+        spec = importlib.util.find_spec("recbole")
+    except ValueError:  # by an import system that hides it
+        spec = None
+    if spec is None or spec.origin is None:
+        raise MissingRecBole(f"RecBole is not installed; type: {INSTALL_RECBOLE}")
 
 
 def _recbole_folders() -> list[Path]:

@@ -44,12 +44,12 @@ def labelled(histories: Any, columns: Mapping[str, str]) -> Labelled:
         return Labelled(list(histories), list(histories.values()))
     if isinstance(histories, str) or not isinstance(histories, Sequence | np.ndarray | pd.Series):
         raise UserError(
-            f"histories={reprlib.repr(histories)}: a list of item tokens is wanted, or a list of such lists"
+            f"histories must be a list of item tokens or a list of such lists, got {reprlib.repr(histories)}"
         )
     rows = list(histories)
     if any(isinstance(row, str) or np.ndim(row) == 0 for row in rows):
         if not all(isinstance(row, str) or np.ndim(row) == 0 for row in rows):
-            raise UserError("histories mix items and lists of items: a list of item tokens is wanted, or of such lists")
+            raise UserError("histories must be a list of item tokens or a list of such lists, not a mix of both")
         rows = [rows]
     return Labelled(list(range(len(rows))), rows)
 
@@ -134,8 +134,8 @@ def read_users(path: str | Path, state: Mapping[str, Any], model: Any, data_path
     changes = {} if data_path is None else {"data_path": data_path}
     settings = {**state["config"], "resume": None, **changes}
     if settings["benchmark_filename"] is not None:
-        wanted = "recommending to users takes a dataset of interactions; hand in histories instead"
-        raise SettingError("benchmark_filename", settings["benchmark_filename"], wanted)
+        problem = "recommending to users needs a dataset of interactions; give histories instead"
+        raise SettingError("benchmark_filename", settings["benchmark_filename"], problem)
     config = load_config(type(model), state["dataset"], None, settings)
     dataset = build_dataset(config)
     checkpoint.require_catalogue(path, state, dataset, ["item"])

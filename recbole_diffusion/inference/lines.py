@@ -15,7 +15,7 @@ from ..errors import SettingError, UserError, suggestion
 INPUT_FORMATS = ("jsonl", "csv")
 
 
-class Line(NamedTuple):
+class InputLine(NamedTuple):
     """A line of the input.
 
     number : int
@@ -43,8 +43,10 @@ def input_format(path: str, given: str | None) -> str:
     """
     chosen = given or ("jsonl" if path == "-" else Path(path).suffix[1:])
     if chosen not in INPUT_FORMATS:
-        key, value = ("input", path) if given is None else ("input_format", given)
-        raise SettingError(key, value, f"a file of {' or '.join(INPUT_FORMATS)} is wanted; --input_format says which")
+        formats = " or ".join(INPUT_FORMATS)
+        if given is None:
+            raise SettingError("input", path, must=f"end in {formats}, or be given with --input_format")
+        raise SettingError("input_format", given, must=f"be {formats}")
     return chosen
 
 
@@ -74,14 +76,14 @@ def opened(path: str) -> Iterator[BinaryIO]:
 
 
 def count_lines(path: str) -> int | None:
-    """How many lines there are to read, for a progress bar; None where nobody knows."""
+    """How many lines there are to read, for a progress bar; None where that is unknown."""
     if comes_once(path):
         return None
     with opened(path) as file:
         return sum(bool(line.strip()) for line in file)
 
 
-def read_lines(file: BinaryIO, name: str, kind: str) -> Iterator[Line]:
+def read_lines(file: BinaryIO, name: str, kind: str) -> Iterator[InputLine]:
     """The lines of an input.
 
     Parameters
@@ -91,7 +93,7 @@ def read_lines(file: BinaryIO, name: str, kind: str) -> Iterator[Line]:
         What the file is called in messages.
     kind : {'jsonl', 'csv'}
         jsonl: `{"user": "7", "history": ["50", "172"]}`, or the list alone. csv: a header with a column `history`, its
-        items separated by spaces, and perhaps a column `user`.
+        items separated by spaces, and a column `user` or none.
 
     Raises
     ------
@@ -107,13 +109,13 @@ def read_lines(file: BinaryIO, name: str, kind: str) -> Iterator[Line]:
         try:
             user, history = parse(_decoded(line, name))
             if not isinstance(history, list) or not all(type(item) in (str, int) for item in history):
-                raise UserError("the history is to be a list of item tokens")
+                raise UserError("the history must be a list of item tokens")
             if user is not None and type(user) not in (str, int):
-                raise UserError("the user is to be a text or a number")
+                raise UserError("the user must be a text or a number")
         except UserError as error:
-            yield Line(number, str(number), [], str(error))
+            yield InputLine(number, str(number), [], str(error))
         else:
-            yield Line(number, str(number if user is None else user), [str(item) for item in history])
+            yield InputLine(number, str(number if user is None else user), [str(item) for item in history])
 
 
 def _decoded(line: bytes, name: str) -> str:

@@ -34,35 +34,35 @@ class Options:
 
     Attributes
     ----------
-    k : int
+    topk : int
         Items of a list.
     exclude_seen : bool
         Whether to leave out the items of the history, of all of it.
-    steps : int, optional
+    inference_steps : int, optional
         Reverse steps; by default as in training's evaluation.
-    samples : int, optional
-        Draws of x_0 for each history, averaged as the model averages them; by default as in training's evaluation.
-        With two or more they also tell how sure the model is.
+    inference_seeds : int, optional
+        Noises from which x_0 is sampled for each history; the model averages what they give. By default as in
+        training's evaluation. With two or more they also say how sure the model is.
     seed : int, optional
-        Seed of the noise; by default that of the training. The noise of a draw depends on seed, history, step and
-        number of the draw alone.
-    noise_scale : float
+        Seed of the noise; by default that of the training. A noise depends on seed, history, step and its number
+        alone.
+    temperature : float
         Multiplies the start x_T of the reverse chain and the noise of its steps.
     diversify : bool
-        Whether the list is to cover the draws (see `certainty.cover`) instead of following their mean.
+        Whether the list covers what the noises give (see `certainty.cover`) instead of following their mean.
     skip_unknown : bool
         Whether to leave out items that the model does not know, instead of refusing the history.
     batch_size : int
-        Rows, a history and a draw each, that go through the network at once. It bounds the memory, and changes scores
+        Rows, a history and a noise each, that go through the network at once. It bounds the memory, and changes scores
         by rounding only.
     """
 
-    k: int = 10
+    topk: int = 10
     exclude_seen: bool = True
-    steps: int | None = None
-    samples: int | None = None
+    inference_steps: int | None = None
+    inference_seeds: int | None = None
     seed: int | None = None
-    noise_scale: float = 1.0
+    temperature: float = 1.0
     diversify: bool = False
     skip_unknown: bool = False
     batch_size: int = 512
@@ -74,38 +74,50 @@ class Options:
         ------
         SettingError
         """
-        _require(
-            "k", self.k, 1 <= self.k <= n_items, f"a number from 1 to {n_items}, the items of the model, is wanted"
-        )
-        _require("batch_size", self.batch_size, self.batch_size >= 1, "a positive number is wanted")
-        _require(
-            "noise_scale", self.noise_scale, 0 <= self.noise_scale < inf, "a finite number of at least 0 is wanted"
-        )
-        samples = self.samples_of(model)
-        _require("samples", samples, samples >= 1, "a positive number is wanted")
-        _require(
-            "diversify", self.diversify, samples > 1 or not self.diversify, "samples of 2 or more are wanted with it"
-        )
+        _require("topk", self.topk, 1 <= self.topk <= n_items, f"be from 1 to {n_items}, the number of items")
+        _require("batch_size", self.batch_size, self.batch_size >= 1, "be positive")
+        _require("temperature", self.temperature, 0 <= self.temperature < inf, "be finite and at least 0")
+        seeds = self.seeds_of(model)
+        _require("inference_seeds", seeds, seeds >= 1, "be positive")
+        if self.diversify and seeds < 2:
+            raise SettingError("diversify", True, "needs inference_seeds of at least 2")
         if not _diffuses(model):
-            name = type(model).__name__
-            for key in ("steps", "samples", "seed"):
-                given = getattr(self, key)
-                _require(key, given, given is None, f"{name} draws nothing, so leave it out")
-            _require("noise_scale", self.noise_scale, self.noise_scale == 1, f"{name} draws nothing, so leave it out")
+            self._require_no_noise(type(model).__name__)
             return
-        last = model.process.longest_chain
-        wanted = f"a number from 1 to {last}, the model's diffusion_steps, is wanted"
-        _require("steps", self.steps, self.steps is None or 1 <= self.steps <= last, wanted)
-        _require("seed", self.seed, self.seed is None or self.seed >= 0, "a number of at least 0 is wanted")
+        longest = model.process.longest_chain
+        steps, seed = self.inference_steps, self.seed
+        must = f"be from 1 to {longest}, the model's longest chain"
+        _require("inference_steps", steps, steps is None or 1 <= steps <= longest, must)
+        _require("seed", seed, seed is None or seed >= 0, "be at least 0")
 
-    def samples_of(self, model: Any) -> int:
-        """Number of draws."""
-        return getattr(model, "inference_seeds", 1) if self.samples is None else self.samples
+    def _require_no_noise(self, name: str) -> None:
+        given = {key: getattr(self, key) for key in ("inference_steps", "inference_seeds", "seed")}
+        given["temperature"] = None if self.temperature == 1 else self.temperature
+        for key, value in given.items():
+            if value is not None:
+                raise SettingError(key, value, f"{name} has no reverse process, so leave it out")
+
+    def seeds_of(self, model: Any) -> int:
+        """Number of noises for each history."""
+        return getattr(model, "inference_seeds", 1) if self.inference_seeds is None else self.inference_seeds
 
 
-def _require(key: str, value: object, holds: bool, wanted: str) -> None:
+# What options were called before.
+RENAMED = {"k": "topk", "steps": "inference_steps", "samples": "inference_seeds", "noise_scale": "temperature"}
+_said: set[str] = set()
+
+
+def _current_names(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options under the names that they have now; an earlier name is said once."""
+    for old in options.keys() & RENAMED.keys() - _said:
+        _said.add(old)
+        logger.warning("%s is now %s", old, RENAMED[old])
+    return {RENAMED.get(key, key): value for key, value in options.items()}
+
+
+def _require(key: str, value: object, holds: bool, must: str) -> None:
     if not holds:
-        raise SettingError(key, value, wanted)
+        raise SettingError(key, value, must=must)
 
 
 def _diffuses(model: Any) -> bool:
@@ -133,7 +145,7 @@ class Recommender:
         self.dataset: str = state["dataset"]
         self._data_path = data_path
         self._users: UserHistories | None = None
-        self._told_of_cut = False
+        self._warned_of_cut = False
 
     @classmethod
     def load(
@@ -155,7 +167,7 @@ class Recommender:
         model : str or type, optional
             The class, or `FILE.py:CLASS`, of a model that is neither ours nor RecBole's.
         settings : mapping, optional
-            Settings of inference that are to be others than in training, such as `lambda_uncertainty`.
+            Settings of inference that are to be others than in training, such as `reverse_sampler`.
         data_path : str, optional
             Folder of the dataset, for `users`; by default where it was in training.
 
@@ -181,7 +193,7 @@ class Recommender:
             self._users = read_users(self.path, self._state, self.model, self._data_path)
         return self._users
 
-    def recommend(self, histories: Any, k: int = 10, **options: Any) -> Recommendations:
+    def recommend(self, histories: Any, topk: int = 10, **options: Any) -> Recommendations:
         """Recommend the next items.
 
         Parameters
@@ -190,7 +202,7 @@ class Recommender:
             Items by their tokens, oldest first: one history, several, a mapping from users to histories, or a
             DataFrame of interactions with the dataset's columns of users and items. Of a history that is longer than
             the model's maximum the newest items count.
-        k : int
+        topk : int
             Items of a list.
         **options
             See `Options`.
@@ -200,20 +212,20 @@ class Recommender:
         UserError
             For an unknown item, an empty history, or an option that cannot be used.
         """
-        chosen = self._options(k, options)
+        chosen = self._options(topk, options)
         config = self._state["config"]
         fields = {"user": "USER_ID_FIELD", "item": "ITEM_ID_FIELD", "time": "TIME_FIELD"}
         rows = labelled(histories, {name: config[field] for name, field in fields.items()})
         ids = [self.vocabulary.ids(history, chosen.skip_unknown) for history in rows.histories]
         return self.recommend_ids(rows.users, ids, chosen)
 
-    def recommend_users(self, user_tokens: Iterable[Any], k: int = 10, **options: Any) -> Recommendations:
+    def recommend_users(self, user_tokens: Iterable[Any], topk: int = 10, **options: Any) -> Recommendations:
         """Recommend to users of the dataset by all that they have interacted with, held-out interactions included.
 
         Parameters
         ----------
         user_tokens : iterable of str
-        k, **options
+        topk, **options
             As in `recommend`.
 
         Raises
@@ -221,66 +233,66 @@ class Recommender:
         UserError
             For an unknown user, and where the dataset is not there.
         """
-        chosen = self._options(k, options)
+        chosen = self._options(topk, options)
         users = [str(user) for user in user_tokens]
         return self.recommend_ids(users, [self.users.of(user) for user in users], chosen)
 
-    def recommend_all(self, k: int = 10, lot: int = 4096, **options: Any) -> Iterator[Recommendations]:
-        """Recommend to all users of the dataset, `lot` of them at a time.
+    def recommend_all(self, topk: int = 10, chunk_size: int = 4096, **options: Any) -> Iterator[Recommendations]:
+        """Recommend to all users of the dataset, `chunk_size` of them at a time.
 
-        Held are the model, all histories, the recommendations of one lot, what the network needs for a batch of
+        Held are the model, all histories, the recommendations of one chunk, what the network needs for a batch of
         `batch_size` rows, and blocks of at most `ranking.LARGEST_BLOCK` scores (256 MB each; three of them where the
         model averages probabilities).
 
         Parameters
         ----------
-        k, **options
+        topk, **options
             As in `recommend`.
-        lot : int
-            Users of a lot; within it, histories of like length share a batch.
+        chunk_size : int
+            Users of a chunk; within it, histories of like length share a batch.
 
         Yields
         ------
         Recommendations
         """
-        chosen = self._options(k, options)
-        for begin in range(0, len(self.users), lot):
-            rows = range(begin, min(begin + lot, len(self.users)))
+        chosen = self._options(topk, options)
+        for begin in range(0, len(self.users), chunk_size):
+            rows = range(begin, min(begin + chunk_size, len(self.users)))
             yield self.recommend_ids(
                 [self.users.tokens[row] for row in rows], [self.users.row(row) for row in rows], chosen
             )
 
-    def _options(self, k: int, options: Mapping[str, Any]) -> Options:
-        chosen = Options(k, **options)
+    def _options(self, topk: int, options: Mapping[str, Any]) -> Options:
+        chosen = Options(**{"topk": topk, **_current_names(options)})
         chosen.check(self.model, len(self.vocabulary))
         return chosen
 
     @torch.inference_mode()
     def recommend_ids(self, users: list[Any], histories: Sequence[np.ndarray], options: Options) -> Recommendations:
         """Recommend to histories of internal ids, int64 [L] each; `users` are their labels."""
-        self.tell_of_cut(histories)
+        self.warn_of_cut(histories)
         rows = [torch.from_numpy(history) for history in histories]
         # Batches of like length have little padding.
         order = sorted(range(len(rows)), key=lambda row: min(len(rows[row]), self.model.max_seq_length))
-        size = max(1, options.batch_size // options.samples_of(self.model))
+        size = max(1, options.batch_size // options.seeds_of(self.model))
         if not _diffuses(self.model):
             # Which scores the whole catalogue at once.
             size = max(1, min(size, LARGEST_BLOCK // self.model.n_items))
-        lots = [order[begin : begin + size] for begin in range(0, len(order), size)]
-        parts = [self._batch([users[row] for row in lot], [rows[row] for row in lot], options) for lot in lots]
+        batches = [order[begin : begin + size] for begin in range(0, len(order), size)]
+        parts = [self._batch([users[row] for row in batch], [rows[row] for row in batch], options) for batch in batches]
         if not parts:
-            return self._empty(options.k)
+            return self._empty(options.topk)
         return joined(parts).reordered(np.argsort(order))
 
-    def tell_of_cut(self, histories: Sequence[np.ndarray]) -> None:
-        """Say once that the model does not read all of a history."""
+    def warn_of_cut(self, histories: Sequence[np.ndarray]) -> None:
+        """Warn once that the model does not read all of a history."""
         longest = self.model.max_seq_length
-        if not self._told_of_cut and any(len(history) > longest for history in histories):
-            self._told_of_cut = True
+        if not self._warned_of_cut and any(len(history) > longest for history in histories):
+            self._warned_of_cut = True
             logger.warning("histories are cut to their newest %d items, the model's maximum", longest)
 
-    def _empty(self, k: int) -> Recommendations:
-        return Recommendations([], np.empty((0, k), dtype=object), np.empty((0, k), dtype=np.float32))
+    def _empty(self, topk: int) -> Recommendations:
+        return Recommendations([], np.empty((0, topk), dtype=object), np.empty((0, topk), dtype=np.float32))
 
     def _batch(self, users: list[Any], histories: list[Tensor], options: Options) -> Recommendations:
         device = next(self.model.parameters()).device
@@ -291,7 +303,7 @@ class Recommender:
             items, scores, measured = self._draw(histories, hidden, options)
         else:
             all_scores = self._full_scores(histories)
-            best = top_items(lambda piece: all_scores[piece], len(histories), self.model.n_items, options.k, hidden)
+            best = top_items(lambda piece: all_scores[piece], len(histories), self.model.n_items, options.topk, hidden)
             items, scores, measured = *best, None
         ids, numbers = items.cpu().numpy(), scores.float().cpu().numpy()
         missing = (ids == 0) | np.isneginf(numbers)
@@ -311,13 +323,13 @@ class Recommender:
     def _draw(
         self, histories: list[Tensor], hidden: Tensor | None, options: Options
     ) -> tuple[Tensor, Tensor, certainty.Certainty | None]:
-        model, samples = self.model, options.samples_of(self.model)
-        with draws.asked_for(model, options.steps, options.seed):
-            x_0 = draws.draw_points(model, histories, samples, options.noise_scale, options.batch_size)
-        best = top_items(lambda piece: model.score(x_0[:, piece]), len(histories), model.n_items, options.k, hidden)
+        model, samples = self.model, options.seeds_of(self.model)
+        with draws.asked_for(model, options.inference_steps, options.seed):
+            x_0 = draws.draw_points(model, histories, samples, options.temperature, options.batch_size)
+        best = top_items(lambda piece: model.score(x_0[:, piece]), len(histories), model.n_items, options.topk, hidden)
         if samples == 1:
             return best.items, best.scores, None
-        tops = certainty.draw_tops(model, x_0, options.k, hidden)
+        tops = certainty.draw_tops(model, x_0, options.topk, hidden)
         items, scores = best
         if options.diversify:
             items = certainty.cover(tops)

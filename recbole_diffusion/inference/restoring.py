@@ -34,7 +34,7 @@ class Settings(dict[str, Any]):
         return None
 
 
-class Catalogue:
+class DatasetSizes:
     """Stands in for the dataset from which models are built: the numbers of users and items, and no interaction."""
 
     def __init__(self, n_users: int, n_items: int, item_field: str) -> None:
@@ -61,8 +61,7 @@ def pick_device(device: str | torch.device | None) -> torch.device:
     try:
         return torch.zeros(0, device=device).device
     except (RuntimeError, AssertionError) as error:
-        wanted = "cpu, or cuda where a GPU is there, is wanted"
-        raise SettingError("device", str(device), wanted) from error
+        raise SettingError("device", str(device), must="be cpu, or cuda where there is a GPU") from error
 
 
 def restore(
@@ -121,11 +120,11 @@ def build(
         raise UserError(f"{path}: {state['model']} reads no histories; recommending takes a sequential model")
     config = _settings(model_class, state, device, settings or {})
     item_field = config["ITEM_ID_FIELD"]
-    catalogue = Catalogue(len(state["user_tokens"]), len(state["item_tokens"]), item_field)
+    sizes = DatasetSizes(len(state["user_tokens"]), len(state["item_tokens"]), item_field)
     try:
         # The weights are drawn from the global generator.
         with torch.random.fork_rng(devices=[]):
-            built: Any = model_class(config, catalogue)
+            built: Any = model_class(config, sizes)
     except (AttributeError, TypeError) as error:
         if not is_recboles(model_class):
             raise
@@ -147,9 +146,6 @@ def _class_of(path: str | Path, name: str, model: str | type | None) -> type:
         raise UserError(wanted) from error
     if found.__name__ != name:
         raise SettingError("model", found.__name__, f"{path} is of the model {name}")
-    from ..host import compat
-
-    compat.undo_anomaly_detection()
     return found
 
 

@@ -29,7 +29,7 @@ class Recommendations:
         On the model's own scale; NaN where there is no item.
     titles : object array [B, k] or None
     certainty : Certainty of arrays, or None
-        With two draws or more.
+        With two noises or more.
     """
 
     users: list[Any]
@@ -83,7 +83,7 @@ class Recommendations:
 
 
 def joined(parts: list[Recommendations]) -> Recommendations:
-    """Recommendations of several lots of users as one."""
+    """Recommendations to several groups of users as one."""
     titled = parts[0].titles is not None
     measured = [part.certainty for part in parts if part.certainty is not None]
     return Recommendations(

@@ -65,5 +65,5 @@ class Vocabulary:
         ids = [number for number in ids if number]
         if not ids:
             reason = "no item of it is known" if tokens else "it is empty"
-            raise UserError(f"a history of at least one item is wanted; {reason}")
+            raise UserError(f"a history must hold at least one item; {reason}")
         return np.array(ids, dtype=np.int64)

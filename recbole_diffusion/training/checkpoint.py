@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import atexit
 import copy
+import errno
 import functools
-import itertools
+import os
 import random
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, cast
+from uuid import uuid4
 
 import numpy as np
 import scipy.sparse
@@ -44,24 +45,13 @@ def last_path(best: str | Path) -> Path:
     return Path(best).with_suffix(".last.pth")
 
 
-def _claim_path(path: Path) -> Path:
-    return path.with_name(path.name.removesuffix(".pth").removesuffix(".last") + ".claim")
-
-
 def unique_path(folder: str | Path, model: str, dataset: str) -> Path:
-    """Claim a name for a run's best checkpoint that no other run uses.
-
-    An empty file `<stem>.claim` holds the name until the first checkpoint is saved or the process exits.
-
-    Parameters
-    ----------
-    folder : str or Path
-        Made where it is not there.
+    """A name for a run's best checkpoint that no other run uses, in a folder that is made where it is not there.
 
     Returns
     -------
     Path
-        `<folder>/<model>-<dataset>-<time>[-<number>].pth`
+        `<folder>/<model>-<dataset>-<time>-<unique>.pth`
 
     Raises
     ------
@@ -69,30 +59,13 @@ def unique_path(folder: str | Path, model: str, dataset: str) -> Path:
         Where the folder cannot be written to.
     """
     folder = Path(folder)
-    stem = f"{model}-{dataset}-{datetime.now():%b-%d-%Y_%H-%M-%S}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for number in itertools.count(1):
-            best = folder / f"{stem}{f'-{number}' if number > 1 else ''}.pth"
-            claim = _claim_path(best)
-            try:
-                claim.touch(exist_ok=False)
-            except FileExistsError:
-                continue
-            # A claim is given up only after a checkpoint stands, so the order of these two looks is safe.
-            if best.exists() or last_path(best).exists():
-                claim.unlink()
-                continue
-            atexit.register(claim.unlink, missing_ok=True)
-            return best
     except OSError as error:
         raise UserError(f"{folder}: no checkpoint can be written there ({error.strerror})") from error
-    raise AssertionError("unreachable")
-
-
-def release(path: str | Path) -> None:
-    """Give up the claim that `unique_path` made, once a checkpoint stands or when there is to be none."""
-    _claim_path(Path(path)).unlink(missing_ok=True)
+    if not os.access(folder, os.W_OK):
+        raise UserError(f"{folder}: no checkpoint can be written there ({os.strerror(errno.EACCES)})")
+    return folder / f"{model}-{dataset}-{datetime.now():%b-%d-%Y_%H-%M-%S}-{uuid4().hex[:8]}.pth"
 
 
 def save(path: str | Path, state: Mapping[str, Any]) -> None:
@@ -113,7 +86,6 @@ def save(path: str | Path, state: Mapping[str, Any]) -> None:
     except RuntimeError as error:
         # torch tells of a full disk so, in many lines.
         raise UserError(f"{path}: cannot be written ({str(error).splitlines()[0]})") from error
-    release(path)
 
 
 def newest(path: str | Path) -> Path:

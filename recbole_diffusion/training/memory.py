@@ -1,4 +1,4 @@
-"""How this process keeps its memory."""
+"""How a process of our own keeps its memory."""
 
 from __future__ import annotations
 
@@ -14,6 +14,18 @@ LARGEST_INT = 2**31 - 1
 # How many times what a step needs may be held.
 MOST_HELD = 2
 
+_may_be_kept = False
+
+
+def keep_freed_memory() -> None:
+    """Allow trainings of this process that run on the CPU to keep the memory that they free.
+
+    How the C library keeps memory holds for the whole process, until it ends. So only a program calls this, for the
+    process that is its own: the command line does, the library does not.
+    """
+    global _may_be_kept
+    _may_be_kept = True
+
 
 class FreedMemory:
     """Lets what one training step frees serve the next, where the C library is glibc; changes no result.
@@ -25,11 +37,12 @@ class FreedMemory:
     Parameters
     ----------
     kept : bool
-        False leaves the C library as it is.
+        False, or a process that `keep_freed_memory` was not called for, leaves the C library as it is.
     """
 
     def __init__(self, kept: bool) -> None:
-        self._libc = ctypes.CDLL(None) if kept and platform.libc_ver()[0] == "glibc" else None
+        applies = kept and _may_be_kept and platform.libc_ver()[0] == "glibc"
+        self._libc = ctypes.CDLL(None) if applies else None
         self._process = psutil.Process()
         # The most that was held, in bytes, after a step that began with nothing kept.
         self._needed = 0

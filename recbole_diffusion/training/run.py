@@ -22,6 +22,7 @@ from ..host.dataset import build_dataset  # noqa: E402
 from ..host.loaders import build_loaders  # noqa: E402
 from ..host.registry import is_recboles  # noqa: E402
 from ..host.settings import load_config  # noqa: E402
+from .process import process_as_found  # noqa: E402
 from .trainer import Trainer, build_trainer  # noqa: E402
 
 logger = logging.getLogger(__name__)
@@ -130,6 +131,7 @@ def log_settings(config: Any, prepared: Prepared) -> None:
     logger.info("rows for training, validation and test: %d, %d, %d", *rows)
 
 
+@process_as_found()
 def train_and_test(
     model: str | type,
     dataset: str,
@@ -137,7 +139,7 @@ def train_and_test(
     config_dict: Mapping[str, Any] | None = None,
     saved: bool = True,
 ) -> RunResult:
-    """Train a model to its early stopping and test its best state.
+    """Train a model to its early stopping and test its best state; the process is left as it was found.
 
     Parameters
     ----------

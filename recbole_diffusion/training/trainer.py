@@ -152,8 +152,6 @@ class Trainer(ResumableTrainer):
         if self.config["train_neg_sample_args"].get("dynamic", False):
             train_data.get_model(self.model)
         self._begin(train_data, saved)
-        if not saved:
-            checkpoint.release(self.saved_model_file)
         # Trainers of models that train for one epoch set `epochs` after RecBole has settled `eval_step`.
         eval_step = min(self.eval_step, self.epochs)
 

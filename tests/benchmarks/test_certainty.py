@@ -32,11 +32,11 @@ def test_what_is_held_out_scores_as_the_test(saved: Callable[..., Saved], diffur
 def test_the_ways_recommend_as_the_recommender(loaded: Callable[[str], Recommender], model: str) -> None:
     recommender = loaded(model)
     part = study.held_out(recommender, most=30)
-    asked = Options(10, exclude_seen=False, steps=3, seed=4, noise_scale=20.0, batch_size=64)
+    asked = Options(10, exclude_seen=False, inference_steps=3, seed=4, temperature=20.0, batch_size=64)
     drawn = study.ask(recommender, part, asked, [1, 2, 5])
     assert list(drawn.ways) == [(1, False), (2, False), (2, True), (5, False), (5, True)]
     for (number, cover), outcome in drawn.ways.items():
-        options = replace(asked, samples=number, diversify=cover)
+        options = replace(asked, inference_seeds=number, diversify=cover)
         given = recommender.recommend_ids(part.users, part.histories, options)
         assert (recommender.vocabulary.tokens[outcome.items] == given.items).mean() > 0.99
     assert given.certainty is not None
@@ -89,7 +89,7 @@ def test_deciles_are_of_equal_size_and_in_order() -> None:
 
 
 def test_the_report_holds_both_studies(saved: Callable[..., Saved], capsys: pytest.CaptureFixture[str]) -> None:
-    argv = [f"--checkpoint={saved('DiffRec').path}", "--noise_scales=0.5,2", "--samples=1,3", "--output=out"]
+    argv = [f"--checkpoint={saved('DiffRec').path}", "--noise_scales=0.5,2", "--inference_seeds=1,3", "--output=out"]
     study.run(argv)
     stem = "DiffRec-ml-100k-certainty"
     assert sorted(os.listdir("out")) == [f"{stem}-deciles.png", f"{stem}-trade.png", f"{stem}.md"]
@@ -105,10 +105,10 @@ def test_the_report_holds_both_studies(saved: Callable[..., Saved], capsys: pyte
     ("flags", "message"),
     [
         (["--noise_scales=1,x"], "take numbers separated by commas"),
-        (["--samples=1"], "--samples positive ones, one of 2 or more"),
-        (["--samples=0,2"], "--samples positive ones, one of 2 or more"),
+        (["--inference_seeds=1"], "--inference_seeds positive ones, one of 2 or more"),
+        (["--inference_seeds=0,2"], "--inference_seeds positive ones, one of 2 or more"),
         (["--output=/dev/null/a"], "/dev/null/a: the report cannot be written there"),
-        (["--noise_scales=-1"], "noise_scale=-1.0"),
+        (["--noise_scales=-1"], "temperature must be finite and at least 0, got -1.0"),
     ],
 )
 def test_mistakes(saved: Callable[..., Saved], flags: list[str], message: str) -> None:

@@ -13,11 +13,11 @@ from recbole_diffusion.inference import Recommender
 def test_a_table_and_a_picture(
     saved: Callable[..., Saved], diffurec: Recommender, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    flags = ["--history=50,258", "--steps=4", "--topk=2", "--output=why.png"]
+    flags = ["--history=50,258", "--inference_steps=4", "--topk=2", "--output=why.png"]
     assert main(["explain", f"--checkpoint={saved('DiffuRec').path}", *flags]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines[2:7]] == ["31", "21", "10", "0", "x_0"]
-    titles = diffurec.recommend(["50", "258"], k=2, steps=4).titles
+    titles = diffurec.recommend(["50", "258"], topk=2, inference_steps=4).titles
     assert titles is not None and all(title in lines[6] for title in titles[0])
     assert "4 reverse steps; recommending takes 1." in lines[-2] and lines[-1] == "picture: why.png"
     assert os.listdir(".") == ["why.png"]
@@ -35,8 +35,12 @@ def test_a_long_history_is_cut_and_that_is_said(
     ("model", "flags", "message"),
     [
         ("DiffuRec", ["--history=no such item"], "item 'no such item': not among the "),
-        ("DiffuRec", ["--history=50", "--steps=99"], "inference_steps must be from 1 to 32"),
-        ("DiffuRec", ["--history=50", "--topk=0"], "k=0: a number from 1 to "),
+        (
+            "DiffuRec",
+            ["--history=50", "--inference_steps=99"],
+            "inference_steps must be from 1 to 32",
+        ),
+        ("DiffuRec", ["--history=50", "--topk=0"], "topk must be from 1 to "),
         ("DiffuRec", ["--history=50", "--output=no/why.png"], "no/why.png: the picture cannot be written"),
         ("DiffuRec", [], "the following arguments are required: --history"),
         ("SASRec", ["--history=50"], "SASRec has no reverse process to explain"),

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,7 +20,6 @@ from saved_models import Saved
 from recbole_diffusion.cli import recommend as recommending
 from recbole_diffusion.cli.main import main
 from recbole_diffusion.inference import Recommender
-from recbole_diffusion.inference.writing import FileOutput
 
 LINES = '{"user": "a", "history": ["50", "258"]}\nnope\n["286"]\n["no such item"]\n[]\n'
 
@@ -42,7 +42,7 @@ def test_a_history_gives_a_table_with_titles(
 ) -> None:
     assert ask("--history", "50, 258", "--topk=3") == 0
     out, err = capsys.readouterr()
-    wanted = diffurec.recommend(["50", "258"], k=3)
+    wanted = diffurec.recommend(["50", "258"], topk=3)
     assert wanted.titles is not None and err == ""
     rows = [re.split(r"\s{2,}", line.strip()) for line in out.splitlines()[2:]]
     assert [row[0] for row in rows] == wanted.items[0].tolist()
@@ -54,7 +54,7 @@ def test_users_and_how_sure_the_model_is(
     ask: Callable[..., int], diffurec: Recommender, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first, second = diffurec.users.tokens[:2]
-    assert ask(f"--users={first},nobody,{second}", "--samples=4", "--topk=2") == 2
+    assert ask(f"--users={first},nobody,{second}", "--inference_seeds=4", "--topk=2") == 2
     out, err = capsys.readouterr()
     assert re.findall(r"^user (\S+)$", out, re.MULTILINE) == [first, second]
     assert out.count("share") == 2 and out.count("entropy of their best item") == 2
@@ -89,7 +89,7 @@ def test_from_stdin_to_stdout(
 @pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
 def test_all_users_to_a_file(ask: Callable[..., int], diffurec: Recommender, ending: str) -> None:
     assert ask("--users=all", f"--output=all.{ending}", "--topk=3", "--include_seen") == 0
-    wanted = diffurec.recommend_users(diffurec.users.tokens, k=3, exclude_seen=False).to_frame()
+    wanted = diffurec.recommend_users(diffurec.users.tokens, topk=3, exclude_seen=False).to_frame()
     if ending == "parquet":
         table = pd.read_parquet("all.parquet")
     elif ending == "csv":
@@ -101,33 +101,46 @@ def test_all_users_to_a_file(ask: Callable[..., int], diffurec: Recommender, end
     np.testing.assert_allclose(table["score"].astype(float), wanted["score"], atol=1e-5)
 
 
-def test_an_interrupted_run_goes_on(
-    ask: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_an_interrupted_run_leaves_no_file_and_an_older_one_as_it_was(
+    ask: Callable[..., int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    flags = ("--users=all", "--samples=2", "--topk=3")
-    monkeypatch.setattr(recommending, "LOT", 60)
-    assert ask(*flags, "--output=whole.csv") == 0
-    write, lots = FileOutput.write, []
+    monkeypatch.setattr(recommending, "CHUNK", 60)
+    answer, chunks = recommending._answer, []
 
-    def interrupted(self: FileOutput, *arguments: object) -> None:
-        if len(lots) == 2:
+    def interrupted(*arguments: Any) -> Any:
+        if len(chunks) == 2:
             raise KeyboardInterrupt
-        lots.append(arguments)
-        write(self, *arguments)  # type: ignore[arg-type]
+        chunks.append(arguments)
+        return answer(*arguments)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(FileOutput, "write", interrupted)
-        assert ask(*flags, "--output=broken.csv") == 130
-    assert not Path("broken.csv").exists() and len(lots) == 2
-    assert "broken off; to go on, run the same with --resume" in capsys.readouterr().err
-    assert ask(*flags, "--output=broken.csv") == 2
-    assert "--resume goes on with it" in capsys.readouterr().err
-    assert ask("--users=all", "--topk=4", "--output=broken.csv", "--resume") == 2
-    assert ask(*flags, "--output=broken.csv", "--resume") == 0
-    assert Path("broken.csv").read_bytes() == Path("whole.csv").read_bytes()
-    capsys.readouterr()
-    assert ask(*flags, "--output=broken.csv", "--resume") == 0
-    assert "broken.csv is there, and no part of a run" in capsys.readouterr().err
+    monkeypatch.setattr(recommending, "_answer", interrupted)
+    Path("old.csv").write_text("old")
+    assert ask("--users=all", "--topk=3", "--output=old.csv") == 130
+    assert len(chunks) == 2 and os.listdir(".") == ["old.csv"] and Path("old.csv").read_text() == "old"
+
+
+def test_chunks_change_nothing(ask: Callable[..., int], monkeypatch: pytest.MonkeyPatch) -> None:
+    flags = ("--users=all", "--inference_seeds=2", "--topk=3")
+    assert ask(*flags, "--output=whole.csv") == 0
+    monkeypatch.setattr(recommending, "CHUNK", 60)
+    assert ask(*flags, "--output=chunks.csv") == 0
+    whole, chunks = (pd.read_csv(name, dtype={"user": str, "item": str}) for name in ("whole.csv", "chunks.csv"))
+    pd.testing.assert_frame_equal(whole, chunks, rtol=1e-4)
+
+
+def test_earlier_names_still_work_and_say_the_new_once(
+    ask: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    new = ["--inference_steps=2", "--inference_seeds=3", "--noise_scale=0.1", "--reverse_sampler=ddim"]
+    assert ask("--history=50", *new) == 0
+    wanted = capsys.readouterr()
+    assert wanted.err == ""
+    old = ["--steps=2", "--samples", "3", "--set=noise_scale=0.1", "--set", "reverse_sampler=ddim"]
+    assert ask("--history=50", *old) == 0
+    said = "--steps is now --inference_steps\n--samples is now --inference_seeds\n--set=KEY=VALUE is now --KEY=VALUE\n"
+    assert capsys.readouterr() == (wanted.out, said)
+    assert ask("--history=50", "--noise-scale", "0.9", *new[:2]) == 0
+    assert capsys.readouterr().out != wanted.out
 
 
 def test_the_newest_model_of_a_folder_writes_a_file(saved: Callable[..., Saved], ask: Callable[..., int]) -> None:
@@ -170,25 +183,30 @@ def test_titles_of_a_file_of_ones_own(ask: Callable[..., int], capsys: pytest.Ca
     ("flags", "message"),
     [
         (["--history=50,no such item"], "item 'no such item': not among the "),
-        (["--history="], "a history of at least one item is wanted; it is empty"),
-        (["--history=50", "--topk=9999"], "k=9999: a number from 1 to "),
-        (["--history=50", "--topk=ten"], "argument --topk: invalid int value: 'ten'; --help shows"),
-        (["--history=50", "--users=1"], "argument --users: not allowed with argument --history"),
-        ([], "one of the arguments --history --users --input is required"),
-        (["--history=50", "--set=noise_scale"], "--set=noise_scale: KEY=VALUE is wanted"),
-        (["--history=50", "--set=hidden_size=3"], "hidden_size='3': a checkpoint's settings that may change are "),
-        (["--history=50", "--titles=a.csv"], "--titles=a.csv: FILE:COLUMN is wanted"),
+        (["--history="], "a history must hold at least one item; it is empty"),
+        (["--history=50", "--topk=9999"], "topk must be from 1 to "),
+        (["--history=50", "--topk=ten"], "topk must be a whole number, got 'ten'"),
+        (["--history=50", "--temperature=loud"], "temperature must be a number, got 'loud'"),
+        (["--history=50", "--users=1"], "argument --users: not allowed with argument --history; --help lists"),
+        ([], "one of the arguments --history --users --input is required; --help lists the flags"),
+        (["--history=50", "--set=noise_scale"], "--set must be followed by KEY=VALUE, got 'noise_scale'"),
+        (["--history=50", "--noise_scale"], "--noise_scale must have a value, as in "),
+        (["--history=50", "--hidden_size=3"], "hidden_size='3': "),
+        (["--history=50", "--tokp=3"], "--tokp: there is no such flag; did you mean --topk?"),
+        (["--history=50", "stray"], "stray: stands alone; settings are written --KEY=VALUE"),
+        (["--history=50", "--titles=a.csv"], "titles must be FILE:COLUMN, as in ml-1m.item:movie_title, got 'a.csv'"),
         (["--history=50", "--titles=a.csv:title"], "a.csv: the titles cannot be read (No such file or directory)"),
         (["--input=absent.csv"], "absent.csv: cannot be read (No such file or directory)"),
-        (["--input=in.txt"], "input='in.txt': a file of jsonl or csv is wanted"),
-        (["--history=50", "--output=a.xls"], "output='a.xls': one of csv, jsonl, parquet is wanted"),
+        (["--input=in.txt"], "input must end in jsonl or csv, or be given with --input_format, got 'in.txt'"),
+        (["--input=-", "--input_format=xls"], "input_format must be jsonl or csv, got 'xls'"),
+        (["--history=50", "--output=a.xls"], "output must end in one of csv, jsonl, parquet, or be given with "),
+        (["--history=50", "--output_format=xls"], "output_format must be one of csv, jsonl, parquet, got 'xls'"),
         (["--input=absent.csv", "--output=a.csv"], "absent.csv: cannot be read (No such file or directory)"),
-        (["--users=all", "--resume"], "--resume: only an --output file can be gone on with"),
         (["--history=50", "--output=/proc/a/b.csv"], "/proc/a/b.csv: cannot be written (No such file or directory)"),
-        (["--history=50", "--output=.", "--output_format=csv"], "output='.': the name of a file is wanted; - stands"),
-        (["--users=,"], "--users=,: users of the dataset are wanted"),
-        (["--history=50", "--noise_scale=inf"], "noise_scale=inf: a finite number of at least 0 is wanted"),
-        (["--history=50", "--samples=0"], "samples=0: a positive number is wanted"),
+        (["--history=50", "--output=.", "--output_format=csv"], "output must be the name of a file, or - for stdout"),
+        (["--users=,"], "users must be users of the dataset, separated by commas, or all, got ','"),
+        (["--history=50", "--temperature=inf"], "temperature must be finite and at least 0, got inf"),
+        (["--history=50", "--inference_seeds=0"], "inference_seeds must be positive, got 0"),
     ],
 )
 def test_mistakes_take_one_line(

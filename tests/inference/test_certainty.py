@@ -70,7 +70,7 @@ def test_without_noise_all_draws_agree(loaded: Callable[[str], Recommender], mod
     recommender = loaded(model)
     if model == "DiffuRec":
         recommender = Recommender.load(recommender.path, device="cpu", settings={"noise_scale": 0.0})
-    sure = recommender.recommend(["50", "258"], samples=4, noise_scale=0.0).certainty
+    sure = recommender.recommend(["50", "258"], inference_seeds=4, temperature=0.0).certainty
     assert sure is not None
     assert (sure.share == 1).all() and (sure.entropy == 0).all() and (sure.distance < 1e-5).all()
     assert (sure.spread < 1e-5).all()
@@ -80,7 +80,9 @@ def test_without_noise_all_draws_agree(loaded: Callable[[str], Recommender], mod
 def test_more_noise_makes_less_sure(loaded: Callable[[str], Recommender], model: str) -> None:
     recommender = loaded(model)
     histories = [recommender.vocabulary.tokens[recommender.users.row(row)] for row in range(50)]
-    measured = [recommender.recommend(histories, samples=8, noise_scale=scale).certainty for scale in (0.3, 3.0)]
+    measured = [
+        recommender.recommend(histories, inference_seeds=8, temperature=scale).certainty for scale in (0.3, 3.0)
+    ]
     quiet, loud = (figures for figures in measured if figures is not None)
     assert quiet.distance.mean() < loud.distance.mean() and quiet.share.mean() > loud.share.mean()
     assert ((loud.share >= 0) & (loud.share <= 1)).all() and quiet.spread.mean() < loud.spread.mean()
@@ -90,12 +92,12 @@ def test_more_noise_makes_less_sure(loaded: Callable[[str], Recommender], model:
 def test_figures_are_those_of_single_draws(loaded: Callable[[str], Recommender], model: str) -> None:
     recommender = loaded(model)
     n_items = len(recommender.vocabulary)
-    whole = recommender.recommend(["50", "258"], k=5, samples=3, noise_scale=3.0)
+    whole = recommender.recommend(["50", "258"], topk=5, inference_seeds=3, temperature=3.0)
     assert whole.certainty is not None
     scores = []
     for count in (1, 2, 3):
         # The mean over n draws, less that over n - 1: what draw n alone scores.
-        drawn = recommender.recommend(["50", "258"], k=n_items, samples=count, noise_scale=3.0)
+        drawn = recommender.recommend(["50", "258"], topk=n_items, inference_seeds=count, temperature=3.0)
         by_item = dict(zip(drawn.items[0], drawn.scores[0].astype(float), strict=True))
         scores.append(np.array([by_item[item] for item in whole.items[0]]))
     totals = [count * (np.exp(mean) if model == "DiffRec" else mean) for count, mean in enumerate(scores, start=1)]
@@ -107,7 +109,7 @@ def test_figures_are_those_of_single_draws(loaded: Callable[[str], Recommender],
 
 def test_diversified_lists_hold_more_than_the_mean_does(diffurec: Recommender) -> None:
     histories = [diffurec.vocabulary.tokens[diffurec.users.row(row)] for row in range(50)]
-    options = {"samples": 8, "noise_scale": 3.0}
+    options = {"inference_seeds": 8, "temperature": 3.0}
     mean, covering = (diffurec.recommend(histories, diversify=way, **options) for way in (False, True))
     assert (mean.items != covering.items).any()
     # What is recommended by both has the same score.

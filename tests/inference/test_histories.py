@@ -28,7 +28,7 @@ def test_users_have_all_their_interactions_in_order_of_time(diffurec: Recommende
 def test_files_of_a_benchmark_have_no_users(diffurec: Recommender) -> None:
     state = checkpoint.load(diffurec.path)
     state["config"]["benchmark_filename"] = ["a", "b", "c"]
-    with pytest.raises(UserError, match="hand in histories instead"):
+    with pytest.raises(UserError, match="give histories instead"):
         read_users(diffurec.path, state, diffurec.model)
 
 

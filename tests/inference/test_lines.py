@@ -8,23 +8,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recbole_diffusion.errors import UserError
-from recbole_diffusion.inference.lines import Line, count_lines, input_format, opened, read_lines
+from recbole_diffusion.inference.lines import InputLine, count_lines, input_format, opened, read_lines
 
 
-def read(text: str | bytes, kind: str) -> list[Line]:
+def read(text: str | bytes, kind: str) -> list[InputLine]:
     content = text if isinstance(text, bytes) else text.encode()
     return list(read_lines(io.BytesIO(content), "in", kind))
 
 
 def test_jsonl_holds_objects_or_lists() -> None:
     text = '{"user": "a", "history": ["50", 7]}\n\n["1"]\n{"history": ["2"], "user": 9}'
-    assert read(text, "jsonl") == [Line(1, "a", ["50", "7"]), Line(3, "3", ["1"]), Line(4, "9", ["2"])]
+    assert read(text, "jsonl") == [InputLine(1, "a", ["50", "7"]), InputLine(3, "3", ["1"]), InputLine(4, "9", ["2"])]
 
 
 def test_csv_separates_items_by_spaces() -> None:
     text = '\ufeffhistory,extra,user\n50 7,x,a\n\n"1  2",,b\n'
-    assert read(text, "csv") == [Line(2, "a", ["50", "7"]), Line(4, "b", ["1", "2"])]
-    assert read("history\n50 7\n", "csv") == [Line(2, "2", ["50", "7"])]
+    assert read(text, "csv") == [InputLine(2, "a", ["50", "7"]), InputLine(4, "b", ["1", "2"])]
+    assert read("history\n50 7\n", "csv") == [InputLine(2, "2", ["50", "7"])]
 
 
 @pytest.mark.parametrize(
@@ -32,11 +32,11 @@ def test_csv_separates_items_by_spaces() -> None:
     [
         ("{", "jsonl", "no valid JSON"),
         ('{"histori": []}', "jsonl", "there is no key 'history'; did you mean histori?"),
-        ('{"history": "50"}', "jsonl", "the history is to be a list of item tokens"),
-        ('{"history": [["50"]]}', "jsonl", "the history is to be a list of item tokens"),
-        ("[true]", "jsonl", "the history is to be a list of item tokens"),
-        ("[1.5]", "jsonl", "the history is to be a list of item tokens"),
-        ('{"history": ["1"], "user": []}', "jsonl", "the user is to be a text or a number"),
+        ('{"history": "50"}', "jsonl", "the history must be a list of item tokens"),
+        ('{"history": [["50"]]}', "jsonl", "the history must be a list of item tokens"),
+        ("[true]", "jsonl", "the history must be a list of item tokens"),
+        ("[1.5]", "jsonl", "the history must be a list of item tokens"),
+        ('{"history": ["1"], "user": []}', "jsonl", "the user must be a text or a number"),
         (b'["\xff"]', "jsonl", "in is not written in UTF-8"),
         ("a", "csv", "1 cells, where the header has 2"),
         ("a,1,2", "csv", "3 cells, where the header has 2"),
@@ -58,8 +58,8 @@ def test_a_malformed_line_is_told_and_the_others_are_read(line: str | bytes, kin
 @given(st.binary(max_size=40))
 def test_no_line_stops_the_reading(content: bytes) -> None:
     line = content.replace(b"\n", b" ")
-    assert read(line + b'\n["7"]\n', "jsonl")[-1] == Line(2, "2", ["7"])
-    assert read(b"history\n" + line + b"\n7\n", "csv")[-1] == Line(3, "3", ["7"])
+    assert read(line + b'\n["7"]\n', "jsonl")[-1] == InputLine(2, "2", ["7"])
+    assert read(b"history\n" + line + b"\n7\n", "csv")[-1] == InputLine(3, "3", ["7"])
 
 
 def test_a_csv_file_without_histories_is_refused() -> None:
@@ -70,7 +70,7 @@ def test_a_csv_file_without_histories_is_refused() -> None:
 def test_formats_follow_the_name() -> None:
     assert [input_format(name, None) for name in ("a.csv", "b.jsonl", "-")] == ["csv", "jsonl", "jsonl"]
     assert input_format("a.txt", "csv") == "csv"
-    with pytest.raises(UserError, match=r"input='a.txt': a file of jsonl or csv is wanted"):
+    with pytest.raises(UserError, match=r"input must end in jsonl or csv, .*got 'a.txt'"):
         input_format("a.txt", None)
 
 

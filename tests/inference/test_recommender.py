@@ -12,7 +12,7 @@ import torch
 from saved_models import Saved
 
 from recbole_diffusion.errors import UserError
-from recbole_diffusion.inference import Recommender
+from recbole_diffusion.inference import Recommender, recommender
 from recbole_diffusion.inference.results import joined
 
 HISTORIES = [["50", "258", "286"], ["1"], ["288", "294", "313", "300", "302"]]
@@ -26,7 +26,7 @@ def test_the_lists_score_as_the_test_of_the_training(
     rows = [row for row in range(len(users)) if len(users.row(row)) > 2]
     histories = [recommender.vocabulary.tokens[users.row(row)[:-1]] for row in rows]
     targets = recommender.vocabulary.tokens[[users.row(row)[-1] for row in rows]]
-    given = recommender.recommend(histories, k=20, exclude_seen=False)
+    given = recommender.recommend(histories, topk=20, exclude_seen=False)
     rank = np.argmax(given.items == targets[:, None], axis=1)
     found = (given.items == targets[:, None]).any(axis=1)
     for k in (5, 10, 20):
@@ -40,7 +40,7 @@ def test_the_lists_score_as_the_test_of_the_training(
 def test_scores_do_not_depend_on_the_batch(loaded: Callable[[str], Recommender], model: str) -> None:
     recommender = loaded(model)
     histories = [recommender.vocabulary.tokens[recommender.users.row(row)] for row in range(40)]
-    drawn = {} if model == "SASRec" else {"samples": 3, "steps": 4, "noise_scale": 2.0, "seed": 5}
+    drawn = {} if model == "SASRec" else {"inference_seeds": 3, "inference_steps": 4, "temperature": 2.0, "seed": 5}
     whole = recommender.recommend(histories, **drawn)
     for other in (
         recommender.recommend(histories, batch_size=1, **drawn),
@@ -87,7 +87,7 @@ def test_draws_are_averaged_as_the_model_averages_them(loaded: Callable[[str], R
             scores = network.full_sort_predict(batch)
     finally:
         network.inference_seeds = seeds
-    given = recommender.recommend(HISTORIES, k=5, samples=4, exclude_seen=False)
+    given = recommender.recommend(HISTORIES, topk=5, inference_seeds=4, exclude_seen=False)
     best = scores[:, 1:].topk(5)
     np.testing.assert_allclose(given.scores, best.values, atol=1e-5)
     assert given.items.tolist() == recommender.vocabulary.tokens[best.indices + 1].tolist()
@@ -98,8 +98,8 @@ def test_seed_and_steps_change_the_draws_and_are_forgotten(diffurec: Recommender
     first = diffurec.recommend(HISTORIES)
     timesteps = list(diffurec.model.timesteps)
     assert (diffurec.recommend(HISTORIES, seed=1).scores != first.scores).any()
-    assert (diffurec.recommend(HISTORIES, steps=8).scores != first.scores).any()
-    assert (diffurec.recommend(HISTORIES, noise_scale=3.0).scores != first.scores).any()
+    assert (diffurec.recommend(HISTORIES, inference_steps=8).scores != first.scores).any()
+    assert (diffurec.recommend(HISTORIES, temperature=3.0).scores != first.scores).any()
     again = diffurec.recommend(HISTORIES)
     np.testing.assert_array_equal(again.scores, first.scores)
     assert diffurec.model.timesteps == timesteps
@@ -128,9 +128,9 @@ def test_histories_of_every_form(diffurec: Recommender) -> None:
 @pytest.mark.parametrize(
     ("histories", "message"),
     [
-        ("50,258", "a list of item tokens is wanted"),
-        (["50", ["258"]], "histories mix items and lists of items"),
-        ([["50"], []], "a history of at least one item is wanted; it is empty"),
+        ("50,258", "histories must be a list of item tokens or a list of such lists, got '50,258'"),
+        (["50", ["258"]], "histories must be a list of item tokens or a list of such lists, not a mix"),
+        ([["50"], []], "a history must hold at least one item; it is empty"),
         (["50", "no such item"], "item 'no such item': not among the "),
         (pd.DataFrame({"user": [1], "item_id": [50]}), "the DataFrame has no column user_id"),
     ],
@@ -166,26 +166,26 @@ def test_only_the_newest_items_count_and_that_is_said_once(
 
 def test_items_of_the_history_are_left_out_beyond_what_the_model_reads(diffurec: Recommender) -> None:
     everything = list(diffurec.vocabulary.tokens[1:])
-    given = diffurec.recommend([everything[3:], ["50"]], k=5, samples=2)
+    given = diffurec.recommend([everything[3:], ["50"]], topk=5, inference_seeds=2)
     assert set(given.items[0, :3]) == set(everything[:3]) and given.items[0, 3:].tolist() == [None, None]
     assert np.isnan(given.scores[0, 3:]).all() and np.isfinite(given.scores[0, :3]).all()
     assert len(given.to_frame()) == 8
     assert [len(record["items"]) for record in given.records()] == [3, 5]
-    seen = diffurec.recommend(["50"], k=len(diffurec.vocabulary), exclude_seen=False)
-    assert "50" in seen.items[0] and "50" not in diffurec.recommend(["50"], k=len(diffurec.vocabulary)).items[0]
+    seen = diffurec.recommend(["50"], topk=len(diffurec.vocabulary), exclude_seen=False)
+    assert "50" in seen.items[0] and "50" not in diffurec.recommend(["50"], topk=len(diffurec.vocabulary)).items[0]
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"k": 0}, "k=0: a number from 1 to "),
-        ({"k": 100_000}, "k=100000: a number from 1 to "),
-        ({"steps": 33}, "steps=33: a number from 1 to 32, the model's diffusion_steps, is wanted"),
-        ({"samples": 0}, "samples=0: a positive number is wanted"),
-        ({"seed": -1}, "seed=-1: a number of at least 0 is wanted"),
-        ({"noise_scale": -1.0}, "noise_scale=-1.0: a finite number of at least 0 is wanted"),
-        ({"batch_size": 0}, "batch_size=0: a positive number is wanted"),
-        ({"diversify": True}, "diversify=True: samples of 2 or more are wanted with it"),
+        ({"topk": 0}, "topk must be from 1 to "),
+        ({"topk": 100_000}, "topk must be from 1 to "),
+        ({"inference_steps": 33}, "inference_steps must be from 1 to diffusion_steps=32, got 33"),
+        ({"inference_seeds": 0}, "inference_seeds must be positive, got 0"),
+        ({"seed": -1}, "seed must be at least 0, got -1"),
+        ({"temperature": -1.0}, "temperature must be finite and at least 0, got -1.0"),
+        ({"batch_size": 0}, "batch_size must be positive, got 0"),
+        ({"diversify": True}, "diversify=True: needs inference_seeds of at least 2"),
     ],
 )
 def test_options_that_cannot_be_used(diffurec: Recommender, options: dict[str, Any], message: str) -> None:
@@ -204,11 +204,11 @@ def test_users_of_the_dataset(diffurec: Recommender) -> None:
 
 
 def test_all_users_come_in_lots(diffurec: Recommender) -> None:
-    lots = list(diffurec.recommend_all(k=3, lot=50))
+    lots = list(diffurec.recommend_all(topk=3, chunk_size=50))
     assert [len(lot) for lot in lots[:-1]] == [50] * (len(lots) - 1)
     whole = joined(lots)
     assert whole.users == diffurec.users.tokens
-    np.testing.assert_allclose(whole.scores, diffurec.recommend_users(whole.users, k=3).scores, atol=1e-5)
+    np.testing.assert_allclose(whole.scores, diffurec.recommend_users(whole.users, topk=3).scores, atol=1e-5)
 
 
 def test_a_dataset_of_other_items_is_refused(saved: Callable[..., Saved], atomic: Callable[..., str]) -> None:
@@ -220,6 +220,19 @@ def test_a_dataset_of_other_items_is_refused(saved: Callable[..., Saved], atomic
 
 
 def test_titles_come_with_the_checkpoint(diffurec: Recommender) -> None:
-    given = diffurec.recommend(["50"], k=len(diffurec.vocabulary), exclude_seen=False)
+    given = diffurec.recommend(["50"], topk=len(diffurec.vocabulary), exclude_seen=False)
     titles = dict(zip(given.items[0], given.titles[0], strict=True)) if given.titles is not None else {}
     assert titles["50"] == "Star Wars" and "title" in given.to_frame()
+
+
+def test_earlier_names_of_options_still_work_and_say_the_new_once(
+    diffurec: Recommender, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(recommender, "_said", set())
+    new = diffurec.recommend(["50"], topk=4, inference_steps=2, inference_seeds=3)
+    assert caplog.messages == []
+    for _ in range(2):
+        old = diffurec.recommend(["50"], k=4, steps=2, samples=3)
+        assert old.items.tolist() == new.items.tolist()
+    wanted = ["k is now topk", "samples is now inference_seeds", "steps is now inference_steps"]
+    assert sorted(caplog.messages) == wanted

@@ -29,7 +29,7 @@ def file(saved: Callable[..., Saved]) -> Path:
 @pytest.fixture
 def items(diffurec: Recommender) -> list[list[str]]:
     """What that DiffuRec recommends."""
-    return diffurec.recommend(HISTORY, k=5).items.tolist()
+    return diffurec.recommend(HISTORY, topk=5).items.tolist()
 
 
 def test_loading_reads_no_dataset_and_little_of_recbole(file: Path) -> None:
@@ -54,7 +54,7 @@ def test_the_best_weights_are_used(tmp_path: Path, file: Path, items: list[list[
     last = {**state, "best_state_dict": state["state_dict"], "best_other_parameter": state["other_parameter"]}
     last["state_dict"] = {name: torch.zeros_like(tensor) for name, tensor in state["state_dict"].items()}
     checkpoint.save(tmp_path / "a.last.pth", last)
-    assert Recommender.load(tmp_path / "a.last.pth").recommend(HISTORY, k=5).items.tolist() == items
+    assert Recommender.load(tmp_path / "a.last.pth").recommend(HISTORY, topk=5).items.tolist() == items
 
 
 def test_settings_of_inference_may_be_others(file: Path) -> None:
@@ -69,7 +69,7 @@ def test_a_compiled_model_needs_no_compiler(
     checkpoint.save(tmp_path / "a.pth", {**state, "config": {**state["config"], "compile": True}})
     monkeypatch.setenv("PATH", "")
     monkeypatch.delenv("CXX", raising=False)
-    assert Recommender.load(tmp_path / "a.pth", device="cpu").recommend(HISTORY, k=5).items.tolist() == items
+    assert Recommender.load(tmp_path / "a.pth", device="cpu").recommend(HISTORY, topk=5).items.tolist() == items
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_other_settings_are_refused(file: Path, settings: dict[str, Any], messag
 @pytest.mark.parametrize(
     ("changes", "arguments", "message"),
     [
-        ({}, {"device": "gpu"}, "device='gpu': cpu, or cuda where a GPU is there, is wanted"),
+        ({}, {"device": "gpu"}, "device must be cpu, or cuda where there is a GPU, got 'gpu'"),
         ({"model": "BPR"}, {}, "BPR reads no histories; recommending takes a sequential model"),
         ({"model": "FDSA"}, {}, "FDSA cannot be built without its dataset, which no checkpoint holds"),
         ({"model": "Mine"}, {}, "Mine is no model of ours or of RecBole's; say where it stands, model=FILE.py:Mine"),
@@ -112,14 +112,14 @@ def test_a_model_of_the_users_own(tmp_path: Path, file: Path, items: list[list[s
     (tmp_path / "mine.py").write_text(text)
     checkpoint.save(tmp_path / "a.pth", {**checkpoint.load(file), "model": "Mine"})
     mine = Recommender.load(tmp_path / "a.pth", model=f"{tmp_path / 'mine.py'}:Mine")
-    assert mine.recommend(HISTORY, k=5).items.tolist() == items
+    assert mine.recommend(HISTORY, topk=5).items.tolist() == items
 
 
 @pytest.mark.parametrize("model", ["Pop", "SASRec"])
 def test_models_that_do_not_diffuse(saved: Callable[..., Saved], model: str) -> None:
     recommender = Recommender.load(saved(model).path, device="cpu")
-    given = recommender.recommend([["50", "258"], ["1"]], k=3, exclude_seen=False)
+    given = recommender.recommend([["50", "258"], ["1"]], topk=3, exclude_seen=False)
     assert given.items.shape == (2, 3) and given.certainty is None
-    with pytest.raises(UserError, match=f"samples=4: {model} draws nothing"):
-        recommender.recommend(["50"], samples=4)
+    with pytest.raises(UserError, match=f"inference_seeds=4: {model} has no reverse process"):
+        recommender.recommend(["50"], inference_seeds=4)
     assert not torch.is_anomaly_enabled()

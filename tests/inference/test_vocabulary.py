@@ -20,7 +20,7 @@ def test_ids_of_tokens_and_numbers() -> None:
     [
         (["B01LYY"], "item 'B01LYY': not among the 3 items that the model knows; did you mean B01LYX?"),
         (["[PAD]"], r"item '\[PAD\]': not among the 3 items"),
-        ([], "a history of at least one item is wanted; it is empty"),
+        ([], "a history must hold at least one item; it is empty"),
     ],
 )
 def test_items_that_are_not_known(history: list[str], message: str) -> None:

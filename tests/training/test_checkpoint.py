@@ -183,37 +183,27 @@ def test_a_writer_killed_at_any_moment_leaves_a_whole_checkpoint(tmp_path: Path)
             writer.wait()
 
 
-def test_names_claimed_at_once_all_differ(tmp_path: Path) -> None:
-    claimed: list[Path] = []
+def test_names_taken_at_once_all_differ_and_leave_no_file(tmp_path: Path) -> None:
+    taken: list[Path] = []
     threads = [
-        threading.Thread(target=lambda: claimed.append(checkpoint.unique_path(tmp_path, "DiffRec", "ml-100k")))
+        threading.Thread(target=lambda: taken.append(checkpoint.unique_path(tmp_path / "new", "DiffRec", "ml-100k")))
         for _ in range(16)
     ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(set(claimed)) == 16
-    assert all(path.name.startswith("DiffRec-ml-100k-") and path.suffix == ".pth" for path in claimed)
-    assert not list(tmp_path.glob("*.pth"))
+    assert len(set(taken)) == 16
+    assert all(path.name.startswith("DiffRec-ml-100k-") and path.suffix == ".pth" for path in taken)
+    assert list((tmp_path / "new").iterdir()) == []
 
 
-@pytest.mark.parametrize("name", [lambda best: best, checkpoint.last_path])
-def test_a_name_is_not_given_again_once_it_is_saved_under(tmp_path: Path, name: Any) -> None:
-    taken = [checkpoint.unique_path(tmp_path, "M", "d")]
-    checkpoint.save(name(taken[0]), {})
-    assert not list(tmp_path.glob("*.claim"))
-    # Longer than the rest of the second that the name is made of.
-    for _ in range(3):
-        taken.append(checkpoint.unique_path(tmp_path, "M", "d"))
-        checkpoint.save(name(taken[-1]), {})
-    assert len(set(taken)) == 4
-
-
-def test_a_process_that_saves_nothing_leaves_nothing(tmp_path: Path) -> None:
-    code = "import sys; from recbole_diffusion.training import checkpoint as c; c.unique_path(sys.argv[1], 'M', 'd')"
-    subprocess.run([sys.executable, "-c", code, str(tmp_path)], env=ENVIRONMENT, check=True)
-    assert list(tmp_path.iterdir()) == []
+def test_a_folder_without_write_permission_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Permission bits do not stop root.
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(UserError) as error:
+        checkpoint.unique_path(tmp_path, "M", "d")
+    assert "Permission denied" in one_line(error, tmp_path)
 
 
 def test_a_checkpoint_folder_that_is_a_file_is_told(tmp_path: Path) -> None:

@@ -12,7 +12,9 @@ from recbole_diffusion.training.memory import FreedMemory
 
 SCRIPT = """
 import psutil, torch
-from recbole_diffusion.training.memory import FreedMemory
+from recbole_diffusion.training.memory import FreedMemory, keep_freed_memory
+if {allowed}:
+    keep_freed_memory()
 memory = FreedMemory(kept={kept})
 before = psutil.Process().memory_info().rss
 torch.ones(50_000_000).sum()
@@ -21,14 +23,13 @@ print(psutil.Process().memory_info().rss - before)
 """
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told")
-def test_freed_memory_is_kept() -> None:
-    kept, given_back = (
-        int(subprocess.run([sys.executable, "-c", SCRIPT.format(kept=kept)], capture_output=True, check=True).stdout)
-        for kept in (True, False)
-    )
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc alone is asked to keep memory")
+@pytest.mark.parametrize(("allowed", "kept"), [(True, True), (True, False), (False, True)])
+def test_freed_memory_is_kept_where_both_the_process_and_the_trainer_say_so(allowed: bool, kept: bool) -> None:
+    script = SCRIPT.format(allowed=allowed, kept=kept)
+    held = int(subprocess.run([sys.executable, "-c", script], capture_output=True, check=True).stdout)
     block = 4 * 50_000_000
-    assert given_back < block / 2 < kept
+    assert held > block / 2 if allowed and kept else held < block / 2
 
 
 class FakeLibrary:
@@ -47,6 +48,7 @@ class FakeLibrary:
 
 def test_memory_goes_back_once_more_than_twice_a_steps_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
     library, now = FakeLibrary(), SimpleNamespace(rss=0)
+    monkeypatch.setattr(memory, "_may_be_kept", True)
     monkeypatch.setattr(memory.platform, "libc_ver", lambda: ("glibc", "2.36"))
     monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: library)
     monkeypatch.setattr(memory.psutil, "Process", lambda: SimpleNamespace(memory_info=lambda: now))
@@ -61,6 +63,7 @@ def test_memory_goes_back_once_more_than_twice_a_steps_is_held(monkeypatch: pyte
 
 
 def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "_may_be_kept", True)
     monkeypatch.setattr(memory.platform, "libc_ver", lambda: ("", ""))
     monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: pytest.fail("asked for"))
     FreedMemory(kept=True).after_step()

@@ -1,0 +1,222 @@
+"""The flags of every command. Nothing here waits for torch, so that --help answers at once."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Collection
+
+from ..host.registry import PROPERTIES, our_models
+from .arguments import ConfigFiles, Parser, Setting, number
+
+PROGRAM = "recbole-diffusion"
+SCRIPT = "python run_recbole_diffusion.py"
+DEFAULTS = {"model": "DiffuRec", "dataset": "ml-100k"}
+# Earlier names of what the models' settings call so.
+RENAMED = {"steps": "inference_steps", "samples": "inference_seeds", "set": "KEY"}
+# Settings of compare.yaml that only one of the two commands reads.
+ONLY_COMPARING = ("off_switch", "jobs", "against", "valid_latex", "test_latex")
+ONLY_TUNING = ("trials", "trial_minutes", "space")
+COMPARE_FILE = PROPERTIES / "compare.yaml"
+
+SETTINGS_HELP = f"""\
+Any setting may follow as --KEY=VALUE or --KEY VALUE; it is stronger than the files. Values are read as yaml: 1e-3,
+True, [5, 10], {{mode: uni100}}, ~ for none. --keys explains every key; the defaults stand in
+  {PROPERTIES}
+"""
+EXIT_CODES = "Exit codes: 0 done, 2 a mistake that you can mend, 1 any other.\n"
+
+TRAIN_HELP = """\
+examples:
+  {command} --model=DiffuRec --dataset=ml-100k
+  {command} -m DiffRec -d ml-1m --data_path=../data --learning_rate=5e-4 --topk=5,10
+  {command} --model=SASRec --config_files="mine.yaml more.yaml"
+  {command} --model=my_model.py:MyModel --eval_args="{{mode: uni100}}"
+"""
+COMPARE_HELP = """\
+examples:
+  {command} --model_list=DiffuRec,SASRec --dataset=ml-100k
+  {command} --model_list="DiffuRec,large=SASRec(hidden_size=128)" --seeds=1,2,3
+  {command} --model_list=DiffuRec,SASRec --SASRec.n_layers=1 --tuned=tune/ml-100k
+"""
+TUNE_HELP = """\
+examples:
+  {command} --model_list=DiffuRec,SASRec --dataset=ml-100k --trials=8
+  {command} --model_list=DiffRec --trials=20 --trial_minutes=10 --space=my_spaces
+"""
+RECOMMEND_HELP = """\
+examples:
+  recbole-diffusion recommend --checkpoint saved/M.pth --history 50,172,1
+  recbole-diffusion recommend --checkpoint saved/M.pth --users 196,186 --inference_seeds 16
+  recbole-diffusion recommend --checkpoint saved/M.pth --history 50,172,1 --reverse_sampler=ddim --inference_steps=8
+  recbole-diffusion recommend --checkpoint saved/M.pth --users all --output recs.parquet
+  recbole-diffusion recommend --checkpoint saved/M.pth --input histories.jsonl --output recs.csv
+
+A line of a jsonl input is {"user": "7", "history": ["50", "172"]}, or the list alone. A csv input has a column history,
+its items separated by spaces, and may have a column user. A line that cannot be answered is named on stderr; the others
+are answered, and the exit code is 2.
+"""
+EXPLAIN_HELP = """\
+examples:
+  recbole-diffusion explain --checkpoint saved/M.pth --history 50,172,1
+  recbole-diffusion explain --checkpoint saved/M.pth --history 50,172,1 --inference_steps 32 --output why.png
+"""
+
+
+def train_parser() -> Parser:
+    """Flags of `train`."""
+    command = f"{PROGRAM} train"
+    about = f"Train and test a model of this package ({', '.join(our_models())}) or any of RecBole's own."
+    parser = settings_parser(command, about, TRAIN_HELP.format(command=command) + f"\n{SETTINGS_HELP}\n{EXIT_CODES}")
+    add_model(parser)
+    _add_training(parser)
+    return parser
+
+
+def compare_parser() -> Parser:
+    """Flags of `compare`."""
+    command = f"{PROGRAM} compare"
+    about = "Train and test several models side by side, with the same data, splits, metrics and seeds."
+    parser = settings_parser(command, about, COMPARE_HELP.format(command=command) + f"\n{SETTINGS_HELP}\n{EXIT_CODES}")
+    _add_comparison(parser, "comparison", without=ONLY_TUNING)
+    return parser
+
+
+def tune_parser() -> Parser:
+    """Flags of `tune`."""
+    command = f"{PROGRAM} tune"
+    about = "Search the settings of each model by validation, with the same number of trials for all."
+    parser = settings_parser(command, about, TUNE_HELP.format(command=command) + f"\n{SETTINGS_HELP}\n{EXIT_CODES}")
+    _add_comparison(parser, "tuning", without=ONLY_COMPARING)
+    return parser
+
+
+def script_parser() -> Parser:
+    """Flags of `run_recbole_diffusion.py`: it trains one model, or compares or tunes those of --model_list."""
+    examples = TRAIN_HELP + COMPARE_HELP.partition("\n")[2] + TUNE_HELP.partition("\n")[2]
+    about = (
+        f"Train and test a model of this package ({', '.join(our_models())}) or any of RecBole's own;\n"
+        "with --model_list compare several, with --trials too tune each.\n"
+        f"`{PROGRAM} train`, `compare` and `tune` do the same where only the package is installed."
+    )
+    parser = settings_parser(SCRIPT, about, f"{examples.format(command=SCRIPT)}\n{SETTINGS_HELP}\n{EXIT_CODES}")
+    add_model(parser)
+    _add_training(parser)
+    _add_comparison(parser, "several models")
+    return parser
+
+
+def settings_parser(command: str, about: str = "", examples: str = "") -> Parser:
+    """A parser of settings, with the flags that each such command has."""
+    parser = Parser(command, about, examples, add_help=False, usage=f"{command} [--KEY=VALUE ...]")
+    parser.add_argument("-d", "--dataset", action=Setting, metavar="NAME", help=_with_default("dataset", "dataset"))
+    parser.add_argument(
+        "--config_files", action=ConfigFiles, metavar="FILES", help="yaml files of settings, the later the stronger"
+    )
+    parser.add_argument("--keys", action="store_true", help="print every setting, its default and what it does")
+    parser.add_argument("--version", action="store_true", help="print the version")
+    parser.add_argument("-h", "--help", action="store_true", help="print this; with a model, what --keys prints")
+    return parser
+
+
+def recommend_parser() -> Parser:
+    """Flags of `recommend`."""
+    parser = Parser(f"{PROGRAM} recommend", "Recommend the next items with a saved model.", RECOMMEND_HELP, RENAMED)
+    add_saved_model(parser)
+    users = parser.add_argument_group("for whom, one of").add_mutually_exclusive_group(required=True)
+    users.add_argument("--history", metavar="ITEMS", help="tokens of items, oldest first, separated by commas")
+    users.add_argument("--users", metavar="USERS", help="users of the dataset, separated by commas, or `all`")
+    users.add_argument("--input", metavar="FILE", help="a file with a history in each line; - for stdin")
+    parser.add_argument(
+        "--input_format", metavar="FORMAT", help="jsonl or csv (default: the input's ending; stdin jsonl)"
+    )
+    parser.add_argument(
+        "--data_path", metavar="DIR", help="folder of the dataset, for --users (default: as in training)"
+    )
+    lists = parser.add_argument_group("lists")
+    _add_number(lists, "topk", int, 10, "K", "items of a list")
+    lists.add_argument("--include_seen", action="store_true", help="items of the history may be recommended again")
+    _add_number(lists, "inference_seeds", int, None, "S", "noises for each history; two or more tell how sure it is")
+    lists.add_argument(
+        "--diversify", action="store_true", help="a list that covers what the noises give, not their mean"
+    )
+    _add_number(lists, "batch_size", int, 512, "N", "rows at once; bounds the memory")
+    output = parser.add_argument_group("output")
+    output.add_argument(
+        "--output", metavar="FILE", help="a csv, jsonl or parquet file; - for stdout (default: a table)"
+    )
+    output.add_argument(
+        "--output_format", metavar="FORMAT", help="csv, jsonl or parquet (default: the output's ending)"
+    )
+    return parser
+
+
+def explain_parser() -> Parser:
+    """Flags of `explain`."""
+    about = "Follow the reverse process on one history: which items x_t is close to at each step."
+    parser = Parser(f"{PROGRAM} explain", about, EXPLAIN_HELP, RENAMED)
+    add_saved_model(parser)
+    parser.add_argument("--history", required=True, metavar="ITEMS", help="items by their tokens, oldest first")
+    _add_number(parser, "topk", int, 3, "K", "items shown of each step")
+    parser.add_argument("--include_seen", action="store_true", help="items of the history may be shown too")
+    parser.add_argument(
+        "--output", default="trajectory.png", metavar="FILE", help="the picture (default trajectory.png)"
+    )
+    return parser
+
+
+def add_saved_model(parser: Parser) -> None:
+    """Add the flags that say which saved model, and how it samples."""
+    group = parser.add_argument_group("model")
+    group.add_argument("--checkpoint", required=True, metavar="PATH", help="the saved model; of a folder, the newest")
+    group.add_argument("--model", metavar="FILE.py:CLASS", help="its class, where it is neither ours nor RecBole's")
+    group.add_argument("--device", help="cpu, cuda or cuda:1 (default: a GPU where there is one)")
+    group.add_argument("--titles", metavar="FILE:COLUMN", help="titles of the items, where the checkpoint holds none")
+    _add_number(group, "inference_steps", int, None, "K", "reverse steps")
+    _add_number(group, "seed", int, None, "N", "seed of the noise (default: that of the training)")
+    _add_number(group, "temperature", float, 1.0, "X", "multiplies x_T and the noise of the reverse steps")
+    group.add_argument("--skip_unknown", action="store_true", help="leave out items that the model does not know")
+    parser.add_argument_group(
+        "--KEY=VALUE",
+        "any other setting that a trained model may be given anew, such as\n"
+        "  --noise_scale=0.1 or --reverse_sampler=ddim; a wrong KEY is answered with those of the model",
+    )
+
+
+def add_model(parser: Parser) -> None:
+    """Add the flag that says which model."""
+    parser.add_argument(
+        "-m", "--model", action=Setting, metavar="NAME", help=_with_default("model or FILE.py:CLASS", "model")
+    )
+
+
+def _add_training(parser: Parser) -> None:
+    parser.add_argument(
+        "--resume", action=Setting, metavar="PATH", help="go on with the run that wrote this checkpoint"
+    )
+    group = parser.add_argument_group("as in RecBole's script; several processes are not supported yet")
+    for flag in ("nproc", "ip", "port", "world_size"):
+        group.add_argument(f"--{flag}", action=Setting, metavar="VALUE")
+    group.add_argument("--group_offset", dest="offset", action=Setting, metavar="VALUE")
+
+
+def _add_comparison(parser: Parser, title: str, without: Collection[str] = ()) -> None:
+    """Add the settings of compare.yaml, explained as they are there."""
+    group = parser.add_argument_group(title)
+    row = re.compile(r"^(\w+):[ \t]*(.*?)[ \t]+# \([^)]*\) (.*(?:\n[ \t]+#.*)*)", re.MULTILINE)
+    for key, default, comment in row.findall(COMPARE_FILE.read_text(encoding="utf-8")):
+        if key not in without:
+            text = re.sub(r"\s*\n\s*#\s*", " ", comment).replace("%", "%%")
+            shown = "" if default in ("~", "[]", "{}") else f" (default {default})"
+            group.add_argument(f"--{key}", action=Setting, metavar="VALUE", help=text + shown)
+
+
+def _add_number(
+    group: argparse._ActionsContainer, key: str, kind: type, default: object, metavar: str, text: str
+) -> None:
+    shown = "" if default is None else f" (default {default:g})"
+    group.add_argument(f"--{key}", type=number(key, kind), default=default, metavar=metavar, help=text + shown)
+
+
+def _with_default(text: str, key: str) -> str:
+    return f"{text} (default {DEFAULTS[key]})"

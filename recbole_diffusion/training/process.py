@@ -1,0 +1,28 @@
+"""What a run changes for its whole process, and how it is given back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from ..host.compat import anomaly_detection_as_found
+from .checkpoint import random_state, set_random_state
+
+
+@contextmanager
+def process_as_found() -> Iterator[None]:
+    """Leave random states, cuDNN's choices and anomaly detection as they were found, after an error too.
+
+    RecBole's `init_seed` sets the seeds of Python, NumPy and torch and makes cuDNN deterministic; importing its
+    sequential models turns torch's anomaly detection on.
+    """
+    cudnn = torch.backends.cudnn
+    random, chosen = random_state(), (cudnn.deterministic, cudnn.benchmark)
+    try:
+        with anomaly_detection_as_found():
+            yield
+    finally:
+        set_random_state(random)
+        cudnn.deterministic, cudnn.benchmark = chosen
