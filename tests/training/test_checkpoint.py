@@ -203,7 +203,7 @@ def test_a_folder_without_write_permission_is_refused(tmp_path: Path, monkeypatc
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     with pytest.raises(UserError) as error:
         checkpoint.unique_path(tmp_path, "M", "d")
-    assert "Permission denied" in one_line(error, tmp_path)
+    assert one_line(error, tmp_path) and "Permission denied" in str(error.value)
 
 
 def test_a_checkpoint_folder_that_is_a_file_is_told(tmp_path: Path) -> None:
