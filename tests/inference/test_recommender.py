@@ -180,7 +180,7 @@ def test_items_of_the_history_are_left_out_beyond_what_the_model_reads(diffurec:
     [
         ({"topk": 0}, "topk must be from 1 to "),
         ({"topk": 100_000}, "topk must be from 1 to "),
-        ({"inference_steps": 33}, "inference_steps must be from 1 to diffusion_steps=32, got 33"),
+        ({"inference_steps": 33}, "inference_steps must be from 1 to 32, the model's longest chain, got 33"),
         ({"inference_seeds": 0}, "inference_seeds must be positive, got 0"),
         ({"seed": -1}, "seed must be at least 0, got -1"),
         ({"temperature": -1.0}, "temperature must be finite and at least 0, got -1.0"),
