@@ -14,7 +14,7 @@ from recbole.utils import ModelType
 from ..common.files import read_json
 from ..errors import SettingError, UserError, nearest, suggestion
 from ..host.parsing import declarations, parse, read_yaml
-from ..host.registry import PROPERTIES, our_models, recbole_models
+from ..host.registry import PROPERTIES, find_model, our_models, recbole_models
 from ..host.settings import MERGED, PATHS, DiffusionConfig, load_config, merge
 
 # The settings of a comparison itself, their defaults, and the types that they may have.
@@ -398,8 +398,10 @@ def check_same(run: Run, before: Mapping[str, Any], where: str, otherwise: str) 
         Naming the first setting that differs.
     """
     here = run.variant.config
-    there = before.get("config", here)
-    key = first_difference(there, here, (*run.variant.settings, *before.get("settings", {})))
+    # The run may be older than the name of a setting.
+    names = getattr(find_model(run.variant.model), "aliases", {})
+    there, given = ({names.get(k, k): v for k, v in before.get(part, {}).items()} for part in ("config", "settings"))
+    key = first_difference(there or here, here, (*run.variant.settings, *given))
     if key is not None:
         name, was, now = run.variant.name, there.get(key), here.get(key)
         raise UserError(f"{where}: {name} was run with {key}={was!r} there, not {now!r}; set it so, or {otherwise}")

@@ -197,6 +197,16 @@ def test_a_folder_with_other_settings_is_refused() -> None:
         plan(model_list="SASRec", seeds="1", n_layers="1")
 
 
+def test_a_run_from_before_a_setting_was_renamed_is_taken() -> None:
+    (run,) = plan(model_list="DiffuRec", seeds="1", off_switch="False", noise_scale="0.1").runs
+    before = {key: value for key, value in run.variant.config.items() if key != "noise_scale"}
+    old = {"config": {**before, "lambda_uncertainty": 0.1}, "settings": {"lambda_uncertainty": 0.1}}
+    write_json(run.folder / "run.json", old)
+    plan(model_list="DiffuRec", seeds="1", off_switch="False", noise_scale="0.1")
+    with pytest.raises(UserError, match=r"was run with noise_scale=0.1 there, not 0.2"):
+        plan(model_list="DiffuRec", seeds="1", off_switch="False", noise_scale="0.2")
+
+
 @pytest.mark.parametrize("file", sorted((PROPERTIES / "tune").glob("*.yaml")), ids=lambda file: file.stem)
 def test_stated_spaces_hold_the_defaults_and_are_of_one_size(file: Path) -> None:
     (variant,) = plan(model_list=file.stem, off_switch="False").variants
