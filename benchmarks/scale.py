@@ -23,8 +23,9 @@ from tqdm import tqdm
 
 from benchmarks.machine import device_name, peak_rss_mb, rss_mb
 from benchmarks.timing import median_seconds
+from recbole_diffusion.common.extras import require_extra
 from recbole_diffusion.common.log import shows_progress
-from recbole_diffusion.errors import SettingError, UserError
+from recbole_diffusion.errors import SettingError
 from recbole_diffusion.host.dataset import build_dataset
 from recbole_diffusion.host.loaders import build_loaders
 from recbole_diffusion.host.settings import DiffusionConfig, load_config
@@ -226,10 +227,8 @@ def _alone(section: Section, settings: dict[str, Any], size: int) -> dict[str, f
 
 
 def _plotter() -> Callable[[dict[str, list[dict[str, float]]], str, Path], None]:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise UserError("--scale: the plot needs matplotlib: pip install matplotlib") from error
+    require_extra("compare", "the plot of --scale")
+    from matplotlib.figure import Figure
 
     def draw(tables: dict[str, list[dict[str, float]]], title: str, path: Path) -> None:
         figure = Figure(figsize=(11, 8), layout="constrained")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
 from typing import Any
 
-from ..errors import SettingError, UserError
+from ..common.extras import require_extra
+from ..errors import UserError
 from ..host.registry import require_recbole
 from . import parsers
 from .train import informed, names_several
@@ -74,6 +74,7 @@ def run_settings(
     UserError
         For any mistake in settings or data.
     """
+    require_extra("compare", "a comparison")
     from ..compare.plan import make_plan, read_wanted
     from ..compare.report import final_table, write_report
     from ..compare.results import collect
@@ -84,8 +85,7 @@ def run_settings(
     if tuning and trials is None:
         raise UserError("tune needs the number of trials, as in --trials=8")
     if trials is not None:
-        if find_spec("optuna") is None:
-            raise SettingError("trials", trials, "tuning needs optuna: pip install optuna")
+        require_extra("tune", "tuning")
         from ..compare.tune import tune_all
         from ..training.memory import keep_freed_memory
 

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..common.extras import require_extra
 from ..errors import SettingError, UserError
 from ..evaluation.ranking import top_items
 from ..model.base import DiffusionRecommender
@@ -139,8 +140,9 @@ def draw(path: str | Path, trajectory: Trajectory, model: Any, history: np.ndarr
     Raises
     ------
     UserError
-        Where the file cannot be written.
+        Where the file cannot be written, or matplotlib is missing.
     """
+    require_extra("compare", "the picture of a reverse process")
     # Only here, as importing it takes a second.
     from matplotlib.figure import Figure
 

@@ -6,10 +6,10 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any
 
+from ..common.extras import require_extra
 from ..common.files import atomic_write
 from ..errors import SettingError
 from .results import Recommendations
@@ -25,7 +25,9 @@ def output_format(path: str, given: str | None) -> str:
     Raises
     ------
     SettingError
-        For another one, and for parquet where pyarrow is missing or there is no file to write it to.
+        For another one, and for parquet where there is no file to write it to.
+    UserError
+        For parquet where pyarrow is missing.
     """
     chosen = given or ("jsonl" if path == "-" else Path(path).suffix[1:])
     if chosen not in OUTPUT_FORMATS:
@@ -35,8 +37,8 @@ def output_format(path: str, given: str | None) -> str:
         raise SettingError("output_format", given, must=f"be one of {formats}")
     if chosen == "parquet" and path == "-":
         raise SettingError("output_format", chosen, must="be csv or jsonl for stdout; parquet needs a file")
-    if chosen == "parquet" and find_spec("pyarrow") is None:
-        raise SettingError("output", path, "parquet needs pyarrow: pip install pyarrow")
+    if chosen == "parquet":
+        require_extra("parquet", "parquet output")
     return chosen
 
 

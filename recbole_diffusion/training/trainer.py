@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import closing
-from importlib.util import find_spec
 from pathlib import Path
 from time import perf_counter
 from typing import Any, NamedTuple
@@ -17,6 +16,7 @@ from torch.optim import Optimizer
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from ..common.extras import require_extra
 from ..errors import SettingError, UserError
 from ..host import compat
 from ..host.registry import is_recboles
@@ -77,8 +77,8 @@ class Trainer(ResumableTrainer):
     """
 
     def __init__(self, config: Any, model: nn.Module) -> None:
-        if config["log_wandb"] and find_spec("wandb") is None:
-            raise SettingError("log_wandb", True, must="be False where wandb is not installed (pip install wandb)")
+        if config["log_wandb"]:
+            require_extra("wandb", "log_wandb=True")
         super().__init__(config, model)
         if config["tensorboard_dir"]:
             self.tensorboard = self._tensorboard(Path(config["tensorboard_dir"]) / Path(self.saved_model_file).stem)

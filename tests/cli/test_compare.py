@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,21 @@ def test_several_models_must_be_named(command: str, capsys: pytest.CaptureFixtur
 def test_tuning_needs_its_trials(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["tune", SEVERAL]) == 2
     assert capsys.readouterr().err == "error: tune needs the number of trials, as in --trials=8\n"
+
+
+@pytest.mark.parametrize(
+    ("argv", "module", "message"),
+    [
+        (["compare", SEVERAL], "markdown", 'a comparison needs markdown: pip install "recbole-diffusion[compare]"'),
+        (["tune", SEVERAL, "--trials=2"], "optuna", 'tuning needs optuna: pip install "recbole-diffusion[tune]"'),
+    ],
+)
+def test_an_extra_that_is_missing_is_named(
+    argv: list[str], module: str, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    assert main(argv) == 2
+    assert capsys.readouterr().err == f"error: {message}\n"
 
 
 def test_models_and_trials_may_stand_in_a_file(tuned: list[Any], capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,6 @@ def test_formats_follow_the_name(monkeypatch: pytest.MonkeyPatch) -> None:
         output_format("a.txt", None)
     with pytest.raises(UserError, match="output_format must be csv or jsonl for stdout"):
         output_format("-", "parquet")
-    monkeypatch.setattr("recbole_diffusion.inference.writing.find_spec", lambda name: None)
-    with pytest.raises(UserError, match="pip install pyarrow"):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(UserError, match=r"parquet output needs pyarrow: pip install \"recbole-diffusion\[parquet\]\""):
         output_format("a.parquet", None)
