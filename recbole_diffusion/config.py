@@ -7,10 +7,12 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from .common.setting import aliases_of, table_of
 from .errors import SettingError, suggestion
 from .host.parsing import parse, read_yaml
 from .host.registry import find_model
-from .host.settings import MERGED, UNDECLARED, DiffusionConfig, default_files, merge
+from .host.settings import MERGED, DiffusionConfig, default_files, merge
+from .host.table import GENERAL, NAMES, OLD_NAMES
 
 __all__ = ["Config"]
 
@@ -91,9 +93,11 @@ def flags_of(argv: Sequence[str]) -> dict[str, str]:
 
 def _known(model: Any, dataset: Any, stated: Iterable[str]) -> set[str]:
     """The settings that a model reads, and those that the script itself states."""
-    known = {*UNDECLARED, *stated}
+    known = {*GENERAL, *NAMES, *OLD_NAMES, *stated}
     # Where one of the two is missing, the settings say so.
     if model and isinstance(dataset, str):
-        for file in default_files(find_model(model), dataset):
+        model_class = find_model(model)
+        known.update(table_of(model_class), aliases_of(model_class))
+        for file in default_files(model_class, dataset):
             known.update(read_yaml(file, may_be_empty=True))
     return known

@@ -18,8 +18,8 @@ class Setting(NamedTuple):
     Parameters
     ----------
     kind : str
-        The type, as the yaml comment beside the key opens with it: `int`, `float`, `bool`, `str`, `list`, `dict`,
-        `list of int`; with ` or ~` where the setting may be absent.
+        The type, as the yaml comment beside the key opens with it: `int`, `float`, `bool`, `str`, `path`, `list`,
+        `list of int`, `dict`, or several, as in `str or list`; with ` or ~` where the setting may be absent.
     must : str
         What must hold, so that "KEY must MUST, got VALUE" is a sentence: "be positive".
     holds : callable
@@ -28,6 +28,8 @@ class Setting(NamedTuple):
         Whether a trained model may be given another value: the weights do not depend on it.
     changes_results : bool
         Whether a run's figures depend on it, beyond rounding.
+    shared : bool
+        Whether all models of a comparison must have the same value, so that their figures can be compared.
     """
 
     kind: str
@@ -35,6 +37,7 @@ class Setting(NamedTuple):
     holds: Callable[[Any], bool] = _anything
     at_inference: bool = False
     changes_results: bool = True
+    shared: bool = False
 
     def check(self, key: str, value: Any) -> None:
         """Refuse a value for which what must hold does not.
@@ -71,9 +74,10 @@ def probability(**more: Any) -> Setting:
     return Setting("float", "be from 0 to below 1", lambda value: 0 <= value < 1, **more)
 
 
-def one_of(names: Collection[str], kind: str = "str", **more: Any) -> Setting:
-    """One of some names."""
-    return Setting(kind, f"be one of {', '.join(names)}", lambda value: value in names, **more)
+def one_of(names: Collection[str], kind: str = "str", ignore_case: bool = False, **more: Any) -> Setting:
+    """One of some names; with `ignore_case` the names are in small letters, and a value may be in any."""
+    must = f"be one of {', '.join(names)}"
+    return Setting(kind, must, lambda value: (value.lower() if ignore_case else value) in names, **more)
 
 
 def switch(**more: Any) -> Setting:
@@ -83,8 +87,17 @@ def switch(**more: Any) -> Setting:
 
 def table_of(model: type) -> dict[str, Setting]:
     """The settings of a class with those of its base classes; a row of a class replaces that of its base."""
-    table: dict[str, Setting] = {}
+    return _along_bases(model, "settings")
+
+
+def aliases_of(model: type) -> dict[str, str]:
+    """Other names of a class's settings, name -> key, with those of its base classes."""
+    return _along_bases(model, "aliases")
+
+
+def _along_bases(model: type, attribute: str) -> dict[str, Any]:
+    merged: dict[str, Any] = {}
     for base in reversed(model.__mro__):
-        own: Mapping[str, Setting] = vars(base).get("settings", {})
-        table.update(own)
-    return table
+        own: Mapping[str, Any] = vars(base).get(attribute, {})
+        merged.update(own)
+    return merged

@@ -12,26 +12,33 @@ from typing import Any, NamedTuple
 from recbole.utils import ModelType
 
 from ..common.files import read_json
+from ..common.setting import Setting, positive, switch
 from ..errors import SettingError, UserError, nearest, suggestion
-from ..host.parsing import declarations, parse, read_yaml
+from ..host.parsing import parse, read_yaml, typed
 from ..host.registry import PROPERTIES, find_model, our_models, recbole_models
-from ..host.settings import MERGED, PATHS, DiffusionConfig, load_config, merge
+from ..host.settings import MERGED, DiffusionConfig, load_config, merge
+from ..host.table import COMPUTED, GENERAL
 
-# The settings of a comparison itself, their defaults, and the types that they may have.
-OWN_FILE = PROPERTIES / "compare.yaml"
-DEFAULTS = read_yaml(OWN_FILE)
-OWN = declarations({OWN_FILE: DEFAULTS}, {})
+# The settings of a comparison itself, and their defaults.
+OWN: dict[str, Setting] = {
+    "model_list": Setting("list of str"),
+    "variants": Setting("dict"),
+    "seeds": Setting("list of int", "be different numbers such as 2024,2025,2026", lambda s: len({*s}) == len(s) > 0),
+    "off_switch": switch(),
+    "jobs": positive("int"),
+    "output": Setting("path or ~"),
+    "archive": Setting("path or ~"),
+    "against": Setting("str or ~"),
+    "valid_latex": Setting("path or ~"),
+    "test_latex": Setting("path or ~"),
+    "trials": positive("int or ~"),
+    "trial_minutes": positive("float or ~"),
+    "space": Setting("path or ~"),
+    "tuned": Setting("path or ~"),
+}
+DEFAULTS = read_yaml(PROPERTIES / "compare.yaml")
 # RecBole's settings that are spelt much like these.
 LIKE_OWN = ("seed", "order_list")
-# What no result depends on, what a run sets itself, or, as several machines may share the work, where it is done.
-IGNORED = (*PATHS, "show_progress", "state", "seed", "device", "use_gpu", "gpu_id", "cuda_graphs")
-# What all models of a comparison have in common.
-ALIKE = (
-    *("eval_args", "repeatable", "metrics", "topk", "valid_metric", "metric_decimal_place", "stopping_step"),
-    *("eval_step", "data_path"),
-    *("rm_dup_inter", "val_interval", "filter_inter_by_user_or_item", "user_inter_num_interval"),
-    *("item_inter_num_interval", "benchmark_filename"),
-)
 _ENTRY = re.compile(r"(?:(?P<name>[^=()]+)=)?(?P<model>[^=()]+)(?:\((?P<settings>.*)\))?", re.DOTALL)
 
 
@@ -113,7 +120,7 @@ class Wanted(NamedTuple):
 
     dataset : str
     own : dict
-        The keys of `OWN_FILE`, typed.
+        The keys of `OWN`, typed.
     entries : list of (str, str, dict)
         Name, model and own settings of each model that he names.
     shared : dict
@@ -190,9 +197,8 @@ def read_seeds(key: str, value: Any) -> list[int]:
     ------
     SettingError
     """
-    seeds = OWN["seeds"].typed(key, value)
-    if not seeds or len(set(seeds)) < len(seeds):
-        raise SettingError(key, seeds, "different whole numbers are wanted, such as 2024,2025,2026")
+    seeds = typed(key, value, OWN["seeds"].kind)
+    OWN["seeds"].check(key, seeds)
     return seeds
 
 
@@ -215,8 +221,9 @@ def read_wanted(settings: Mapping[str, Any], config_files: Sequence[str], datase
     if isinstance(given.get("model_list"), str):
         given["model_list"] = split_outside(given["model_list"])
     merged = merge(*(read_yaml(file) for file in config_files), given)
-    own = DEFAULTS | {key: OWN[key].typed(key, value) for key, value in merged.items() if key in OWN}
-    own["seeds"] = read_seeds("seeds", own["seeds"])
+    own = DEFAULTS | {key: typed(key, value, OWN[key].kind) for key, value in merged.items() if key in OWN}
+    for key, row in OWN.items():
+        row.check(key, own[key])
     entries = _entries(own)
     known = {known for name, model, _ in entries for known in (name, model)}
     shared: dict[str, Any] = {}
@@ -246,14 +253,14 @@ def read_wanted(settings: Mapping[str, Any], config_files: Sequence[str], datase
 
 def space_file(model: str, folder: str | None = None) -> Path:
     """Where the space that a model is tuned in is stated; `folder` holds other spaces than the package's."""
-    return (PROPERTIES / "tune" if folder is None else Path(folder).expanduser()) / f"{model}.yaml"
+    return (PROPERTIES / "tune" if folder is None else Path(folder)) / f"{model}.yaml"
 
 
 def _tuned(folder: str | None, name: str, model: str) -> dict[str, Any]:
     """What tuning found best for a row, or else for its model."""
     if folder is None:
         return {}
-    files = [Path(folder, file_name(key), "best.yaml").expanduser() for key in (name, model)]
+    files = [Path(folder, file_name(key), "best.yaml") for key in (name, model)]
     file = next((file for file in files if file.is_file()), files[-1])
     if not file.is_file() and not space_file(model).is_file():
         return {}
@@ -271,7 +278,7 @@ def plain_config(config: DiffusionConfig) -> dict[str, Any]:
 def _check_alike(variants: Iterable[Variant]) -> None:
     first, *others = variants
     for other in others:
-        for key in ALIKE:
+        for key in (key for key, row in GENERAL.items() if row.shared):
             if other.config[key] != first.config[key]:
                 wanted = f"{first.config[key]!r} is wanted, as {first.name} has it: all models are evaluated alike"
                 raise SettingError(f"{other.name}.{key}", other.config[key], wanted)
@@ -288,7 +295,7 @@ def _make_variant(wanted: Wanted, name: str, model: str, settings: dict[str, Any
     if set(config["eval_args"]["mode"].values()) != {"full"}:
         raise SettingError("eval_args.mode", config["eval_args"]["mode"], "a comparison ranks all items: full")
     variant = Variant(name, model, settings, plain_config(config), seeds, config.warnings)
-    return variant, "diffusion" in config.declared and bool(config["diffusion"])
+    return variant, "diffusion" in config.table and bool(config["diffusion"])
 
 
 def settings_of(wanted: Wanted, entry: tuple[str, str, dict[str, Any]], *weaker: dict[str, Any]) -> dict[str, Any]:
@@ -341,22 +348,20 @@ def make_plan(wanted: Wanted) -> Plan:
     UserError
         For any mistake in the settings, and where the folder holds runs with other ones.
     """
-    folder = Path(wanted.own["output"] or Path("compare", file_name(wanted.dataset))).expanduser()
+    folder = Path(wanted.own["output"] or Path("compare", file_name(wanted.dataset)))
     runs = [
         Run(variant, seed, folder / "runs" / file_name(variant.name) / str(seed))
         for variant in make_variants(wanted)
         for seed in variant.seeds
     ]
     valid_latex, test_latex = (
-        Path(wanted.own[f"{part}_latex"] or folder / f"{part}.tex").expanduser() for part in ("valid", "test")
+        Path(wanted.own[f"{part}_latex"] or folder / f"{part}.tex") for part in ("valid", "test")
     )
     against = wanted.own["against"]
     names = list(dict.fromkeys(run.variant.name for run in runs))
     if against is not None and against not in names:
         raise SettingError("against", against, f"one of the rows is wanted: {', '.join(names)}")
-    if wanted.own["jobs"] < 1:
-        raise SettingError("jobs", wanted.own["jobs"], "1 or more is wanted")
-    archive = None if wanted.own["archive"] is None else Path(wanted.own["archive"]).expanduser()
+    archive = None if wanted.own["archive"] is None else Path(wanted.own["archive"])
     plan = Plan(wanted.dataset, folder, runs, valid_latex, test_latex, against, wanted.own["jobs"], archive)
     for run in runs:
         before = read_json(run.folder / "run.json")
@@ -372,7 +377,9 @@ def first_difference(
     Of the settings that only one of them has, as one may be of an earlier version of the code, those that stand in
     `given` count: the others were left at the default, which does what the version without the setting does.
     """
-    keys = [key for key in dict.fromkeys((*here, *there)) if key not in IGNORED]
+    # The seed is the run's own, and several machines may share the work.
+    ignored = {"seed", *COMPUTED, *(key for key, row in GENERAL.items() if not row.changes_results)}
+    keys = [key for key in dict.fromkeys((*here, *there)) if key not in ignored]
     if given is not None:
         both = set(here) & set(there) | set(given)
         keys = [key for key in keys if key in both]

@@ -259,13 +259,10 @@ def tune_all(wanted: Wanted) -> str:
     ------
     UserError
     """
-    trials = wanted.own["trials"]
-    if trials < 1:
-        raise SettingError("trials", trials, "a positive number is wanted")
     if wanted.own["jobs"] != 1:
         beside = "for tuning 1 is wanted; the same command, started once more beside the first, shares its study"
         raise SettingError("jobs", wanted.own["jobs"], beside)
-    root = Path(wanted.own["output"] or Path("tune", file_name(wanted.dataset))).expanduser()
+    root = Path(wanted.own["output"] or Path("tune", file_name(wanted.dataset)))
     # All of them before the first is tuned, so that a mistake in the last is told now.
     variants = make_variants(wanted._replace(own={**wanted.own, "off_switch": False}))
     for variant in variants:

@@ -1,4 +1,4 @@
-"""What settings may be, and what follows from them: checked before any data is touched."""
+"""What settings must be together, and what follows from them: checked before any data is touched."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import copy
 import functools
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,37 +17,11 @@ compat.apply()
 from recbole.evaluator import metric_information, metric_types, metrics_dict  # noqa: E402
 from recbole.utils import EvaluatorType, InputType, ModelType  # noqa: E402
 
-from ..errors import SettingError, nearest, suggestion  # noqa: E402
-from .parsing import TOP_LEVEL_KEY, Declaration  # noqa: E402
-from .registry import PROPERTIES, recbole_folder  # noqa: E402
+from ..errors import SettingError, nearest  # noqa: E402
+from .parsing import kind_of, typed  # noqa: E402
+from .registry import PROPERTIES, is_recboles, recbole_folder  # noqa: E402
 
 FIELDS = ("USER_ID_FIELD", "ITEM_ID_FIELD", "TIME_FIELD")
-POSITIVE = (
-    "epochs",
-    "train_batch_size",
-    "eval_batch_size",
-    "learning_rate",
-    "MAX_ITEM_LIST_LENGTH",
-    "lr_step_size",
-    "lr_gamma",
-)
-NOT_NEGATIVE = (
-    "seed",
-    "eval_step",
-    "stopping_step",
-    "weight_decay",
-    "worker",
-    "loss_decimal_place",
-    "metric_decimal_place",
-    "warmup_steps",
-    "frozen_epochs",
-)
-CHOICES = {
-    "learner": ("adam", "adamw", "sgd", "adagrad", "rmsprop", "sparse_adam"),
-    "state": ("debug", "info", "warning", "error", "critical"),
-    "rm_dup_inter": ("first", "last"),
-    "transform": ("mask_itemseq", "inverse_itemseq", "crop_itemseq", "reorder_itemseq", "user_defined"),
-}
 # What other libraries call settings of RecBole's.
 SHORTHANDS = {
     "lr": "learning_rate",
@@ -58,25 +31,22 @@ SHORTHANDS = {
     "patience": "stopping_step",
     "optimizer": "learner",
 }
-INTERVALS = (
-    "user_inter_num_interval",
-    "item_inter_num_interval",
-    "entity_kg_num_interval",
-    "relation_kg_num_interval",
-)
 # Settings that RecBole's transforms read without a default.
 TRANSFORM_NEEDS = {"mask_itemseq": ("mask_ratio",), "crop_itemseq": ("eta",), "reorder_itemseq": ("beta",)}
 DISTRIBUTIONS = ("uniform", "popularity")
+# RecBole's form of "no negatives are sampled".
+NO_NEGATIVES = {"distribution": "none", "sample_num": "none", "alpha": "none", "dynamic": False, "candidate_num": 0}
+_TOP_LEVEL_KEY = re.compile(r"^([\w-]+)[ \t]*:", re.MULTILINE)
 
 
 @functools.cache
 def _settings_of_any_model() -> frozenset[str]:
     files = [*(recbole_folder() / "properties").rglob("*.yaml"), *PROPERTIES.rglob("*.yaml")]
-    return frozenset(key for file in files for key in TOP_LEVEL_KEY.findall(file.read_text(encoding="utf-8")))
+    return frozenset(key for file in files for key in _TOP_LEVEL_KEY.findall(file.read_text(encoding="utf-8")))
 
 
 def check_names(settings: Mapping[str, Any], known: Iterable[str], model: str) -> list[str]:
-    """Refuse a misspelt setting, and tell of those that nothing reads.
+    """Refuse a misspelt setting, and warn of those that nothing reads.
 
     Returns
     -------
@@ -97,70 +67,22 @@ def check_names(settings: Mapping[str, Any], known: Iterable[str], model: str) -
         if key in _settings_of_any_model():
             warnings.append(f"{model} does not read the setting {key}")
         elif near := SHORTHANDS.get(key) or nearest(key, sorted(known), cutoff=0.8):
-            raise SettingError(key, value, f"there is no such setting; did you mean {near}?")
+            raise SettingError(key, value, must=f"be the name of a setting, such as {near}")
         else:
-            warnings.append(f"the setting {key} is unknown; perhaps nothing reads it")
+            warnings.append(f"the setting {key} is unknown, and probably nothing reads it")
     return warnings
 
 
-def check_processes(nproc: int, world_size: int) -> None:
-    """Refuse a run on several processes.
+def check_transform(settings: Mapping[str, Any]) -> None:
+    """Check that the setting which `transform` reads is given.
 
     Raises
     ------
     SettingError
     """
-    for key, value in (("nproc", nproc), ("world_size", world_size)):
-        if value > 1 or (key == "nproc" and value < 1):
-            raise SettingError(key, value, "several processes are not supported yet; run with nproc=1")
-
-
-def check_values(settings: Mapping[str, Any]) -> None:
-    """Check ranges and choices of the settings that every model has.
-
-    Raises
-    ------
-    SettingError
-    """
-    check_processes(settings.get("nproc", 1), settings.get("world_size", -1))
-    for key in POSITIVE:
-        if settings.get(key) is not None and settings[key] <= 0:
-            raise SettingError(key, settings[key], "a positive number is wanted")
-    for key in NOT_NEGATIVE:
-        if settings[key] < 0:
-            raise SettingError(key, settings[key], "a number of at least 0 is wanted")
-    if settings["seed"] >= 2**32:
-        raise SettingError("seed", settings["seed"], "a number below 2**32 is wanted")
-    for key, choices in CHOICES.items():
-        if settings.get(key) is not None and settings[key].lower() not in choices:
-            raise SettingError(key, settings[key], f"one of {', '.join(choices)} is wanted")
-    for key in INTERVALS:
-        _require_interval(key, settings.get(key))
-    for field, interval in (settings.get("val_interval") or {}).items():
-        if isinstance(interval, str):  # a list names the tokens to keep
-            _require_interval(f"val_interval.{field}", interval)
-    for parameter in TRANSFORM_NEEDS.get(settings.get("transform") or "", ()):
+    for parameter in TRANSFORM_NEEDS.get(settings["transform"] or "", ()):
         if settings.get(parameter) is None:
-            raise SettingError("transform", settings["transform"], f"the setting {parameter} is wanted with it")
-    if settings["clip_grad_norm"] is not None and "max_norm" not in settings["clip_grad_norm"]:
-        raise SettingError("clip_grad_norm", settings["clip_grad_norm"], "max_norm is wanted, as in {max_norm: 5.0}")
-    decay = settings["ema_decay"]
-    if decay is not None and not 0 <= decay < 1:
-        raise SettingError("ema_decay", decay, must="be from 0 to below 1")
-    if settings["resume"] is not None and not Path(settings["resume"]).is_file():
-        raise SettingError("resume", settings["resume"], "there is no such file")
-
-
-def _require_interval(key: str, value: Any) -> None:
-    """RecBole itself warns of a malformed interval, and then takes everything."""
-    for part in str(value).split(";") if value is not None else ():
-        found = re.fullmatch(r"\s*[\[(]([^,]*),([^,]*)[\])]\s*", part)
-        try:
-            ordered = found is not None and float(found[1]) <= float(found[2])
-        except ValueError:
-            ordered = False
-        if not ordered:
-            raise SettingError(key, value, "an interval is wanted, such as [5,inf), or several with ; between")
+            raise SettingError("transform", settings["transform"], must=f"be given together with {parameter}")
 
 
 def check_metrics(settings: Mapping[str, Any]) -> None:
@@ -171,32 +93,31 @@ def check_metrics(settings: Mapping[str, Any]) -> None:
     SettingError
     """
     metrics, topk, valid_metric = settings["metrics"], settings["topk"], settings["valid_metric"]
-    if not metrics:
-        raise SettingError("metrics", metrics, "at least one metric is wanted")
     for metric in metrics:
         if metric.lower() not in metric_types:
             names = [known.__name__ for known in metrics_dict.values()]
-            hint = suggestion(metric, names) or f"; known: {', '.join(names)}"
-            raise SettingError("metrics", metrics, f"there is no metric {metric}{hint}")
-    if not topk or min(topk) <= 0:
-        raise SettingError("topk", topk, "positive whole numbers are wanted, such as [5, 10]")
+            must = f"hold names of metrics, such as {nearest(metric, names) or ', '.join(names)}"
+            raise SettingError("metrics", metric, must=must)
     if len({metric_types[metric.lower()] for metric in metrics}) > 1:
-        raise SettingError("metrics", metrics, "metrics of ranking and of values cannot be mixed")
+        raise SettingError("metrics", metrics, must="be all of ranking or all of values")
     modes = settings["eval_args"]["mode"].values()
-    if metric_types[metrics[0].lower()] == EvaluatorType.VALUE and "full" in modes:
-        raise SettingError("metrics", metrics, "metrics of values need eval_args.mode labeled, uniN or popN, not full")
-    if "labeled" in modes and metric_types[metrics[0].lower()] == EvaluatorType.RANKING:
-        raise SettingError("eval_args.mode", "labeled", "ranking takes full, uniN or popN; labels go with AUC")
+    by_value = metric_types[metrics[0].lower()] == EvaluatorType.VALUE
+    if by_value and "full" in modes:
+        must = "be metrics of ranking with eval_args.mode full; metrics of values take labeled, uniN or popN"
+        raise SettingError("metrics", metrics, must=must)
+    if "labeled" in modes and not by_value:
+        raise SettingError("eval_args.mode", "labeled", must="be full, uniN or popN for ranking; labels go with AUC")
     if "labeled" in modes and not settings.get("threshold") and not _loads(settings, settings["LABEL_FIELD"]):
-        raise SettingError("eval_args.mode", "labeled", "labels are wanted for it, such as threshold={rating: 4}")
+        must = "come with labels, such as threshold={rating: 4}"
+        raise SettingError("eval_args.mode", "labeled", must=must)
 
     names = []
     for metric in metrics:
         by_rank = {"rec.topk", "rec.items"} & set(metric_information[metric.lower()])
         names += [f"{metric}@{k}" for k in topk] if by_rank else [metric]
     if valid_metric.lower() not in [name.lower() for name in names]:
-        wanted = f"metrics and topk={topk} do not give it; one of {', '.join(names)} is wanted"
-        raise SettingError("valid_metric", valid_metric, wanted)
+        must = f"be one of {', '.join(names)}, which metrics and topk={topk} give"
+        raise SettingError("valid_metric", valid_metric, must=must)
 
 
 def check_eval_args(settings: Mapping[str, Any], sequential: bool) -> None:
@@ -208,27 +129,34 @@ def check_eval_args(settings: Mapping[str, Any], sequential: bool) -> None:
     """
     args = settings["eval_args"]
     _known_parts("eval_args", args, ("split", "order", "group_by", "mode"))
-    split, order = args.get("split"), args.get("order")
-    if not isinstance(split, Mapping) or len(split) != 1 or not set(split) <= {"RS", "LS", "TS"}:
-        raise SettingError("eval_args.split", split, "{LS: valid_and_test}, {RS: [0.8, 0.1, 0.1]} or TS is wanted")
-    ((scheme, parts),) = split.items()
-    if scheme == "LS":
-        if parts not in ("valid_and_test", "valid_only", "test_only"):
-            raise SettingError("eval_args.split", split, "LS takes valid_and_test, valid_only or test_only")
-    elif not (isinstance(parts, list) and len(parts) == 3 and all(map(_is_share, parts)) and sum(parts) > 0):
-        raise SettingError("eval_args.split", split, f"{scheme} takes three shares, such as [0.8, 0.1, 0.1]")
+    _check_split(args.get("split"))
+    order = args.get("order")
     if order not in ("RO", "TO"):
-        raise SettingError("eval_args.order", order, "RO (random) or TO (by time) is wanted")
+        raise SettingError("eval_args.order", order, must="be RO (random) or TO (by time)")
     if sequential and order != "TO":
-        raise SettingError("eval_args.order", order, "sequential models need TO, the order of time")
+        raise SettingError("eval_args.order", order, must="be TO (by time) for a sequential model")
     if sequential and not settings["repeatable"]:
-        raise SettingError("repeatable", settings["repeatable"], "sequential models need True")
+        raise SettingError("repeatable", settings["repeatable"], must="be True for a sequential model")
     if str(args.get("group_by")).lower() not in ("user", "none"):
-        raise SettingError("eval_args.group_by", args["group_by"], "user or none is wanted")
+        raise SettingError("eval_args.group_by", args["group_by"], must="be user or none")
     _known_parts("eval_args.mode", args["mode"], ("valid", "test"))
     for mode in args["mode"].values():
         if not re.fullmatch(r"full|labeled|(uni|pop)[1-9]\d*", str(mode)):
-            raise SettingError("eval_args.mode", mode, "full, labeled, uniN or popN is wanted, such as uni100")
+            raise SettingError("eval_args.mode", mode, must="be full, labeled, uniN or popN, such as uni100")
+
+
+def _check_split(split: Any) -> None:
+    must = "be {LS: valid_and_test}, {RS: [0.8, 0.1, 0.1]} or {TS: [0.8, 0.1, 0.1]}"
+    if not isinstance(split, Mapping) or len(split) != 1 or not set(split) <= {"RS", "LS", "TS"}:
+        raise SettingError("eval_args.split", split, must=must)
+    ((scheme, parts),) = split.items()
+    if scheme == "LS":
+        if parts not in ("valid_and_test", "valid_only", "test_only"):
+            must = "have LS: valid_and_test, valid_only or test_only"
+            raise SettingError("eval_args.split", split, must=must)
+    elif not (isinstance(parts, list) and len(parts) == 3 and all(map(_is_share, parts)) and sum(parts) > 0):
+        must = f"have {scheme}: three shares, such as [0.8, 0.1, 0.1]"
+        raise SettingError("eval_args.split", split, must=must)
 
 
 def _is_share(part: Any) -> bool:
@@ -238,10 +166,11 @@ def _is_share(part: Any) -> bool:
 def _known_parts(key: str, value: Mapping[str, Any], known: Sequence[str]) -> None:
     for part in value:
         if part not in known:
-            raise SettingError(f"{key}.{part}", value[part], f"there is no such setting; known: {', '.join(known)}")
+            must = f"be left out; {key} has {', '.join(known)}"
+            raise SettingError(f"{key}.{part}", value[part], must=must)
 
 
-def negatives(model: type, settings: Mapping[str, Any], given: Mapping[str, Any], default: Any) -> Any:
+def negatives(model: type, settings: Mapping[str, Any], given: Mapping[str, Any], default: Any) -> dict[str, Any]:
     """The `train_neg_sample_args` that the loss asks for.
 
     Parameters
@@ -252,7 +181,7 @@ def negatives(model: type, settings: Mapping[str, Any], given: Mapping[str, Any]
     given : mapping
         What the user set himself.
     default : dict
-        RecBole's, for losses that draw negatives.
+        RecBole's, for losses that sample negatives.
 
     Raises
     ------
@@ -262,23 +191,25 @@ def negatives(model: type, settings: Mapping[str, Any], given: Mapping[str, Any]
     loss, args = settings.get("loss_type"), settings["train_neg_sample_args"]
     input_type = getattr(model, "input_type", None)
     sequential = settings["MODEL_TYPE"] == ModelType.SEQUENTIAL
-    if loss not in ("CE", "BPR") and (input_type is None or (sequential and loss is not None)):
-        raise SettingError("loss_type", loss, "CE or BPR is wanted")
+    # A model that says what its input is may have a loss of any other name.
+    other = input_type is not None and (loss is None or not sequential or not is_recboles(model))
+    if loss not in ("CE", "BPR") and not other:
+        raise SettingError("loss_type", loss, must="be CE or BPR")
     if args is not None:
         args = _checked_negatives(args, default)
-    chosen = "train_neg_sample_args" in given
+    chosen = given.get("train_neg_sample_args")
     if sequential and loss == "CE" and input_type != InputType.PAIRWISE:
         if chosen and args is not None:
-            wanted = "loss_type CE draws no negatives; leave this out or set loss_type to BPR"
-            raise SettingError("train_neg_sample_args", given["train_neg_sample_args"], wanted)
-        return None
+            must = "be left out, as loss_type CE samples no negatives; or set loss_type to BPR"
+            raise SettingError("train_neg_sample_args", chosen, must=must)
+        return NO_NEGATIVES.copy()
     if args is None and (input_type == InputType.PAIRWISE or (input_type is None and loss == "BPR")):
-        if not chosen:
+        if "train_neg_sample_args" not in given:
             return copy.deepcopy(default)
         if input_type is None:
-            wanted = f"loss_type BPR needs a distribution: {' or '.join(DISTRIBUTIONS)}"
-            raise SettingError("train_neg_sample_args", given["train_neg_sample_args"], wanted)
-    return args
+            must = f"have a distribution for loss_type BPR: {' or '.join(DISTRIBUTIONS)}"
+            raise SettingError("train_neg_sample_args", chosen, must=must)
+    return NO_NEGATIVES.copy() if args is None else args
 
 
 def _checked_negatives(args: Mapping[str, Any], default: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -287,16 +218,31 @@ def _checked_negatives(args: Mapping[str, Any], default: Mapping[str, Any]) -> d
     if distribution is None or str(distribution).lower() == "none":
         return None
     if distribution not in DISTRIBUTIONS:
-        wanted = f"one of {', '.join(DISTRIBUTIONS)}, none is wanted"
-        raise SettingError("train_neg_sample_args.distribution", distribution, wanted)
-    typed = {
-        part: Declaration((type(usual).__name__,)).typed(f"train_neg_sample_args.{part}", args.get(part, usual))
+        must = f"be one of {', '.join(DISTRIBUTIONS)}, none"
+        raise SettingError("train_neg_sample_args.distribution", distribution, must=must)
+    parts = {
+        part: typed(f"train_neg_sample_args.{part}", args.get(part, usual), kind_of([usual]))
         for part, usual in default.items()
     }
-    for part, least in (("sample_num", 1), ("candidate_num", 1 if typed["dynamic"] else 0)):
-        if typed[part] < least:
-            raise SettingError(f"train_neg_sample_args.{part}", typed[part], f"a number of at least {least} is wanted")
-    return typed
+    for part, least in (("sample_num", 1), ("candidate_num", 1 if parts["dynamic"] else 0)):
+        if parts[part] < least:
+            raise SettingError(f"train_neg_sample_args.{part}", parts[part], must=f"be at least {least}")
+    return parts
+
+
+def input_type(model: type, loss: str | None) -> InputType | None:
+    """What a training row holds: what the model says, or what follows from the loss; None for a loss of its own."""
+    by_loss = {"CE": InputType.POINTWISE, "BPR": InputType.PAIRWISE}
+    return getattr(model, "input_type", None) or by_loss.get(str(loss))
+
+
+def evaluation_negatives(mode: str) -> dict[str, Any]:
+    """RecBole's `valid_neg_sample_args` and `test_neg_sample_args` of a mode of evaluation."""
+    if mode == "labeled":
+        return {"distribution": "none", "sample_num": "none"}
+    if mode == "full":
+        return {"distribution": "uniform", "sample_num": "none"}
+    return {"distribution": "popularity" if mode.startswith("pop") else "uniform", "sample_num": int(mode[3:])}
 
 
 def columns(settings: Mapping[str, Any], given: Mapping[str, Any], default_fields: Mapping[str, Any]) -> Any:
@@ -313,18 +259,29 @@ def columns(settings: Mapping[str, Any], given: Mapping[str, Any], default_field
     load_col.setdefault("inter", "*")
     for suffix, names in load_col.items():
         if names != "*" and not isinstance(names, list):
-            raise SettingError(f"load_col.{suffix}", names, "a list of fields is wanted, or '*' for all")
+            raise SettingError(f"load_col.{suffix}", names, must="be a list of fields, or '*' for all")
     own = given.get("load_col") or {}
     for suffix in given.get("unload_col") or {}:
         if suffix in own:
-            raise SettingError("unload_col", given["unload_col"], f"load_col names the fields of .{suffix} already")
+            must = f"leave out {suffix}, whose fields load_col names already"
+            raise SettingError("unload_col", given["unload_col"], must=must)
         load_col[suffix] = "*"
     if load_col["inter"] == "*":
         return load_col
     if "inter" not in own:
         renamed = {default_fields[key]: settings[key] for key in FIELDS}
         load_col["inter"] = [renamed.get(name, name) for name in load_col["inter"]]
+    for field, key in _needed_fields(settings, given).items():
+        if any(names == "*" or field in names for names in load_col.values()):
+            continue
+        if "inter" in own:
+            raise SettingError("load_col", own, must=f"name the field {field} in inter, which {key} needs")
+        load_col["inter"].append(field)
+    return load_col
 
+
+def _needed_fields(settings: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, str]:
+    """Fields of the interactions that have to be read, each with a setting that needs it."""
     needed = {field: key for key in ("threshold", "val_interval", "normalize_field") for field in given.get(key) or ()}
     if settings.get("inter_matrix_type") == "rating":
         needed[settings["RATING_FIELD"]] = "inter_matrix_type"
@@ -333,13 +290,7 @@ def columns(settings: Mapping[str, Any], given: Mapping[str, Any], default_field
     elif settings["eval_args"]["order"] == "TO" and settings["benchmark_filename"] is None:
         needed[settings["TIME_FIELD"]] = "TIME_FIELD"
     needed[settings["ITEM_ID_FIELD"]], needed[settings["USER_ID_FIELD"]] = "ITEM_ID_FIELD", "USER_ID_FIELD"
-    for field, key in needed.items():
-        if any(names == "*" or field in names for names in load_col.values()):
-            continue
-        if "inter" in own:
-            raise SettingError("load_col", own, f"{key} needs the field {field}; add it to inter")
-        load_col["inter"].append(field)
-    return load_col
+    return needed
 
 
 def _loads(settings: Mapping[str, Any], field: str) -> bool:
@@ -348,22 +299,20 @@ def _loads(settings: Mapping[str, Any], field: str) -> bool:
 
 
 def pick_device(gpu_id: str, use_gpu: bool) -> torch.device:
-    """The device that a run computes on: the first GPU of `gpu_id`, or the CPU where none is there or wanted.
+    """The device that a run computes on: the first GPU of `gpu_id`; the CPU without one, or with `use_gpu: False`.
 
     `CUDA_VISIBLE_DEVICES` is left alone; `gpu_id` counts among the GPUs that it shows.
 
     Raises
     ------
     SettingError
-        If `gpu_id` is no list of numbers, or there are fewer GPUs.
+        If there are fewer GPUs.
     """
-    if not re.fullmatch(r"\s*|-1|\d+(\s*,\s*\d+)*", gpu_id):
-        raise SettingError("gpu_id", gpu_id, "numbers of GPUs are wanted, such as 0 or 0,1")
     if not use_gpu or not gpu_id.strip() or gpu_id == "-1" or not torch.cuda.is_available():
         return torch.device("cpu")
-    index = int(gpu_id.split(",")[0])
-    if index >= torch.cuda.device_count():
-        raise SettingError("gpu_id", gpu_id, f"{torch.cuda.device_count()} GPU(s) can be seen, numbered from 0")
+    index, count = int(gpu_id.split(",")[0]), torch.cuda.device_count()
+    if index >= count:
+        raise SettingError("gpu_id", gpu_id, must=f"be below {count}, the number of GPUs that can be seen")
     # Some of RecBole's models say plainly "cuda".
     torch.cuda.set_device(index)
     return torch.device("cuda", index)

@@ -1,4 +1,4 @@
-"""Settings as they are written: yaml, never evaluated as code, read by the type that the property files declare."""
+"""Settings as they are written: yaml, never evaluated as code, read by the type that a setting has."""
 
 from __future__ import annotations
 
@@ -14,17 +14,6 @@ import numpy as np
 import yaml
 
 from ..errors import SettingError, UserError
-
-# RecBole writes these as whole numbers, though any number will do.
-ANY_NUMBER = ("reg_weight", "negative_weight", "w_max", "w_min")
-# RecBole takes none for these without saying so where they stand.
-MAY_BE_NONE = (
-    "train_neg_sample_args",
-    "user_inter_num_interval",
-    "item_inter_num_interval",
-    "entity_kg_num_interval",
-    "relation_kg_num_interval",
-)
 
 
 class SettingsLoader(yaml.SafeLoader):
@@ -77,7 +66,7 @@ def read_yaml(file: str | os.PathLike[str], may_be_empty: bool = False) -> dict[
     if content is None:
         raise UserError(f"{file}: holds no settings")
     if not isinstance(content, dict):
-        raise UserError(f"{file}: a mapping is wanted, one 'key: value' a line")
+        raise UserError(f"{file}: must be a mapping, one 'key: value' a line")
     for key in content:
         if not isinstance(key, str):
             raise UserError(f"{file}: {key!r} is no name of a setting")
@@ -115,6 +104,14 @@ def _as_str(value: Any) -> str:
     raise ValueError
 
 
+def _as_path(value: Any) -> str:
+    return os.path.expanduser(_as_str(value))
+
+
+def _as_anything(value: Any) -> Any:
+    return parse(value) if isinstance(value, str) else copy.deepcopy(value)
+
+
 def _as_list(value: Any) -> list[Any]:
     if isinstance(value, str):
         value = parse(value)
@@ -128,6 +125,10 @@ def _as_list(value: Any) -> list[Any]:
     return copy.deepcopy(list(value)) if isinstance(value, (list, tuple)) else [value]
 
 
+def _list_of(convert: Callable[[Any], Any]) -> Callable[[Any], list[Any]]:
+    return lambda value: [convert(element) for element in _as_list(value)]
+
+
 def _as_dict(value: Any) -> dict[str, Any]:
     value = parse(value) if isinstance(value, str) else value
     # "{mode:uni100}" is one key without a value to yaml: the space after the colon is missing.
@@ -137,101 +138,81 @@ def _as_dict(value: Any) -> dict[str, Any]:
 
 
 class Kind(NamedTuple):
-    """A type that a setting may have: how a value becomes one, and what to ask for where it does not."""
+    """A type that a setting may have: how a value becomes one, and what one is called."""
 
     convert: Callable[[Any], Any]
-    wanted: str
+    noun: str
 
 
 KINDS = {
-    "bool": Kind(_as_bool, "True or False is wanted"),
-    "int": Kind(_as_int, "a whole number is wanted"),
-    "float": Kind(_as_float, "a number is wanted"),
-    "str": Kind(_as_str, "a text is wanted"),
-    "list": Kind(_as_list, "a list is wanted, such as [a, b]"),
-    "dict": Kind(_as_dict, "a mapping is wanted, such as {key: value}, with a space after the colon"),
+    "any": Kind(_as_anything, "anything"),
+    "bool": Kind(_as_bool, "True or False"),
+    "int": Kind(_as_int, "a whole number"),
+    "float": Kind(_as_float, "a number"),
+    "str": Kind(_as_str, "a text"),
+    "path": Kind(_as_path, "a path"),
+    "list": Kind(_as_list, "a list such as [a, b]"),
+    "list of int": Kind(_list_of(_as_int), "a list of whole numbers such as [1, 2]"),
+    "list of float": Kind(_list_of(_as_float), "a list of numbers such as [0.1, 0.2]"),
+    "list of str": Kind(_list_of(_as_str), "a list of texts such as [a, b]"),
+    "dict": Kind(_as_dict, "a mapping such as {key: value}, with a space after the colon"),
 }
 
 
-class Declaration(NamedTuple):
-    """What the property files say about a setting."""
-
-    kinds: tuple[str, ...] = ()
-    elements: str | None = None
-    nullable: bool = False
-
-    def typed(self, key: str, value: Any) -> Any:
-        """The value in the type that is declared.
-
-        Raises
-        ------
-        SettingError
-            If it cannot be read as that.
-        """
-        if isinstance(value, np.generic):
-            value = value.item()
-        elif isinstance(value, os.PathLike):
-            value = os.fspath(value)
-        absent = value is None or (isinstance(value, str) and value.strip().lower() in ("none", "null", "~", ""))
-        if absent and (self.nullable or not self.kinds):
-            return None
-        for kind in self.kinds:
-            try:
-                typed = KINDS[kind].convert(value)
-            except ValueError:
-                continue
-            return self._typed_elements(key, typed) if kind == "list" else typed
-        if self.kinds:
-            raise SettingError(key, value, KINDS[self.kinds[0]].wanted)
-        return parse(value) if isinstance(value, str) else copy.deepcopy(value)
-
-    def _typed_elements(self, key: str, values: list[Any]) -> list[Any]:
-        if self.elements is None:
-            return values
-        try:
-            return [KINDS[self.elements].convert(value) for value in values]
-        except ValueError:
-            raise SettingError(key, values, f"in every place {KINDS[self.elements].wanted}") from None
-
-
-# A top-level key, and the types that the comment beside it opens with: "# (int or ~) Epochs between ..."
-_COMMENTED = re.compile(r"^([\w-]+)[ \t]*:[^#\n]*#[ \t]*\(([^)]*)\)", re.MULTILINE)
-TOP_LEVEL_KEY = re.compile(r"^([\w-]+)[ \t]*:", re.MULTILINE)
-
-
-def declarations(files: Mapping[Path, Mapping[str, Any]], undeclared: Mapping[str, Any]) -> dict[str, Declaration]:
-    """What each setting may be, by its defaults and by the comment beside it.
+def typed(key: str, value: Any, kind: str) -> Any:
+    """A value in the type of its setting; containers are copied.
 
     Parameters
     ----------
-    files : mapping of Path to mapping
-        Property files and what they hold.
-    undeclared : mapping
-        Settings that no file holds, with their defaults.
+    key : str
+        Named in messages.
+    value : object
+        As a yaml file, the command line or a caller gives it.
+    kind : str
+        See `common.setting.Setting`.
+
+    Raises
+    ------
+    SettingError
+        If it cannot be read as that.
     """
-    declared: dict[str, Declaration] = {}
+    if isinstance(value, np.generic):
+        value = value.item()
+    elif isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    kinds = kind.split(" or ")
+    absent = value is None or (isinstance(value, str) and value.strip().lower() in ("none", "null", "~", ""))
+    if absent and "~" in kinds:
+        return None
+    kinds = [name for name in kinds if name != "~"]
+    if len(kinds) > 1:
+        # Of "str or list" a text that reads as a list is one.
+        fitting = type(parse(value) if isinstance(value, str) else value).__name__
+        kinds.sort(key=lambda name: name.split()[0] != fitting)
+    for name in kinds:
+        try:
+            return KINDS[name].convert(value)
+        except ValueError:
+            continue
+    nouns = [noun for name, (_, noun) in KINDS.items() if name in kinds] + ["~"] * kind.endswith(" or ~")
+    raise SettingError(key, value, must=f"be {' or '.join(nouns)}")
 
-    def note(key: str, kinds: Iterable[str], elements: str | None, nullable: bool) -> None:
-        old = declared.get(key, Declaration())
-        kinds = dict.fromkeys((*old.kinds, *kinds))
-        if "float" in kinds:
-            kinds = [kind for kind in kinds if kind != "int"]
-        declared[key] = Declaration(tuple(kinds), elements or old.elements, nullable or old.nullable)
 
-    for key, value in undeclared.items():
-        note(key, [] if value is None else [type(value).__name__], None, value is None)
-    for file, content in files.items():
-        for key, value in content.items():
-            kind = "float" if key in ANY_NUMBER and isinstance(value, int) else type(value).__name__
-            note(key, [] if value is None else [kind], _element_kind(value), value is None or key in MAY_BE_NONE)
-        for key, comment in _COMMENTED.findall(file.read_text(encoding="utf-8")):
-            words = re.findall(r"\w+|~", re.sub(r"list of \w+", "list", comment))
-            note(key, [word for word in words if word in KINDS], None, "None" in words or "~" in words)
-    return declared
+def kind_of(values: Iterable[Any]) -> str:
+    """The type of a setting that has such values."""
+    values = list(values)
+    kinds = list(dict.fromkeys(_kind_of_one(value) for value in values if value is not None)) or ["any"]
+    for number, whole in (("float", "int"), ("list of float", "list of int")):
+        if number in kinds and whole in kinds:
+            kinds.remove(whole)
+    return " or ".join([*kinds, *(["~"] if None in values else [])])
 
 
-def _element_kind(value: Any) -> str | None:
-    kinds = {type(element).__name__ for element in value} if isinstance(value, list) else set()
-    if kinds == {"int", "float"}:
-        return "float"
-    return kinds.pop() if len(kinds) == 1 and kinds <= {"int", "float", "str"} else None
+def _kind_of_one(value: Any) -> str:
+    if not isinstance(value, list):
+        return type(value).__name__ if type(value).__name__ in KINDS else "any"
+    elements = {type(element).__name__ for element in value}
+    if elements == {"int", "float"}:
+        return "list of float"
+    name = f"list of {elements.pop()}" if len(elements) == 1 else "list"
+    return name if name in KINDS else "list"

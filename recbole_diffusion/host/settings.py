@@ -1,72 +1,53 @@
-"""The settings of a run: RecBole's defaults, ours, the user's files and his own word, laid one over the other."""
+"""The settings of a run: RecBole's defaults, ours, the user's files and the call, laid one over the other."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-import yaml
+from typing import Any, NamedTuple
 
 from . import compat
 
 compat.apply()
 
 from recbole.config import Config  # noqa: E402
+from recbole.evaluator import metric_types, smaller_metrics  # noqa: E402
 from recbole.utils import ModelType  # noqa: E402
 
 from ..common.plain import plain  # noqa: E402
-from ..errors import SettingError, UserError  # noqa: E402
+from ..common.setting import Setting, table_of  # noqa: E402
+from ..errors import SettingError  # noqa: E402
 from . import checks  # noqa: E402
-from .parsing import Declaration, SettingsLoader, declarations, read_yaml  # noqa: E402
-from .registry import find_model, is_recboles, property_files  # noqa: E402
+from .parsing import SettingsLoader, read_yaml, typed  # noqa: E402
+from .registry import find_model, is_recboles, property_files, recbole_folder  # noqa: E402
+from .table import COMPUTED, DATA, EVALUATION, NAMES, RUN, TRAINING, rename, settings_table  # noqa: E402
 
 # Of a user's value for these maps the keys count one by one; any other map is replaced as a whole.
 MERGED = ("eval_args", "train_neg_sample_args", "load_col")
-PATHS = ("data_path", "checkpoint_dir", "log_dir", "tensorboard_dir", "resume", "pretrained_embeddings")
-# Settings that no property file holds, with the value that stands for their absence.
-UNDECLARED: dict[str, Any] = {
-    "nproc": 1,
-    "world_size": -1,
-    "ip": "localhost",
-    "port": "5678",
-    "offset": 0,
-    "model": None,
-    "dataset": None,
-    "config_files": None,
-    "config_file": None,
-    "encoding": None,
-    "neg_sampling": None,
-    "training_neg_sample_num": None,
-}
-# What RecBole works out itself. A saved configuration holds these too, and may be handed in again.
-COMPUTED = (
-    "MODEL_TYPE",
-    "MODEL_INPUT_TYPE",
-    "eval_type",
-    "valid_metric_bigger",
-    "valid_neg_sample_args",
-    "test_neg_sample_args",
-    "device",
-    "single_spec",
-    "local_rank",
-)
 
 
-class _RecBoleFiles(Config):
-    """Collects the property files that RecBole's own look-up would read."""
-
-    def __init__(self, model: type, dataset: str) -> None:
-        self.files: list[Path] = []
-        self.parameters: dict[str, list[str]] = {"Dataset": []}
-        # By the class that comes from RecBole: a model of ours or of the user's is not given the yaml of a namesake.
-        names = [base.__name__ for base in model.__mro__ if is_recboles(base)]
-        self._load_internal_config_dict(names[0] if names else "", model, dataset)
-
-    def _update_internal_config_dict(self, file: str) -> dict[str, Any]:
-        self.files.append(Path(file).resolve())
-        return {}
+def recbole_files(model: type, dataset: str) -> list[Path]:
+    """The property files that RecBole's own look-up reads for a model on a dataset, the weakest first."""
+    # By the class that comes from RecBole: a model of ours or of the user's is not given the yaml of a namesake.
+    name = next((base.__name__ for base in model.__mro__ if is_recboles(base)), "")
+    kind, on_ml_100k = model.type, dataset == "ml-100k"  # type: ignore[attr-defined]
+    quick_start: list[str] = []
+    if kind == ModelType.CONTEXT:
+        quick_start = ["context-aware", *["context-aware_ml-100k"] * on_ml_100k]
+    elif kind == ModelType.KNOWLEDGE:
+        quick_start = ["knowledge_base"]
+    elif kind == ModelType.SEQUENTIAL and name in ("DIN", "DIEN"):
+        quick_start = ["sequential_DIN", *["sequential_DIN_on_ml-100k"] * on_ml_100k]
+    elif kind == ModelType.SEQUENTIAL and name in ("GRU4RecKG", "KSR"):
+        quick_start = ["sequential_embedding_model"]
+    elif kind == ModelType.SEQUENTIAL:
+        with_features = on_ml_100k and name in ("GRU4RecF", "SASRecF", "FDSA", "S3Rec")
+        quick_start = ["sequential", *["special_sequential_on_ml-100k"] * with_features]
+    names = ["overall", "dataset/sample", f"dataset/{dataset}", f"model/{name}"]
+    names += [f"quick_start_config/{part}" for part in quick_start]
+    files = [recbole_folder() / "properties" / f"{name}.yaml" for name in names]
+    return [file for file in dict.fromkeys(files) if file.is_file()]
 
 
 def default_files(model: type, dataset: str) -> list[Path]:
@@ -75,15 +56,9 @@ def default_files(model: type, dataset: str) -> list[Path]:
     Our overall.yaml changes RecBole's general defaults and hence stands right above them, below what RecBole says of a
     kind of model or of a dataset; our other files stand above all of RecBole's.
     """
-    folders = ("properties", "dataset", "model", "quick_start_config")
-
-    def rank(file: Path) -> tuple[bool, int]:
-        return file.name not in ("overall.yaml", "sample.yaml"), folders.index(file.parent.name)
-
-    theirs = sorted(_RecBoleFiles(model, dataset).files, key=rank)
-    general = sum(not rank(file)[0] for file in theirs)
+    general, sample, *theirs = recbole_files(model, dataset)
     overall, *ours = property_files(model, dataset)
-    return [*theirs[:general], overall, *theirs[general:], *ours]
+    return [general, sample, overall, *theirs, *ours]
 
 
 def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
@@ -107,8 +82,39 @@ def _by_phase(mode: Any) -> dict[str, Any]:
     return dict(mode) if isinstance(mode, Mapping) else {"valid": mode, "test": mode}
 
 
-class DiffusionConfig(Config):
-    """RecBole's `Config` with typed, merged and checked settings.
+class Resolved(NamedTuple):
+    """The settings of a run.
+
+    model_class : type
+    dataset : str
+    values : dict
+        Every setting, and what RecBole derives from them.
+    given : dict
+        Of these what the user gave, in its type.
+    table : dict of Setting
+        Every setting that the model reads.
+    data_folder : str
+        The setting `data_path`, whose value in `values` is the folder of the dataset itself.
+    warnings : list of str
+        What of the user's settings has no effect or another name.
+    """
+
+    model_class: type
+    dataset: str
+    values: dict[str, Any]
+    given: dict[str, Any]
+    table: dict[str, Setting]
+    data_folder: str
+    warnings: list[str]
+
+
+def resolve(
+    model: str | type | None,
+    dataset: str | None,
+    files: Sequence[str | os.PathLike[str]] = (),
+    overrides: Mapping[str, Any] | None = None,
+) -> Resolved:
+    """From a model, a dataset and what the user sets to the settings of a run.
 
     Parameters
     ----------
@@ -116,10 +122,112 @@ class DiffusionConfig(Config):
         As `registry.find_model` takes it; by default the setting `model`.
     dataset : str, optional
         By default the setting `dataset`.
-    config_file_list : sequence of paths, optional
+    files : sequence of paths
         Yaml files, the later the stronger.
+    overrides : mapping, optional
+        Settings stronger than the files; texts are read by the type of their setting. It is not changed.
+
+    Raises
+    ------
+    UserError
+        For a file that cannot be read and for any setting that cannot be used, in one line.
+    """
+    # Read.
+    layers = [*(read_yaml(file) for file in files), dict(overrides or {})]
+    model_class, dataset = _named(model, dataset, layers)
+    contents = [read_yaml(file, may_be_empty=True) for file in default_files(model_class, dataset)]
+    table = settings_table(model_class, contents)
+
+    # Type.
+    defaults = [{key: typed(key, value, table[key].kind) for key, value in layer.items()} for layer in contents]
+    transform = next((layer["transform"] for layer in reversed(layers) if "transform" in layer), None)
+    known = {*table, *COMPUTED, *NAMES, *checks.TRANSFORM_NEEDS.get(str(transform), ())}
+    warnings: dict[str, None] = {}
+    given_layers = []
+    for layer in layers:
+        layer, renamed = rename(layer, model_class, known)
+        warnings |= dict.fromkeys([*renamed.values(), *checks.check_names(layer, known, model_class.__name__)])
+        given_layers.append(
+            {
+                key: typed(key, value, table[key].kind if key in table else "any or ~")
+                for key, value in layer.items()
+                if key not in (*COMPUTED, "model", "dataset")
+            }
+        )
+
+    # Merge.
+    given = merge(*given_layers)
+    base = merge(*defaults[:2])
+    values = {**merge(*defaults, *given_layers), "MODEL_TYPE": model_class.type}  # type: ignore[attr-defined]
+
+    # Check.
+    for key, row in table.items():
+        if key in values:
+            row.check(key, values[key])
+    for key, row in table_of(model_class).items():
+        row.check(key, values.get(key))
+    sequential = values["MODEL_TYPE"] == ModelType.SEQUENTIAL
+    checks.check_transform(values)
+    checks.check_eval_args(values, sequential)
+    checks.check_metrics(values)
+
+    # Derive.
+    values["train_neg_sample_args"] = checks.negatives(model_class, values, given, base["train_neg_sample_args"])
+    values["load_col"] = checks.columns(values, given, base)
+    if values["benchmark_filename"] is not None and sequential and values["alias_of_item_id"] is None:
+        # Histories that come with the files hold items.
+        values["alias_of_item_id"] = [values["ITEM_ID_FIELD"] + values["LIST_SUFFIX"]]
+    data_folder = values["data_path"]
+    values |= {
+        "model": model_class.__name__,
+        "dataset": dataset,
+        "data_path": _dataset_folder(dataset, data_folder, base["data_path"]),
+        "MODEL_INPUT_TYPE": checks.input_type(model_class, values.get("loss_type")),
+        "eval_type": metric_types[values["metrics"][0].lower()],
+        "valid_metric_bigger": values["valid_metric"].split("@")[0].lower() not in smaller_metrics,
+        "valid_neg_sample_args": checks.evaluation_negatives(values["eval_args"]["mode"]["valid"]),
+        "test_neg_sample_args": checks.evaluation_negatives(values["eval_args"]["mode"]["test"]),
+        "single_spec": True,
+        "local_rank": 0,
+        "device": checks.pick_device(values["gpu_id"], values["use_gpu"]),
+    }
+    for layer in layers:
+        if str(layer.get("device", values["device"])) != str(values["device"]):
+            raise SettingError("device", layer["device"], must="be left out; set use_gpu and gpu_id")
+    return Resolved(model_class, dataset, values, given, table, data_folder, list(warnings))
+
+
+def _named(model: str | type | None, dataset: str | None, layers: Sequence[Mapping[str, Any]]) -> tuple[type, str]:
+    """The model's class and the dataset's name, by the call or else by the settings."""
+    settings = {key: value for layer in layers for key, value in layer.items()}
+    model = model if model is not None else settings.get("model")
+    dataset = dataset if dataset is not None else settings.get("dataset")
+    if model is None or model == "":
+        raise SettingError("model", model, must="be the name of a model, such as DiffuRec")
+    if not isinstance(dataset, str) or not dataset:
+        raise SettingError("dataset", dataset, must="be the name of a dataset, such as ml-100k")
+    return find_model(model), dataset
+
+
+def _dataset_folder(dataset: str, data_path: str, default_path: str) -> str:
+    """Where a dataset's files are; RecBole brings ml-100k along, unless the user has put it elsewhere."""
+    if dataset == "ml-100k" and os.path.normpath(data_path) == os.path.normpath(default_path):
+        return str(recbole_folder() / "dataset_example" / dataset)
+    return os.path.normpath(os.path.join(data_path, dataset))
+
+
+class DiffusionConfig(Config):
+    """The resolved settings in the form that RecBole's models and data classes read.
+
+    Like RecBole's `Config` it gives None for a key that is not there.
+
+    Parameters
+    ----------
+    model : str or type, optional
+    dataset : str, optional
+    config_file_list : path or sequence of paths, optional
     config_dict : mapping, optional
-        Settings stronger than the files; texts are read by the type of the default. It is not changed.
+        See `resolve` for these four.
 
     Raises
     ------
@@ -134,17 +242,20 @@ class DiffusionConfig(Config):
         config_file_list: Sequence[str | os.PathLike[str]] | str | None = None,
         config_dict: Mapping[str, Any] | None = None,
     ) -> None:
+        # RecBole's own constructor would read the files anew, by its own rules.
         files = [config_file_list] if isinstance(config_file_list, str) else list(config_file_list or ())
-        # Told when the run has its log.
-        self.warnings: list[str] = []
-        self.layers = [*(read_yaml(file) for file in files), dict(config_dict or {})]
-        super().__init__(model, dataset)
+        resolved = resolve(model, dataset, files, config_dict)
+        self.final_config_dict = resolved.values
+        self.model_class, self.model, self.dataset = resolved.model_class, resolved.values["model"], resolved.dataset
+        self.given, self.table, self.warnings = resolved.given, resolved.table, resolved.warnings
+        self.data_folder = resolved.data_folder
+        # By these RecBole prints the settings, and reads its own yaml files.
+        groups = {"General": RUN, "Training": TRAINING, "Evaluation": EVALUATION, "Dataset": DATA}
+        self.parameters: dict[str, list[str]] = {name: list(table) for name, table in groups.items()}
+        self.yaml_loader = SettingsLoader
         check_settings = getattr(self.model_class, "check_settings", None)
         if check_settings is not None:
             check_settings(self)
-
-    # A checkpoint is not compared by what follows from other settings.
-    computed = COMPUTED
 
     def plain(self) -> dict[str, Any]:
         """The settings as plain data, for checkpoints and reports.
@@ -159,94 +270,6 @@ class DiffusionConfig(Config):
             except TypeError:
                 continue
         return as_plain
-
-    def _init_parameters_category(self) -> None:
-        super()._init_parameters_category()
-        # RecBole appends to its own module's lists with every Config.
-        self.parameters: dict[str, list[str]] = {category: list(names) for category, names in self.parameters.items()}
-
-    def _build_yaml_loader(self) -> type[yaml.SafeLoader]:
-        return SettingsLoader
-
-    def _convert_config_dict(self, config_dict: dict[str, Any]) -> dict[str, Any]:
-        return config_dict
-
-    def _load_cmd_line(self) -> dict[str, Any]:
-        return {}
-
-    def _merge_external_config_dict(self) -> None:
-        # Only the names of model and dataset are read from it before all is typed.
-        self.external_config_dict = {key: value for layer in self.layers for key, value in layer.items()}
-
-    def _get_model_and_dataset(self, model: str | type | None, dataset: str | None) -> tuple[str, type, str]:
-        model = model if model is not None else self.external_config_dict.get("model")
-        dataset = dataset if dataset is not None else self.external_config_dict.get("dataset")
-        if model is None or model == "":
-            raise SettingError("model", model, "the name of a model is wanted, such as DiffuRec")
-        if not isinstance(dataset, str) or not dataset:
-            raise SettingError("dataset", dataset, "the name of a dataset is wanted, such as ml-100k")
-        model_class = find_model(model)
-        return model_class.__name__, model_class, dataset
-
-    def _load_internal_config_dict(self, model: str, model_class: type, dataset: str) -> None:
-        contents = {file: read_yaml(file, may_be_empty=True) for file in default_files(model_class, dataset)}
-        self.declared = declarations(contents, UNDECLARED)
-        overall, sample, *_ = contents.values()
-        self.base = overall | sample
-        model_type = {"MODEL_TYPE": model_class.type}  # type: ignore[attr-defined]
-        self.internal_config_dict = merge(*contents.values(), model_type)
-
-    def _get_final_config_dict(self) -> dict[str, Any]:
-        known = {name for names in self.parameters.values() for name in names}.union(self.declared, COMPUTED)
-        layers = []
-        for layer in self.layers:
-            self.warnings += checks.check_names(layer, known, self.model)
-            undeclared = Declaration()
-            layers.append(
-                {
-                    key: self.declared.get(key, undeclared).typed(key, value)
-                    for key, value in layer.items()
-                    if key not in (*COMPUTED, "model", "dataset")
-                }
-            )
-        given = merge(*layers)
-        settings = merge(self.internal_config_dict, *layers)
-        for key in PATHS:
-            if settings[key] is not None:
-                settings[key] = os.path.expanduser(settings[key])
-
-        checks.check_values(settings)
-        checks.check_eval_args(settings, settings["MODEL_TYPE"] == ModelType.SEQUENTIAL)
-        checks.check_metrics(settings)
-        settings["train_neg_sample_args"] = checks.negatives(
-            self.model_class, settings, given, self.base["train_neg_sample_args"]
-        )
-        settings["load_col"] = checks.columns(settings, given, self.base)
-        sequential = settings["MODEL_TYPE"] == ModelType.SEQUENTIAL
-        if settings["benchmark_filename"] is not None and sequential and settings.get("alias_of_item_id") is None:
-            # Histories that come with the files hold items.
-            settings["alias_of_item_id"] = [settings["ITEM_ID_FIELD"] + settings["LIST_SUFFIX"]]
-        self.external_config_dict = given
-        return settings
-
-    def _set_default_parameters(self) -> None:
-        self.data_folder: str = self.final_config_dict["data_path"]
-        try:
-            super()._set_default_parameters()
-        except (ValueError, TypeError, NotImplementedError, RuntimeError) as error:
-            raise UserError(str(error)) from error
-        if os.path.normpath(self.data_folder) != os.path.normpath(self.base["data_path"]):
-            # RecBole takes ml-100k out of its own package, wherever the user has put it.
-            self.final_config_dict["data_path"] = os.path.join(self.data_folder, self.dataset)
-        self.final_config_dict["data_path"] = os.path.normpath(self.final_config_dict["data_path"])
-
-    def _init_device(self) -> None:
-        settings = self.final_config_dict
-        settings["single_spec"], settings["local_rank"] = True, 0
-        settings["device"] = checks.pick_device(settings["gpu_id"], settings["use_gpu"])
-        for layer in self.layers:
-            if str(layer.get("device", settings["device"])) != str(settings["device"]):
-                raise SettingError("device", layer["device"], "is chosen by use_gpu and gpu_id; set those")
 
 
 def load_config(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,21 +11,14 @@ from typing import Any
 import scipy.sparse
 import torch
 
-from ..errors import SettingError, UserError, suggestion
-from ..host.parsing import parse, read_yaml
+from ..common.setting import table_of
+from ..errors import SettingError, UserError
+from ..host.parsing import read_yaml, typed
 from ..host.registry import find_model, is_recboles, our_models, property_files
+from ..host.table import rename
 from ..training import checkpoint
 
-# Settings that change nothing about the weights, and may hence be others than in training.
-CHANGEABLE = (
-    "inference_steps",
-    "inference_seeds",
-    "reverse_sampler",
-    "reverse_variance",
-    "ddim_eta",
-    "noise_scale",
-    "guidance_scale",
-)
+logger = logging.getLogger(__name__)
 
 
 class Settings(dict[str, Any]):
@@ -106,7 +100,7 @@ def build(
     model : str or type, optional
         The class, or `FILE.py:CLASS`, of a model that is neither ours nor RecBole's.
     settings : mapping, optional
-        Settings of `CHANGEABLE` that are to be others than in training.
+        Settings that are to be others than in training, of those that the model's table has as `at_inference`.
 
     Raises
     ------
@@ -156,19 +150,20 @@ def _settings(
     # A key that is newer than the checkpoint has its default.
     for file in property_files(model_class, state["dataset"]):
         trained.update(read_yaml(file))
-    trained.update(state["config"])
+    table = table_of(model_class)
+    known = {*trained, *table}
+    saved, warnings = rename(state["config"], model_class, known)
+    changes, more = rename(changes, model_class, known)
+    for warning in {**warnings, **more}.values():
+        logger.warning(warning)
+    trained.update(saved)
     # Compiling pays for a training, and may not be possible where the model is used.
     config = Settings({**trained, "device": device, "model": model_class.__name__, "compile": False})
-    known = [key for key in CHANGEABLE if key in trained]
+    free = [key for key, row in table.items() if row.at_inference]
     for key, value in changes.items():
-        if key not in known:
-            wanted = f"a checkpoint's settings that may change are {', '.join(known) or 'none'}{suggestion(key, known)}"
-            raise SettingError(key, value, wanted)
-        value = parse(value) if isinstance(value, str) else value
-        kind = type(trained[key])
-        if type(value) is int and kind is float:
-            value = float(value)
-        if type(value) is not kind:
-            raise SettingError(key, value, f"a value of the kind of {trained[key]!r} is wanted")
-        config[key] = value
+        if key not in free:
+            must = f"be one of the settings that may change after training: {', '.join(free) or 'none'}"
+            raise SettingError(key, value, must=must)
+        config[key] = typed(key, value, table[key].kind)
+        table[key].check(key, config[key])
     return config

@@ -22,22 +22,11 @@ from .. import __version__
 from ..common.files import atomic_write
 from ..common.plain import plain
 from ..errors import UserError
+from ..host.table import changeable, rename
 from ..host.titles import read_titles
 
 FORMAT = 1
 PACKED = "packed as"
-# Settings that may change when training goes on, by RecBole's categories and by name.
-CHANGEABLE_CATEGORIES = ("General", "Training")
-CHANGEABLE_KEYS = {
-    *("resume", "log_dir", "tensorboard_dir", "wandb_project", "worker", "lr_step_size", "lr_gamma"),
-    *("warmup_steps", "ema_decay", "pretrained_embeddings", "frozen", "frozen_epochs"),
-    *("enable_amp", "enable_scaler", "cuda_graphs", "nproc", "world_size", "ip", "port", "offset"),
-    *("metrics", "topk", "eval_batch_size", "metric_decimal_place", "config_files"),
-    *("inference_steps", "inference_seeds", "reverse_sampler", "reverse_variance", "ddim_eta"),
-    *("noise_scale", "guidance_scale", "encoding"),
-}
-# And those that may change too where weights are only used.
-DATA_CATEGORIES = ("Evaluation", "Dataset")
 
 
 def last_path(best: str | Path) -> Path:
@@ -280,13 +269,11 @@ def require_model(
     """
     if state["model"] != config["model"]:
         raise UserError(f"{path}: the checkpoint is of the model {state['model']}, not of {config['model']}")
-    categories = (*CHANGEABLE_CATEGORIES, *(() if resume else DATA_CATEGORIES))
-    changeable = CHANGEABLE_KEYS.union(config.computed, *(config.parameters.get(name, ()) for name in categories))
-    changeable -= {"MAX_ITEM_LIST_LENGTH", *(("seed",) if resume else ())}
-    there, here = state["config"], config.plain()
-    for key in here:
-        if key not in changeable and key in there and there[key] != here[key]:
-            raise UserError(f"{path}: the checkpoint is of {key}={there[key]!r}, not {here[key]!r}")
+    settings, free = config.plain(), changeable(config.model_class, resume)
+    trained, _ = rename(state["config"], config.model_class, settings)
+    for key, value in settings.items():
+        if key not in free and trained.get(key, value) != value:
+            raise UserError(f"{path}: the checkpoint is of {key}={trained[key]!r}, not {value!r}")
     shapes = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
     saved = {name: list(tensor.shape) for name, tensor in state["state_dict"].items()}
     if shapes != saved:

@@ -26,31 +26,31 @@ def one_line(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
     ("argv", "message"),
     [
         (["--model=DifuRec"], "model='DifuRec': there is no such model; did you mean DiffuRec?"),
-        (["--difusion_steps=8"], "difusion_steps='8': there is no such setting; did you mean diffusion_steps?"),
+        (["--difusion_steps=8"], "difusion_steps must be the name of a setting, such as diffusion_steps, got '8'"),
         (["--hidden_size=65"], "hidden_size must be even and positive, got 65"),
         (["--hidden_size=66"], "hidden_size must be a multiple of n_heads=4, got 66"),
         (["--diffusion_steps=0"], "diffusion_steps must be positive, got 0"),
-        (["--diffusion_steps=ten"], "diffusion_steps='ten': a whole number is wanted"),
+        (["--diffusion_steps=ten"], "diffusion_steps must be a whole number, got 'ten'"),
         (["--inference_steps=33"], "inference_steps must be from 1 to diffusion_steps=32, got 33"),
         (["--noise_schedule=linear", "--diffusion_steps=16"], "noise_schedule='linear': "),
         (["--noise_schedule=pw_lin", "--diffusion_steps=10"], "noise_schedule='pw_lin': "),
-        (["--loss_type=MSE"], "loss_type='MSE': "),
+        (["--loss_type=MSE"], "loss_type must be one of CE, BPR, got 'MSE'"),
         (["--model=DiffRec", "--rounding=nearest"], "rounding must be one of tied, linear, got 'nearest'"),
         (["--topk=5,2000", "--valid_metric=NDCG@5"], "topk=[5, 2000]: at most 1682 is wanted"),
         (["--dataset=no-such-data"], "dataset=no-such-data: "),
         (["--config_files=absent.yaml"], "absent.yaml: cannot be read"),
-        (["--nproc=2"], "nproc=2: several processes are not supported yet; run with nproc=1"),
-        (["--resume=absent.pth"], "resume='absent.pth': there is no such file"),
+        (["--nproc=2"], "nproc must be 1: several processes are not supported yet, got 2"),
+        (["--resume=absent.pth"], "resume must be a checkpoint that exists, got 'absent.pth'"),
         (["--user_inter_num_interval=[0,1]"], "dataset=ml-100k: "),
-        (["--user_inter_num_interval=0,40"], "user_inter_num_interval='0,40': an interval is wanted"),
-        (["--item_inter_num_interval=[9,5]"], "item_inter_num_interval='[9,5]': an interval is wanted"),
-        (["--val_interval={rating: '3'}"], "val_interval.rating='3': an interval is wanted"),
+        (["--user_inter_num_interval=0,40"], "user_inter_num_interval must be an interval such as [5,inf)"),
+        (["--item_inter_num_interval=[9,5]"], "item_inter_num_interval must be an interval such as [5,inf)"),
+        (["--val_interval={rating: '3'}"], "val_interval must hold intervals such as [3,inf), got {'rating': '3'}"),
         (["--eval_args={mode: uni5000}"], "eval_args.mode must sample at most 1681 "),
-        (["--eval_args={mode: labeled}"], "eval_args.mode='labeled': ranking takes full, uniN or popN"),
-        (["--transform=crop_itemseq"], "transform='crop_itemseq': the setting eta is wanted with it"),
-        (["--topk=5"], "valid_metric='NDCG@10': metrics and topk=[5] do not give it"),
+        (["--eval_args={mode: labeled}"], "eval_args.mode must be full, uniN or popN for ranking"),
+        (["--transform=crop_itemseq"], "transform must be given together with eta, got 'crop_itemseq'"),
+        (["--topk=5"], "valid_metric must be one of Hit@5, NDCG@5, MRR@5, which metrics and topk=[5] give"),
         (["--model=SASRec", "--hidden_size=63"], "model=SASRec: The hidden size (63) is not a multiple of"),
-        (["--learning_rate=__import__('os').getcwd()"], "learning_rate="),
+        (["--learning_rate=__import__('os').getcwd()"], "learning_rate must be a number, got "),
     ],
 )
 def test_settings(argv: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -59,7 +59,7 @@ def test_settings(argv: list[str], message: str, capsys: pytest.CaptureFixture[s
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("", "holds no settings"), ("a: [1,\nb: 2", "no valid yaml"), ("- 1\n- 2\n", "a mapping is wanted")],
+    [("", "holds no settings"), ("a: [1,\nb: 2", "no valid yaml"), ("- 1\n- 2\n", "must be a mapping")],
 )
 def test_yaml_files(text: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
     Path("mine.yaml").write_text(text)

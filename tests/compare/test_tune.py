@@ -182,10 +182,15 @@ def test_other_settings_are_refused_in_the_same_folder(scores: Scores) -> None:
 @pytest.mark.parametrize(
     ("trials", "models", "settings", "message"),
     [
-        (0, "SASRec", {}, "trials=0: a positive number"),
+        (0, "SASRec", {}, "trials must be positive, got 0"),
         (1, "SASRec,Pop", {}, "model_list='Pop': nothing is stated"),
         (1, "SASRec", {"space": "nowhere"}, "nowhere/SASRec.yaml is wanted"),
-        (1, "SASRec,BERT4Rec", {"BERT4Rec.mask_ration": "0.2"}, "did you mean mask_ratio"),
+        (
+            1,
+            "SASRec,BERT4Rec",
+            {"BERT4Rec.mask_ration": "0.2"},
+            "mask_ration must be the name of a setting",
+        ),
         (1, "SASRec", {"jobs": "2"}, "jobs=2: for tuning 1 is wanted"),
         (1, "SASRec,BERT4Rec", {"BERT4Rec.stopping_step": "9"}, "BERT4Rec.stopping_step=9: 3 is wanted"),
     ],

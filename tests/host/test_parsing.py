@@ -7,33 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
 from recbole_diffusion.errors import SettingError, UserError
-from recbole_diffusion.host.parsing import Declaration, declarations, parse, read_yaml
-
-PROPERTIES = """\
-learning_rate: 0.001            # (float) Step of the optimizer.
-epochs: 300                     # (int) Rounds.
-steps: ~                        # (int or ~) Steps.
-folder: log                     # (str or ~) Where to.
-use_gpu: True                   # (bool) Whether to.
-topk: [10]                      # (list or int) Cut-offs.
-dropouts: [0.1, 1]              # (list of float) Two.
-interval: ~                     # (dict) Field: interval.
-resolution: 1                   # (float) Written as a whole number.
-candidates: 100                 # (str) Numbers, separated by commas.
-free: ~
-"""
-
-
-@pytest.fixture
-def declared(tmp_path: Path) -> dict[str, Declaration]:
-    file = tmp_path / "properties.yaml"
-    file.write_text(PROPERTIES)
-    return declarations({file: read_yaml(file)}, {"nproc": 1})
+from recbole_diffusion.host.parsing import kind_of, parse, read_yaml, typed
 
 
 @pytest.mark.parametrize(
@@ -93,99 +71,113 @@ def test_yamls_own_loaders_are_left_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "given", "value"),
+    ("kind", "given", "value"),
     [
-        ("learning_rate", "5e-4", 5e-4),
-        ("learning_rate", 1, 1.0),
-        ("learning_rate", np.float32(0.5), 0.5),
-        ("epochs", "1e1", 10),
-        ("epochs", 10.0, 10),
-        ("epochs", np.int64(3), 3),
-        ("steps", "none", None),
-        ("steps", "None", None),
-        ("steps", "~", None),
-        ("steps", "4", 4),
-        ("folder", "no", "no"),
-        ("folder", "None", None),
-        ("folder", Path("a/b"), str(Path("a/b"))),
-        ("folder", "5", "5"),
-        ("use_gpu", "no", False),
-        ("use_gpu", "on", True),
-        ("use_gpu", "FALSE", False),
-        ("use_gpu", 1, True),
-        ("topk", "5,10", [5, 10]),
-        ("topk", "[5,10]", [5, 10]),
-        ("topk", "(5, 10)", [5, 10]),
-        ("topk", "5", [5]),
-        ("topk", (5, 10), [5, 10]),
-        ("topk", 5, [5]),
-        ("dropouts", "0,0.5", [0.0, 0.5]),
-        ("interval", "{rating: '[3,inf)'}", {"rating": "[3,inf)"}),
-        ("interval", "{'rating': '[3,inf)'}", {"rating": "[3,inf)"}),
-        ("resolution", "0.5", 0.5),
-        ("candidates", "500,100,20", "500,100,20"),
-        ("candidates", "50", 50),
-        ("nproc", "2", 2),
-        ("free", "1e-3", 0.001),
-        ("free", "None", None),
+        ("float", "5e-4", 5e-4),
+        ("float", 1, 1.0),
+        ("float", np.float32(0.5), 0.5),
+        ("int", "1e1", 10),
+        ("int", 10.0, 10),
+        ("int", np.int64(3), 3),
+        ("int or ~", "none", None),
+        ("int or ~", "None", None),
+        ("int or ~", "~", None),
+        ("int or ~", "4", 4),
+        ("str or ~", "no", "no"),
+        ("str or ~", "None", None),
+        ("str or ~", Path("a/b"), str(Path("a/b"))),
+        ("str or ~", "5", "5"),
+        ("path", Path("a/b"), str(Path("a/b"))),
+        ("path", "~/a", str(Path.home() / "a")),
+        ("path or ~", "~", None),
+        ("bool", "no", False),
+        ("bool", "on", True),
+        ("bool", "FALSE", False),
+        ("bool", 1, True),
+        ("list of int", "5,10", [5, 10]),
+        ("list of int", "[5,10]", [5, 10]),
+        ("list of int", "(5, 10)", [5, 10]),
+        ("list of int", "5", [5]),
+        ("list of int", (5, 10), [5, 10]),
+        ("list of int", 5, [5]),
+        ("list of float", "0,0.5", [0.0, 0.5]),
+        ("list of str", "user_id,5", ["user_id", "5"]),
+        ("list", "a, 5", ["a", 5]),
+        ("dict", "{rating: '[3,inf)'}", {"rating": "[3,inf)"}),
+        ("dict", "{'rating': '[3,inf)'}", {"rating": "[3,inf)"}),
+        ("int or str", "500,100,20", "500,100,20"),
+        ("int or str", "50", 50),
+        ("str or list", "linear", "linear"),
+        ("str or list", "[0.1, 0.2]", [0.1, 0.2]),
+        ("str or list", (0.1, 0.2), [0.1, 0.2]),
+        ("float or list of float", "1", 1.0),
+        ("float or list of float", "1,2", [1.0, 2.0]),
+        ("any or ~", "1e-3", 0.001),
+        ("any or ~", "None", None),
     ],
 )
-def test_values_take_the_declared_type(declared: dict[str, Declaration], key: str, given: Any, value: Any) -> None:
-    typed = declared[key].typed(key, given)
-    assert typed == value and type(typed) is type(value)
+def test_values_take_the_type_of_their_setting(kind: str, given: Any, value: Any) -> None:
+    read = typed("key", given, kind)
+    assert read == value and type(read) is type(value)
 
 
 @pytest.mark.parametrize(
-    ("key", "given", "message"),
+    ("kind", "given", "message"),
     [
-        ("epochs", "ten", "epochs='ten': a whole number is wanted"),
-        ("epochs", "2.5", "epochs='2.5': a whole number is wanted"),
-        ("epochs", True, "epochs=True: a whole number is wanted"),
-        ("epochs", None, "epochs=None: a whole number is wanted"),
-        ("epochs", "", "epochs='': a whole number is wanted"),
-        ("epochs", "1/0", "epochs='1/0': a whole number is wanted"),
-        ("steps", "ten", "steps='ten': a whole number is wanted"),
-        ("learning_rate", "fast", "learning_rate='fast': a number is wanted"),
-        ("learning_rate", ".nan", "learning_rate='.nan': a number is wanted"),
-        ("learning_rate", ".inf", "learning_rate='.inf': a number is wanted"),
-        ("use_gpu", "perhaps", "use_gpu='perhaps': True or False is wanted"),
-        ("use_gpu", 2, "use_gpu=2: True or False is wanted"),
-        ("folder", ["a"], "folder=['a']: a text is wanted"),
-        ("folder", True, "folder=True: a text is wanted"),
-        ("topk", "[5, 10", "topk='[5, 10': a list is wanted, such as [a, b]"),
-        ("topk", "{a: 1}", "topk='{a: 1}': a list is wanted, such as [a, b]"),
-        ("topk", "5,ten", "topk=[5, 'ten']: in every place a whole number is wanted"),
-        ("interval", "5", "interval='5': a mapping is wanted, such as {key: value}, with a space after the colon"),
-        (
-            "interval",
-            "{rating:3}",
-            "interval='{rating:3}': a mapping is wanted, such as {key: value}, with a space after the colon",
-        ),
+        ("int", "ten", "key must be a whole number, got 'ten'"),
+        ("int", "2.5", "key must be a whole number, got '2.5'"),
+        ("int", True, "key must be a whole number, got True"),
+        ("int", None, "key must be a whole number, got None"),
+        ("int", "", "key must be a whole number, got ''"),
+        ("int", "1/0", "key must be a whole number, got '1/0'"),
+        ("int or ~", "ten", "key must be a whole number or ~, got 'ten'"),
+        ("float", "fast", "key must be a number, got 'fast'"),
+        ("float", ".nan", "key must be a number, got '.nan'"),
+        ("float", ".inf", "key must be a number, got '.inf'"),
+        ("bool", "maybe", "key must be True or False, got 'maybe'"),
+        ("bool", 2, "key must be True or False, got 2"),
+        ("str", ["a"], "key must be a text, got ['a']"),
+        ("path", True, "key must be a path, got True"),
+        ("list", "[5, 10", "key must be a list such as [a, b], got '[5, 10'"),
+        ("list", "{a: 1}", "key must be a list such as [a, b], got '{a: 1}'"),
+        ("list of int", "5,ten", "key must be a list of whole numbers such as [1, 2], got '5,ten'"),
+        ("str or list", {"a": 1}, "key must be a text or a list such as [a, b], got {'a': 1}"),
+        ("dict", "5", "key must be a mapping such as {key: value}, with a space after the colon, got '5'"),
+        ("dict", "{a:3}", "key must be a mapping such as {key: value}, with a space after the colon, got '{a:3}'"),
     ],
 )
-def test_values_of_another_type_are_refused(
-    declared: dict[str, Declaration], key: str, given: Any, message: str
-) -> None:
+def test_values_of_another_type_are_refused(kind: str, given: Any, message: str) -> None:
     with pytest.raises(SettingError) as caught:
-        declared[key].typed(key, given)
+        typed("key", given, kind)
     assert str(caught.value) == message
 
 
-def test_containers_are_copied(declared: dict[str, Declaration]) -> None:
+@pytest.mark.parametrize("kind", ["dict", "any or ~"])
+def test_containers_are_copied(kind: str) -> None:
     mine: dict[str, Any] = {"a": {"b": [1]}}
-    for key in ("interval", "free"):
-        typed = declared[key].typed(key, mine)
-        typed["a"]["b"].append(2)
+    typed("key", mine, kind)["a"]["b"].append(2)
     assert mine == {"a": {"b": [1]}}
 
 
-def test_a_type_is_kept_where_a_stronger_file_says_none(tmp_path: Path) -> None:
-    first, second = tmp_path / "a.yaml", tmp_path / "b.yaml"
-    first.write_text('interval: "[0,inf)"\n')
-    second.write_text("interval: ~\n")
-    declared = declarations({file: read_yaml(file) for file in (first, second)}, {})
-    assert declared["interval"].typed("interval", "[5,10]") == "[5,10]"
-    assert declared["interval"].typed("interval", None) is None
+@pytest.mark.parametrize(
+    ("defaults", "kind"),
+    [
+        ([1], "int"),
+        ([1, 0.5], "float"),
+        (["a"], "str"),
+        ([True], "bool"),
+        (["[0,inf)", None], "str or ~"),
+        ([None], "any or ~"),
+        ([[1, 2]], "list of int"),
+        ([[1, 0.5]], "list of float"),
+        ([["a", 1]], "list"),
+        ([[]], "list"),
+        ([{"a": 1}, None], "dict or ~"),
+        (["linear", [0.1]], "str or list of float"),
+    ],
+)
+def test_type_of_defaults(defaults: list[Any], kind: str) -> None:
+    assert kind_of(defaults) == kind
 
 
 @pytest.mark.parametrize(
@@ -194,8 +186,8 @@ def test_a_type_is_kept_where_a_stronger_file_says_none(tmp_path: Path) -> None:
         (None, "mine.yaml: cannot be read: No such file or directory"),
         ("", "mine.yaml: holds no settings"),
         ("# nothing\n", "mine.yaml: holds no settings"),
-        ("- a\n- b\n", "mine.yaml: a mapping is wanted, one 'key: value' a line"),
-        ("epochs=3\n", "mine.yaml: a mapping is wanted, one 'key: value' a line"),
+        ("- a\n- b\n", "mine.yaml: must be a mapping, one 'key: value' a line"),
+        ("epochs=3\n", "mine.yaml: must be a mapping, one 'key: value' a line"),
         ("1: a\n", "mine.yaml: 1 is no name of a setting"),
         ("a: 1\nb: [1, 2\nc: 3\n", "mine.yaml, line 3: is no valid yaml: expected ',' or ']', but got ':'"),
         ("a: 1\n\tb: 2\n", "mine.yaml, line 2: is no valid yaml: found character '\\t' that cannot start any token"),
@@ -214,15 +206,3 @@ def test_yaml_files_that_cannot_be_used(tmp_path: Path, text: str | None, messag
 def test_yaml_file_with_a_byte_order_mark(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_bytes("\ufeffepochs: 3\n".encode())
     assert read_yaml("mine.yaml") == {"epochs": 3}
-
-
-def test_own_property_files_declare_what_they_hold() -> None:
-    from recbole_diffusion.host.registry import PROPERTIES
-
-    for file in PROPERTIES.rglob("*.yaml"):
-        content = read_yaml(file, may_be_empty=True)
-        declared = declarations({file: content}, {})
-        assert yaml.safe_load(file.read_text(encoding="utf-8")) is None or set(declared) == set(content)
-        for key, value in content.items():
-            assert declared[key].kinds, f"{file.name}: {key} has no type"
-            assert declared[key].typed(key, value) == value

@@ -4,6 +4,7 @@ import copy
 import json
 import os
 import pickle
+import re
 import sys
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,13 +12,15 @@ from typing import Any, ClassVar
 import pytest
 import torch
 import yaml
+from recbole.config import Config
 from recbole.model.abstract_recommender import GeneralRecommender, SequentialRecommender
 from recbole.utils import InputType
 
+from recbole_diffusion.common.setting import Setting, positive
 from recbole_diffusion.errors import SettingError, UserError
 from recbole_diffusion.host.parsing import read_yaml
-from recbole_diffusion.host.registry import PROPERTIES, find_model
-from recbole_diffusion.host.settings import DiffusionConfig, default_files, load_config, merge
+from recbole_diffusion.host.registry import PROPERTIES, find_model, recbole_models
+from recbole_diffusion.host.settings import DiffusionConfig, default_files, load_config, merge, recbole_files
 
 LEAVE_ONE_OUT = {"LS": "valid_and_test"}
 
@@ -98,6 +101,35 @@ def test_our_general_defaults_stand_below_recboles_special_ones() -> None:
     ]
 
 
+@pytest.mark.parametrize("dataset", ["ml-100k", "toy"])
+def test_recboles_files_are_those_of_its_own_look_up(dataset: str) -> None:
+    class LookUp(Config):
+        def __init__(self, name: str, model: type) -> None:
+            self.files: list[Path] = []
+            self.parameters: dict[str, list[str]] = {"Dataset": []}
+            self._load_internal_config_dict(name, model, dataset)
+
+        def _update_internal_config_dict(self, file: str) -> dict[str, Any]:
+            self.files.append(Path(file).resolve())
+            return {}
+
+    for name in recbole_models():
+        if name not in ("XGBoost", "LightGBM"):
+            model = find_model(name)
+            assert sorted(file.resolve() for file in recbole_files(model, dataset)) == sorted(LookUp(name, model).files)
+
+
+def test_config_behaves_as_recboles() -> None:
+    config = sasrec(epochs=3)
+    assert isinstance(config, Config) and config["epochs"] == config.epochs == 3
+    assert config["absent"] is None and "absent" not in config and "epochs" in config
+    config["absent"] = 1
+    assert config["absent"] == config.final_config_dict["absent"] == 1
+    assert re.search(r"Training Hyper Parameters:.*epochs.* = ?.*3.*Evaluation Hyper", str(config), re.DOTALL)
+    with pytest.raises(AttributeError, match="no attribute 'missing'"):
+        _ = config.missing
+
+
 @pytest.mark.parametrize(
     ("given", "mode"),
     [
@@ -157,13 +189,14 @@ def test_load_col_follows_renamed_fields() -> None:
 def test_fields_that_settings_name_are_loaded(setting: dict[str, Any]) -> None:
     assert toy(**setting)["load_col"] == {"inter": ["user_id", "item_id", "timestamp", "rating"]}
     own = {"inter": ["user_id", "item_id", "timestamp"]}
-    with pytest.raises(SettingError, match=f"{next(iter(setting))} needs the field rating; add it to inter"):
+    must = f"load_col must name the field rating in inter, which {next(iter(setting))} needs"
+    with pytest.raises(SettingError, match=must):
         toy(**setting, load_col=own)
 
 
 def test_load_col_without_time_is_refused() -> None:
     own = {"inter": ["user_id", "item_id"]}
-    with pytest.raises(SettingError, match="TIME_FIELD needs the field timestamp"):
+    with pytest.raises(SettingError, match="must name the field timestamp in inter, which TIME_FIELD needs"):
         toy(load_col=own)
 
 
@@ -173,7 +206,7 @@ def test_benchmark_files_bring_their_histories() -> None:
     config = toy(load_col=own, **files)
     assert config["load_col"] == own and config["alias_of_item_id"] == ["item_id_list"]
     assert "item_id_list" in toy(**files)["load_col"]["inter"]
-    with pytest.raises(SettingError, match="benchmark_filename needs the field item_id_list"):
+    with pytest.raises(SettingError, match="must name the field item_id_list in inter, which benchmark_filename needs"):
         toy(load_col={"inter": ["user_id", "item_id"]}, **files)
 
 
@@ -225,24 +258,75 @@ def test_arguments_of_the_process_are_not_read(monkeypatch: pytest.MonkeyPatch) 
 def test_misspelt_setting_is_refused() -> None:
     with pytest.raises(SettingError) as caught:
         load_config("DiffuRec", "ml-100k", config_dict={"difusion_steps": 16})
-    assert str(caught.value) == "difusion_steps=16: there is no such setting; did you mean diffusion_steps?"
+    assert str(caught.value) == "difusion_steps must be the name of a setting, such as diffusion_steps, got 16"
 
 
 def test_settings_that_nothing_reads_are_warned_of() -> None:
     config = sasrec(num_layers=3, zzz=1, alias_of_item_id=["item_id_list"])
     assert config.warnings == [
         "SASRec does not read the setting num_layers",
-        "the setting zzz is unknown; perhaps nothing reads it",
+        "the setting zzz is unknown, and probably nothing reads it",
     ]
 
 
-def test_shorthands_of_other_libraries_are_pointed_out() -> None:
-    with pytest.raises(SettingError, match=r"there is no such setting; did you mean learning_rate\?"):
+def test_shorthands_of_other_libraries_are_refused_with_the_name_here() -> None:
+    with pytest.raises(SettingError, match=r"lr must be the name of a setting, such as learning_rate, got 0\.1"):
         sasrec(lr=0.1)
 
 
+def test_a_setting_that_the_transform_reads_is_known() -> None:
+    config = sasrec(transform="mask_itemseq", mask_ratio="0.5")
+    assert config["mask_ratio"] == 0.5 and config.warnings == []
+
+
+def test_old_names_are_read_from_files_and_call_and_warned_of_once(tmp_path: Path) -> None:
+    class Renamed(Toy):
+        settings: ClassVar[dict[str, Setting]] = {"width": positive("int")}
+        aliases: ClassVar[dict[str, str]] = {"broadness": "width"}
+
+    Path("mine.yaml").write_text("broadness: 3\npositions_from: newest\n")
+    config = load_config(Renamed, "toy", ["mine.yaml"], {"loss_type": "CE", "broadness": "4"})
+    assert config["width"] == 4 and "broadness" not in config
+    assert config.warnings == [
+        "broadness is called width now",
+        "the setting positions_from is gone; it is always newest",
+    ]
+    with pytest.raises(SettingError, match="width must be positive, got 0"):
+        load_config(Renamed, "toy", ["mine.yaml"], {"loss_type": "CE", "width": 0})
+    with pytest.raises(SettingError, match="width must be given: the yaml of the model has no default for it"):
+        load_config(Renamed, "toy", config_dict={"loss_type": "CE"})
+    with pytest.raises(SettingError, match="positions_from must be newest, which is all that is left of it"):
+        load_config(Renamed, "toy", ["mine.yaml"], {"loss_type": "CE", "positions_from": "oldest"})
+
+
+def test_a_family_has_a_yaml_and_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("family.py").write_text(
+        "from recbole.model.abstract_recommender import SequentialRecommender\n"
+        "from recbole_diffusion.common.setting import one_of, positive\n\n\n"
+        "class Family(SequentialRecommender):\n"
+        "    settings = {'width': positive('int'), 'form': one_of(('round', 'flat'))}\n\n\n"
+        "class Child(Family):\n"
+        "    settings = {'depth': positive('float')}\n"
+    )
+    Path("Family.yaml").write_text("width: 8\nform: round\nloss_type: CE\n")
+    Path("Child.yaml").write_text("width: 4\ndepth: 1\n")
+    config = load_config("family.py:Child", "toy", config_dict={"form": "flat"})
+    assert (config["width"], config["depth"], config["form"]) == (4, 1.0, "flat")
+    assert load_config("family.py:Family", "toy")["width"] == 8
+    with pytest.raises(SettingError, match="form must be one of round, flat, got 'square'"):
+        load_config("family.py:Child", "toy", config_dict={"form": "square"})
+
+
+def test_a_model_that_states_its_input_may_have_a_loss_of_its_own() -> None:
+    class Squared(Toy):
+        input_type = InputType.POINTWISE
+
+    config = load_config(Squared, "toy", config_dict={"loss_type": "MSE"})
+    assert (config["loss_type"], config["train_neg_sample_args"]["distribution"]) == ("MSE", "uniform")
+
+
 def test_device_is_not_set_by_its_name() -> None:
-    with pytest.raises(SettingError, match="device='cuda:7': is chosen by use_gpu and gpu_id"):
+    with pytest.raises(SettingError, match="device must be left out; set use_gpu and gpu_id, got 'cuda:7'"):
         sasrec(device="cuda:7")
 
 
@@ -256,26 +340,26 @@ def test_published_settings_are_whole_on_any_dataset() -> None:
 
 
 @pytest.mark.parametrize("model", ["SASRec", "BERT4Rec", "GRU4Rec", "DiffuRec", "DiffRec"])
-def test_cross_entropy_draws_no_negatives(model: str) -> None:
+def test_cross_entropy_samples_no_negatives(model: str) -> None:
     config = load_config(model, "ml-100k")
     assert config["train_neg_sample_args"]["distribution"] == "none"
     assert config["MODEL_INPUT_TYPE"] == InputType.POINTWISE
     for none in (None, "None", {"distribution": "none"}):
         again = load_config(model, "ml-100k", config_dict={"train_neg_sample_args": none})
         assert again["train_neg_sample_args"]["distribution"] == "none"
-    with pytest.raises(SettingError, match="loss_type CE draws no negatives"):
+    with pytest.raises(SettingError, match="must be left out, as loss_type CE samples no negatives"):
         load_config(model, "ml-100k", config_dict={"train_neg_sample_args": {"distribution": "uniform"}})
 
 
 @pytest.mark.parametrize("model", ["SASRec", "DiffuRec", "DiffRec"])
-def test_bpr_draws_uniformly_unless_told_otherwise(model: str) -> None:
+def test_bpr_samples_uniformly_by_default(model: str) -> None:
     default = {"distribution": "uniform", "sample_num": 1, "alpha": 1.0, "dynamic": False, "candidate_num": 0}
     config = load_config(model, "ml-100k", config_dict={"loss_type": "BPR"})
     assert config["train_neg_sample_args"] == default and config["MODEL_INPUT_TYPE"] == InputType.PAIRWISE
     settings = {"loss_type": "BPR", "train_neg_sample_args": "{distribution: popularity, alpha: 0.5}"}
     drawn = load_config(model, "ml-100k", config_dict=settings)["train_neg_sample_args"]
     assert drawn == {**default, "distribution": "popularity", "alpha": 0.5}
-    with pytest.raises(SettingError, match="loss_type BPR needs a distribution"):
+    with pytest.raises(SettingError, match="must have a distribution for loss_type BPR"):
         load_config(model, "ml-100k", config_dict={"loss_type": "BPR", "train_neg_sample_args": None})
 
 
@@ -306,9 +390,9 @@ def test_models_own_checks_come_before_data() -> None:
         @classmethod
         def check_settings(cls, config: Any) -> None:
             cls.seen.append((config["device"], config["hidden_size"]))
-            raise SettingError("hidden_size", config["hidden_size"], "an even number is wanted")
+            raise SettingError("hidden_size", config["hidden_size"], must="be even")
 
-    with pytest.raises(SettingError, match="hidden_size=7: an even number is wanted"):
+    with pytest.raises(SettingError, match="hidden_size must be even, got 7"):
         load_config(Strict, "not-there", config_dict={"loss_type": "CE", "hidden_size": "7"})
     assert Strict.seen == [(torch.device("cpu"), 7)] or torch.cuda.is_available()
 
@@ -316,7 +400,7 @@ def test_models_own_checks_come_before_data() -> None:
 @pytest.mark.parametrize(
     ("model", "dataset", "key"), [(None, "toy", "model"), ("", "toy", "model"), (Toy, "", "dataset")]
 )
-def test_model_and_dataset_are_wanted(model: Any, dataset: Any, key: str) -> None:
+def test_model_and_dataset_must_be_named(model: Any, dataset: Any, key: str) -> None:
     with pytest.raises(SettingError) as caught:
         load_config(model, dataset)
     assert caught.value.key == key
@@ -343,7 +427,7 @@ def test_data_path_holds_for_ml_100k_too() -> None:
     assert sasrec("ml-100k", data_path="mine")["data_path"] == os.path.join("mine", "ml-100k")
 
 
-def test_file_that_is_missing_is_told(tmp_path: Path) -> None:
+def test_file_that_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"^absent.yaml: cannot be read: No such file"):
         load_config("SASRec", "ml-100k", ["absent.yaml"])
 

@@ -75,9 +75,12 @@ def test_a_compiled_model_needs_no_compiler(
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"hidden_size": 4}, "hidden_size=4: a checkpoint's settings that may change are inference_steps, "),
-        ({"noise_scal": 0.1}, "did you mean noise_scale?"),
-        ({"noise_scale": "much"}, "noise_scale='much': a value of the kind of 0.3 is wanted"),
+        (
+            {"hidden_size": 4},
+            "hidden_size must be one of the settings that may change after training: guidance_scale, ",
+        ),
+        ({"noise_scal": 0.1}, "noise_scale, reverse_sampler, reverse_variance, ddim_eta, got 0.1"),
+        ({"noise_scale": "much"}, "noise_scale must be a number, got 'much'"),
         ({"noise_scale": -1.0}, "noise_scale must be at least 0, got -1.0"),
         ({"inference_steps": 33}, "inference_steps must be from 1 to diffusion_steps=32, got 33"),
     ],
