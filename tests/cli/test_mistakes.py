@@ -36,7 +36,7 @@ def one_line(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
         (["--noise_schedule=pw_lin", "--diffusion_steps=10"], "noise_schedule='pw_lin': "),
         (["--loss_type=MSE"], "loss_type must be one of CE, BPR, got 'MSE'"),
         (["--model=DiffRec", "--rounding=nearest"], "rounding must be one of tied, linear, got 'nearest'"),
-        (["--topk=5,2000", "--valid_metric=NDCG@5"], "topk=[5, 2000]: at most 1682 is wanted"),
+        (["--topk=5,2000", "--valid_metric=NDCG@5"], "topk must hold numbers of at most 1682"),
         (["--dataset=no-such-data"], "dataset=no-such-data: "),
         (["--config_files=absent.yaml"], "absent.yaml: cannot be read"),
         (["--nproc=2"], "nproc must be 1: several processes are not supported yet, got 2"),
