@@ -17,7 +17,7 @@ from ..errors import SettingError, UserError, nearest, suggestion
 from ..host.parsing import parse, read_yaml, typed
 from ..host.registry import PROPERTIES, find_model, our_models, recbole_models
 from ..host.settings import MERGED, DiffusionConfig, load_config, merge
-from ..host.table import COMPUTED, GENERAL
+from ..host.table import COMPUTED, GENERAL, rename
 
 # The settings of a comparison itself, and their defaults.
 OWN: dict[str, Setting] = {
@@ -406,8 +406,8 @@ def check_same(run: Run, before: Mapping[str, Any], where: str, otherwise: str) 
     """
     here = run.variant.config
     # The run may be older than the name of a setting.
-    names = getattr(find_model(run.variant.model), "aliases", {})
-    there, given = ({names.get(k, k): v for k, v in before.get(part, {}).items()} for part in ("config", "settings"))
+    model = find_model(run.variant.model)
+    there, given = (rename(before.get(part, {}), model, here)[0] for part in ("config", "settings"))
     key = first_difference(there or here, here, (*run.variant.settings, *given))
     if key is not None:
         name, was, now = run.variant.name, there.get(key), here.get(key)

@@ -191,7 +191,10 @@ def test_titles_of_a_file_of_ones_own(ask: Callable[..., int], capsys: pytest.Ca
         ([], "one of the arguments --history --users --input is required; --help lists the flags"),
         (["--history=50", "--set=noise_scale"], "--set must be followed by KEY=VALUE, got 'noise_scale'"),
         (["--history=50", "--noise_scale"], "--noise_scale must have a value, as in "),
-        (["--history=50", "--hidden_size=3"], "hidden_size must be one of the settings that may change after training: "),
+        (
+            ["--history=50", "--hidden_size=3"],
+            "hidden_size must be one of the settings that may change after training: ",
+        ),
         (["--history=50", "--tokp=3"], "--tokp: there is no such flag; did you mean --topk?"),
         (["--history=50", "stray"], "stray: stands alone; settings are written --KEY=VALUE"),
         (["--history=50", "--titles=a.csv"], "titles must be FILE:COLUMN, as in ml-1m.item:movie_title, got 'a.csv'"),
