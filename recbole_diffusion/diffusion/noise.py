@@ -8,6 +8,7 @@ Every random number of a model has a name, which keeps apart what serves differe
 - 'reverse': the noise of a reverse step,
 - 'guidance_drop': which rows lose their condition in training,
 - 'lambda': the spread of DiffuRec's lambda,
+- 'history_zeros': the items that FMRec's history decoder learns not to be in the history,
 - 'target', 'history': the spread of DiffRec's continuous items, of the next one and of those before,
 - 'history_x_t': the forward process of DiffRec's history, where that is noised too.
 """

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -58,6 +60,67 @@ class OneStep(StepSampler):
     def sample(self, shape: Shape, noise: Noise) -> tuple[Tensor, Tensor]:
         weight = torch.ones(shape, device=self.position.device)
         return torch.zeros(shape, dtype=torch.int64, device=self.position.device), weight
+
+
+class SharedSteps(StepSampler):
+    """One timestep for all places of a row, by another sampler."""
+
+    def __init__(self, sampler: StepSampler) -> None:
+        super().__init__(sampler.diffusion_steps)
+        self.sampler = sampler
+
+    def sample(self, shape: Shape, noise: Noise) -> tuple[Tensor, Tensor]:
+        timestep, weight = self.sampler.sample(shape[:1], noise)
+        places = (-1, *[1] * (len(shape) - 1))
+        return timestep.view(places).expand(shape), weight.view(places).expand(shape)
+
+    def update(self, timestep: Tensor, loss: Tensor, mask: Tensor | None = None) -> None:
+        self.sampler.update(timestep, loss, mask)
+
+
+FLOW_STEPS = ("mode", "uniform", "logit_normal", "cosmap")
+
+
+class FlowSteps(StepSampler):
+    """Times in [eps, 1] of a flow, all weights 1: t = eps + (1 - eps) τ.
+
+    Esser et al. (2024), section 3.1. `uniform` takes τ = u, a uniform number; `mode` τ = 1 - u - s (cos²(πu/2) - 1 + u),
+    denser in the middle the larger s; `logit_normal` τ = sigmoid(n), with n normal; `cosmap` τ = 1 - 1/(1 + tan(πu/2)).
+
+    Parameters
+    ----------
+    name : str
+        One of `FLOW_STEPS`.
+    eps : float
+        The earliest time.
+    mode_scale : float
+        s of `mode`.
+    logit_mean, logit_std : float
+        Mean and standard deviation of n of `logit_normal`.
+    """
+
+    def __init__(
+        self, name: str, eps: float = 0.0, mode_scale: float = 1.0, logit_mean: float = 0.0, logit_std: float = 1.0
+    ) -> None:
+        super().__init__(1)
+        if name not in FLOW_STEPS:
+            raise ValueError(f"the step sampler must be one of {', '.join(FLOW_STEPS)}, got {name!r}")
+        self.name, self.eps, self.mode_scale = name, eps, mode_scale
+        self.logit_mean, self.logit_std = logit_mean, logit_std
+
+    def sample(self, shape: Shape, noise: Noise) -> tuple[Tensor, Tensor]:
+        """Draw a time for each row, by the name 'timestep': a normal number for `logit_normal`, else a uniform one."""
+        if self.name == "logit_normal":
+            share = torch.sigmoid(self.logit_mean + self.logit_std * noise.normal("timestep", shape))
+        else:
+            share = self._share(noise.uniform("timestep", shape))
+        return self.eps + (1 - self.eps) * share, torch.ones_like(share)
+
+    def _share(self, u: Tensor) -> Tensor:
+        angle = math.pi / 2 * u
+        if self.name == "mode":
+            return 1 - u - self.mode_scale * (angle.cos().square() - 1 + u)
+        return u if self.name == "uniform" else 1 - 1 / (1 + angle.tan())
 
 
 class _FixedSampler(StepSampler):

@@ -271,10 +271,19 @@ class DiffusionRecommender(SequentialRecommender):
         """The losses of a batch; by default the cross-entropy over all items, or BPR, of the prediction."""
         raise NotImplementedError(f"{type(self).__name__} needs a method 'losses(step)'")
 
-    def make_encoder(self, config: Any) -> Encoder:
-        """The transformer that the settings of `ENCODER` describe, compiled where `compile` says so."""
+    def make_encoder(self, config: Any, layers: str = "n_layers", post_norm: bool = False) -> Encoder:
+        """The transformer that the settings of `ENCODER` describe, compiled where `compile` says so.
+
+        Parameters
+        ----------
+        config : recbole Config
+        layers : str
+            The setting that gives the number of blocks.
+        post_norm : bool
+            As in `EncoderBlock`.
+        """
         encoder = Encoder(
-            config["n_layers"],
+            config[layers],
             hidden_size=config["hidden_size"],
             n_heads=config["n_heads"],
             inner_size=config["inner_size"],
@@ -282,6 +291,7 @@ class DiffusionRecommender(SequentialRecommender):
             attn_dropout=config["attn_dropout_prob"],
             hidden_act=config["hidden_act"],
             layer_norm_eps=config["layer_norm_eps"],
+            post_norm=post_norm,
         )
         if config["compile"]:
             # Batches differ in length, and each length would be compiled by itself.
@@ -376,7 +386,11 @@ class DiffusionRecommender(SequentialRecommender):
         With `diffusion: False` it is a single step, from a state that says nothing.
         """
         condition = self.encode(history, noise)
+        shape = self.state_shape(history)
         end = self.end_point(condition, history) if self.process.has_end else None
+        if end is not None and end.dim() > len(shape):
+            # Training restores every place, inference the newest alone.
+            end = self.readout(end, history)
         network: Network = self._network(condition)
         if self.guidance_scale:
             network = guided(network, self._network(self._nothing(condition)), self.guidance_scale)
@@ -389,7 +403,7 @@ class DiffusionRecommender(SequentialRecommender):
             return self.to_x_0(network(self.seen(x_t), timesteps, noise), x_t, timesteps)
 
         first = self.timesteps[0]
-        start = self.process.start(self.state_shape(history), noise.at(first if isinstance(first, int) else 0), end)
+        start = self.process.start(shape, noise.at(first if isinstance(first, int) else 0), end)
         weight = self.item_embedding.weight
         start = start.to(weight) if start.is_floating_point() else start.to(weight.device)
         return Chain(start, list(self.sampler(denoise, start, noise, end)))
@@ -443,10 +457,15 @@ class DiffusionRecommender(SequentialRecommender):
         query, weight, bias = self._scored(x)
         if target.dim() == 1:
             return catalogue_cross_entropy(query, weight, bias, target, self.first_candidate)
-        # A target of 0 stands behind a history. Looking which they are would make a GPU wait.
-        real = target > 0 if target.device.type == "cpu" else torch.ones_like(target, dtype=torch.bool)
-        chosen = target[real].clamp(min=self.first_candidate)
-        loss = catalogue_cross_entropy(query[real], weight, bias, chosen, self.first_candidate)
+        # A target of 0 stands behind a history.
+        chosen = target.clamp(min=self.first_candidate)
+        if target.device.type != "cpu":
+            # Looking which they are would make a GPU wait.
+            rows = query.flatten(0, -2)
+            loss = catalogue_cross_entropy(rows, weight, bias, chosen.flatten(), self.first_candidate)
+            return loss.view_as(target)
+        real = target > 0
+        loss = catalogue_cross_entropy(query[real], weight, bias, chosen[real], self.first_candidate)
         return torch.zeros_like(real, dtype=loss.dtype).masked_scatter(real, loss)
 
     def full_sort_predict(self, interaction: Any, noise: Noise | None = None) -> Tensor:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..common.setting import Setting, one_of, probability, switch
 from ..diffusion.noise import Noise
-from .base import ENCODER, History, check_encoder, places
+from .base import ENCODER, History, check_encoder
 from .gaussian import GaussianRecommender
-from .layers import Dropout, step_angles
+from .layers import Dropout, StepMLP
+from .padding import counted_keys, with_padding_place
 
 ATTENTION_MASKS = ("keys", "reference", "counted")
 
@@ -71,35 +69,26 @@ class DiffuRec(GaussianRecommender):
             self.first_candidate = 0
         if self.attention_mask == "reference":
             self.pad_length = self.max_seq_length
-        self.step_scale = 1000.0 / config["diffusion_steps"] if config["rescale_timesteps"] else 1.0
         self.embedding_dropout = Dropout(config["embedding_dropout_prob"])
         self.embedding_norm = nn.LayerNorm(self.hidden_size, eps=config["layer_norm_eps"])
-        self.step_mlp = nn.Sequential(
-            nn.Linear(self.hidden_size, 4 * self.hidden_size),
-            nn.SiLU(),
-            nn.Linear(4 * self.hidden_size, self.hidden_size),
-        )
+        self.step_mlp = StepMLP(self.hidden_size, self.step_scale(config))
         self.encoder = self.make_encoder(config)
         self.output_dropout = Dropout(config["hidden_dropout_prob"])
         self.output_norm = nn.LayerNorm(self.hidden_size, eps=config["layer_norm_eps"])
 
+    def step_scale(self, config: Any) -> float:
+        """What a timestep is multiplied by before it is encoded."""
+        return 1000.0 / config["diffusion_steps"] if config["rescale_timesteps"] else 1.0
+
     def history(self, interaction: Any) -> History:
         history = super().history(interaction)
-        if self.attention_mask != "counted":
-            return history
-        # Behind the newest item is the place of the padding.
-        items = F.pad(history.items, (0, 1))
-        return History(items, history.length, places(items, history.length))
+        return with_padding_place(history) if self.attention_mask == "counted" else history
 
     def visibility(self, history: History) -> tuple[Tensor | None, Tensor | None]:
         """The encoder's masks [B, L]: of the keys, or what is added to their scores, and of the queries."""
         if self.attention_mask != "counted":
             return (history.mask, None) if self.pad_length is None else (None, history.mask)
-        length = history.length[:, None]
-        behind = torch.arange(history.items.shape[1], device=length.device) - length
-        # A key that stands n times is one whose score has log n added; -inf where the history is full.
-        log_count = (self.max_seq_length - length).to(self.item_embedding.weight.dtype).log().expand(behind.shape)
-        return log_count.masked_fill(behind < 0, 0.0).masked_fill(behind > 0, -math.inf), history.mask
+        return counted_keys(history, self.max_seq_length, self.item_embedding.weight.dtype), history.mask
 
     def embed_history(self, history: History) -> Tensor:
         """Embeddings e [B, L, d] of the history: LayerNorm(Dropout(E[v])), without positions."""
@@ -108,13 +97,16 @@ class DiffuRec(GaussianRecommender):
     def encode(self, history: History, noise: Noise) -> Condition:
         return Condition(self.embed_history(history), *self.visibility(history), history.length - 1)
 
-    def denoise(self, x_t: Tensor, timestep: Tensor, condition: Condition, noise: Noise) -> Tensor:
-        """The approximator f_θ (section 4.1): x0_hat [B, d]; λ [B, L, d] is drawn at every step, as 'lambda'."""
+    def mixed(self, x_t: Tensor, timestep: Tensor, condition: Condition, noise: Noise) -> Tensor:
+        """What the encoder reads, z [B, L, d]; λ [B, L, d] is drawn at every step, as 'lambda'."""
         z = condition.embedded
-        if self.use_diffusion:
-            angles = step_angles(timestep * self.step_scale, self.hidden_size)
-            step = self.step_mlp(torch.cat([angles.cos(), angles.sin()], dim=-1).to(x_t.dtype))
-            scale = self.noise_scale * (1.0 + noise.normal("lambda", tuple(z.shape)))
-            z = z + scale * (x_t + step)[:, None]
+        if not self.use_diffusion:
+            return z
+        scale = self.noise_scale * (1.0 + noise.normal("lambda", tuple(z.shape)))
+        return z + scale * (x_t + self.step_mlp(timestep))[:, None]
+
+    def denoise(self, x_t: Tensor, timestep: Tensor, condition: Condition, noise: Noise) -> Any:
+        """The approximator f_θ (section 4.1): x0_hat [B, d]."""
+        z = self.mixed(x_t, timestep, condition, noise)
         encoded = self.encoder(z, condition.last, condition.key_mask, condition.query_mask)
         return self.output_norm(self.output_dropout(encoded))

@@ -79,6 +79,16 @@ class GaussianRecommender(DiffusionRecommender):
     @classmethod
     def check_settings(cls, config: Any) -> None:
         super().check_settings(config)
+        cls.check_process(config)
+
+    @classmethod
+    def check_process(cls, config: Any) -> None:
+        """Check the settings of the process against each other.
+
+        Raises
+        ------
+        SettingError
+        """
         check_steps(config)
 
     def __init__(self, config: Any, dataset: Any) -> None:

@@ -1,4 +1,4 @@
-"""Network parts that both models share: step encoding, dropout, attention, encoder."""
+"""Network parts that models share: step encoding, dropout, attention, encoder."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def step_angles(timestep: Tensor, width: int) -> Tensor:
+def step_angles(timestep: Tensor, width: int, dtype: torch.dtype = torch.float32) -> Tensor:
     """Angles t·10000^(−j/(d/2)), j = 0 … d/2−1, of the sinusoidal encoding (Vaswani et al., 2017).
 
     Parameters
@@ -30,14 +30,41 @@ def step_angles(timestep: Tensor, width: int) -> Tensor:
         Diffusion steps, whole or rescaled.
     width : int
         Size d of the encoding, even.
+    dtype : torch.dtype
+        Type of the angles. Half precision would lose the digits of a late timestep.
 
     Returns
     -------
-    Tensor [B, d/2], float32
+    Tensor [B, d/2]
     """
     half = width // 2
-    frequency = torch.exp(torch.arange(half, device=timestep.device) * (-math.log(10000.0) / half))
-    return timestep.float()[:, None] * frequency
+    frequency = torch.exp(torch.arange(half, device=timestep.device, dtype=dtype) * (-math.log(10000.0) / half))
+    return timestep.to(dtype)[:, None] * frequency
+
+
+class StepMLP(nn.Sequential):
+    """Embedding of a timestep: its cosines and sines, then Linear d to 4d, SiLU, Linear 4d to d.
+
+    Parameters
+    ----------
+    hidden_size : int
+        Size d, even.
+    scale : float
+        The timestep is multiplied by it.
+    """
+
+    def __init__(self, hidden_size: int, scale: float = 1.0) -> None:
+        super().__init__(
+            nn.Linear(hidden_size, 4 * hidden_size), nn.SiLU(), nn.Linear(4 * hidden_size, hidden_size)
+        )
+        self.scale = scale
+
+    def forward(self, timestep: Tensor) -> Tensor:
+        """Embeddings [B, d] of timesteps [B], whole or float."""
+        weight = self[0].weight
+        exact = torch.float64 if weight.dtype == torch.float64 else torch.float32
+        angles = step_angles(timestep * self.scale, weight.shape[1], exact)
+        return super().forward(torch.cat([angles.cos(), angles.sin()], dim=-1).to(weight.dtype))
 
 
 class _RandomBitsDropout(torch.autograd.Function):
@@ -104,17 +131,26 @@ class Attention(nn.Module):
     def forward(self, queries: Tensor, keys: Tensor, key_mask: Tensor | None, query_mask: Tensor | None) -> Tensor:
         """Attend from `queries` [B, Q, d] to `keys` [B, L, d].
 
-        `key_mask` [B, L] is true at keys that can be seen, or holds what is added to the scores of each. `query_mask`
-        [B, Q] is true at queries that attend as usual; the others attend to all keys alike, as a query of zeros does.
+        `key_mask`, [B, L] for all queries or [B or 1, Q, L], is true at keys that can be seen, or holds what is added to
+        the scores of each. `query_mask` [B, Q] is true at queries that attend as usual; the others attend to all keys
+        alike, as a query of zeros does.
         """
+        return self.attend(queries, self.key_value(keys), key_mask, query_mask)
+
+    def attend(
+        self, queries: Tensor, key_value: Tensor, key_mask: Tensor | None, query_mask: Tensor | None = None
+    ) -> Tensor:
+        """As `forward`, for keys and values [B, L, 2d] that `key_value` gave already."""
         rows, width = queries.shape[0], queries.shape[2]
         q = self.query(queries)
         if query_mask is not None:
             q = q * query_mask[:, :, None]
         q = q.view(rows, -1, self.n_heads, width // self.n_heads).transpose(1, 2)
-        key_value = self.key_value(keys).view(rows, keys.shape[1], 2, self.n_heads, width // self.n_heads)
+        key_value = key_value.view(rows, key_value.shape[1], 2, self.n_heads, width // self.n_heads)
         k, v = key_value.permute(2, 0, 3, 1, 4)
-        visible = None if key_mask is None else key_mask[:, None, None, :]
+        visible = key_mask
+        if visible is not None:
+            visible = visible[:, None, None, :] if visible.dim() == 2 else visible[:, None]
         added = visible if visible is not None and visible.is_floating_point() else None
         if self.training and self.dropout.probability:
             scores = q @ k.transpose(-1, -2) * (width // self.n_heads) ** -0.5
@@ -127,7 +163,11 @@ class Attention(nn.Module):
 
 
 class EncoderBlock(nn.Module):
-    """Pre-norm transformer block: x + Drop(Attn(LN x)), then x + Drop(FFN(LN x)), then dropout."""
+    """Transformer block, pre-norm or post-norm.
+
+    Pre-norm: x + Drop(Attn(LN x)), then x + Drop(FFN(LN x)), then dropout. Post-norm: LN(x + Drop(Attn x)), then
+    LN(x + Drop(FFN x)).
+    """
 
     def __init__(
         self,
@@ -138,8 +178,10 @@ class EncoderBlock(nn.Module):
         attn_dropout: float,
         hidden_act: str,
         layer_norm_eps: float,
+        post_norm: bool = False,
     ) -> None:
         super().__init__()
+        self.post_norm = post_norm
         self.attention_norm = nn.LayerNorm(hidden_size, eps=layer_norm_eps)
         self.attention = Attention(hidden_size, n_heads, attn_dropout)
         self.feed_forward_norm = nn.LayerNorm(hidden_size, eps=layer_norm_eps)
@@ -149,22 +191,42 @@ class EncoderBlock(nn.Module):
         self.dropout = Dropout(hidden_dropout)
 
     def forward(self, x: Tensor, key_mask: Tensor | None, query_mask: Tensor | None, only: Tensor | None) -> Tensor:
-        keys = self.attention_norm(x)
+        keys = self.read(x)
         if only is None:
             queries = keys
         else:
             rows = torch.arange(x.shape[0], device=x.device)
             x, queries, query_mask = x[rows, only][:, None], keys[rows, only][:, None], None
-        x = x + self.dropout(self.attention(queries, keys, key_mask, query_mask))
-        inner = self.dropout(self.activation(self.expand(self.feed_forward_norm(x))))
-        return self.dropout(x + self.dropout(self.contract(inner)))
+            if key_mask is not None and key_mask.dim() == 3:
+                key_mask = key_mask.expand(len(rows), -1, -1)[rows, only]
+        return self.finish(x, self.attention(queries, keys, key_mask, query_mask))
+
+    def read(self, x: Tensor) -> Tensor:
+        """What attention reads of x."""
+        return x if self.post_norm else self.attention_norm(x)
+
+    def finish(self, x: Tensor, attended: Tensor) -> Tensor:
+        """The block's output by its input and what attention gave."""
+        x = x + self.dropout(attended)
+        if self.post_norm:
+            x = self.attention_norm(x)
+        inner = self.dropout(self.activation(self.expand(x if self.post_norm else self.feed_forward_norm(x))))
+        x = x + self.dropout(self.contract(inner))
+        return self.feed_forward_norm(x) if self.post_norm else self.dropout(x)
+
+    def at_place(self, x: Tensor, place: Tensor, key_value: Tensor, key_mask: Tensor) -> Tensor:
+        """Output [B, 1, d] for x [B, 1, d] at `place` [B], given keys and values [B, L, 2d] of all other places."""
+        queries = self.read(x)
+        rows = torch.arange(x.shape[0], device=x.device)
+        key_value = key_value.index_put((rows, place), self.attention.key_value(queries)[:, 0])
+        return self.finish(x, self.attention.attend(queries, key_value, key_mask))
 
 
 class Encoder(nn.Module):
-    """Bidirectional transformer of which one position a row is read.
+    """Transformer of which one position a row is read, or all.
 
-    In the last block, queries and feed-forward are computed for that position alone. Weights start as in DiffuRec's
-    published code: Xavier normal, biases 0.
+    Where one is read, queries and feed-forward of the last block are computed for that position alone. Weights start as
+    in DiffuRec's published code: Xavier normal, biases 0.
 
     Parameters
     ----------
@@ -183,13 +245,45 @@ class Encoder(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def forward(
-        self, x: Tensor, position: Tensor, key_mask: Tensor | None = None, query_mask: Tensor | None = None
-    ) -> Tensor:
-        """Encode x [B, L, d] and return [B, d], the output at `position` [B].
+        self,
+        x: Tensor,
+        position: Tensor | None = None,
+        key_mask: Tensor | None = None,
+        query_mask: Tensor | None = None,
+        tap: int | None = None,
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """Encode x [B, L, d] and return [B, d], the output at `position` [B], or without it [B, L, d].
 
-        `key_mask` and `query_mask` [B, L] are those of `Attention`; None means that all is real.
+        `key_mask` and `query_mask` are those of `Attention`; None means that all is visible. With `tap` a second output
+        is what so many of the blocks gave, at the same position.
         """
         last = len(self.blocks) - 1
+        tapped = None
         for index, block in enumerate(self.blocks):
             x = block(x, key_mask, query_mask, only=position if index == last else None)
+            if tap == index + 1:
+                tapped = x if position is None or index == last else x[torch.arange(len(x), device=x.device), position]
+        x = x if position is None else x[:, 0]
+        if tap is None:
+            return x
+        assert tapped is not None, f"tap must be from 1 to {last + 1}, got {tap}"
+        return x, tapped.view_as(x)
+
+    def keys_and_values(self, x: Tensor, key_mask: Tensor | None = None) -> list[Tensor]:
+        """Keys and values [B, L, 2d] of each block for x [B, L, d], for `at_place`."""
+        found = []
+        for index, block in enumerate(self.blocks):
+            found.append(block.attention.key_value(block.read(x)))
+            if index < len(self.blocks) - 1:
+                x = block(x, key_mask, None, None)
+        return found
+
+    def at_place(self, x: Tensor, place: Tensor, keys_and_values: list[Tensor], key_mask: Tensor) -> Tensor:
+        """Output [B, d] at `place` [B], which holds x [B, d] and which no other place sees.
+
+        `key_mask` [B, L] says what that place sees, as for `Attention`.
+        """
+        x = x[:, None]
+        for block, key_value in zip(self.blocks, keys_and_values, strict=True):
+            x = block.at_place(x, place, key_value, key_mask)
         return x[:, 0]

@@ -31,10 +31,12 @@ class Catalogue:
         return self.n_items
 
 
-def settings(model: str, kind: str = "GaussianRecommender", **changes: Any) -> dict[str, Any]:
-    """The settings of a model's yaml and of the yaml of its kind, small, with changes."""
+def settings(
+    model: str, kind: str = "GaussianRecommender", parents: tuple[str, ...] = (), **changes: Any
+) -> dict[str, Any]:
+    """The settings of a model's yaml, of those of its parents and of the yaml of its kind, small, with changes."""
     values: dict[str, Any] = {}
-    for name in ("DiffusionRecommender", kind, model):
+    for name in ("DiffusionRecommender", kind, *parents, model):
         text = (PROPERTIES / "model" / f"{name}.yaml").read_text()
         values |= yaml.safe_load(text.replace("1e-12", "1.0e-12"))
     small = {"hidden_size": 16, "inner_size": 64, "n_layers": 2, "diffusion_steps": 16, "noise_schedule": "cosine"}

@@ -12,6 +12,7 @@ from stand_in import Catalogue, batch, settings
 from recbole_diffusion.diffusion.noise import GivenNoise, Noise
 from recbole_diffusion.diffusion.process import sub_chain
 from recbole_diffusion.errors import SettingError
+from recbole_diffusion.model import layers
 from recbole_diffusion.model.base import DiffusionRecommender
 from recbole_diffusion.model.diffrec import DiffRec
 from recbole_diffusion.model.diffurec import DiffuRec
@@ -266,7 +267,8 @@ def test_switched_off_nothing_but_the_history_enters(
     def refuse(*_: Any) -> None:
         raise AssertionError("the step was encoded")
 
-    monkeypatch.setattr(sys.modules[cls.__module__], "step_angles", refuse)
+    for module in (layers, sys.modules[cls.__module__]):
+        monkeypatch.setattr(module, "step_angles", refuse, raising=False)
     model = make(cls, diffusion=False, inference_steps=4)
     read: list[torch.Tensor] = []
     model.encoder.register_forward_pre_hook(lambda module, inputs: read.append(inputs[0]))

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from recordings import block_weights, close
 from stand_in import Catalogue, settings
 
 from recbole_diffusion.diffusion.noise import GivenNoise
@@ -28,11 +29,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     paths = {given} if given.is_file() else set(given.glob("*.npz"))
     if not paths:
         raise pytest.UsageError(f"--golden={given}: neither a recording nor a folder of recordings, NAME.npz")
-    recordings = sorted(path for path in paths if path.name != SCHEDULES_FILE)
+    # Recordings of other models may stand beside.
+    recordings = sorted(path for path in paths if {"betas", "input/target"} <= set(np.load(path)))
     if "recording" in metafunc.fixturenames:
         metafunc.parametrize("recording", recordings, ids=lambda path: path.stem, indirect=True)
     elif "recorded" in metafunc.fixturenames:
-        schedules = [*paths - set(recordings), RECORDINGS / SCHEDULES_FILE][0]
+        named = [path for path in paths if path.name == SCHEDULES_FILE]
+        schedules = [*named, RECORDINGS / SCHEDULES_FILE][0]
         recorded = dict(np.load(schedules))
         metafunc.parametrize(("key", "recorded"), recorded.items(), ids=list(recorded))
 
@@ -97,17 +100,8 @@ class Recording:
             ours[f"output_norm.{part}"] = theirs[f"{network}norm_diffu_rep.{part}"]
             ours[f"step_mlp.0.{part}"] = theirs[f"{network}time_embed.0.{part}"]
             ours[f"step_mlp.2.{part}"] = theirs[f"{network}time_embed.2.{part}"]
-            for index in range(blocks):
-                block = f"{network}att.transformer_blocks.{index}."
-                linear = [theirs[f"{block}attention.linear_layers.{i}.{part}"] for i in range(3)]
-                here = f"encoder.blocks.{index}."
-                ours[f"{here}attention.query.{part}"] = linear[0]
-                ours[f"{here}attention.key_value.{part}"] = torch.cat(linear[1:])
-                ours[f"{here}attention.output.{part}"] = theirs[f"{block}attention.w_layer.{part}"]
-                ours[f"{here}expand.{part}"] = theirs[f"{block}feed_forward.w_1.{part}"]
-                ours[f"{here}contract.{part}"] = theirs[f"{block}feed_forward.w_2.{part}"]
-                ours[f"{here}attention_norm.{part}"] = theirs[f"{block}input_sublayer.norm.{part}"]
-                ours[f"{here}feed_forward_norm.{part}"] = theirs[f"{block}output_sublayer.norm.{part}"]
+        for index in range(blocks):
+            ours |= block_weights(theirs, f"{network}att.transformer_blocks.{index}.", f"encoder.blocks.{index}.")
         return ours
 
     def moved(self, values: np.ndarray) -> np.ndarray:
@@ -140,11 +134,6 @@ class Recording:
 @pytest.fixture(scope="module")
 def recording(request: pytest.FixtureRequest) -> Recording:
     return Recording(request.param)
-
-
-def close(actual: Any, recorded: np.ndarray, tolerance: float) -> None:
-    actual = actual.detach().numpy() if isinstance(actual, torch.Tensor) else actual
-    np.testing.assert_allclose(actual, recorded, rtol=0, atol=tolerance)
 
 
 def test_every_schedule_is_recorded() -> None:

@@ -1,0 +1,89 @@
+"""Recorded runs of authors' codes: which of them a parity test checks, and how their layout turns into ours."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+
+
+def parametrize(metafunc: pytest.Metafunc, mark: str) -> None:
+    """Run a test for each recording that holds the key `mark`: those of --golden=PATH, a file or folder, or of ours."""
+    if "recording" not in metafunc.fixturenames:
+        return
+    given = Path(metafunc.config.getoption("--golden") or GOLDEN).resolve()
+    paths = [given] if given.is_file() else sorted(given.glob("*.npz"))
+    if not paths:
+        raise pytest.UsageError(f"--golden={given}: neither a recording nor a folder of recordings, NAME.npz")
+    chosen = [path for path in paths if mark in np.load(path)]
+    metafunc.parametrize("recording", chosen, ids=lambda path: path.stem, indirect=True, scope="module")
+
+
+def close(actual: Any, recorded: Any, tolerance: float) -> None:
+    actual = actual.detach().numpy() if isinstance(actual, torch.Tensor) else actual
+    np.testing.assert_allclose(actual, recorded, rtol=0, atol=tolerance)
+
+
+def block_weights(theirs: dict[str, torch.Tensor], block: str, here: str, post_norm: bool = False) -> dict[str, Any]:
+    """Weights of a transformer block `block` of theirs, under the names of our block `here`; both end in a dot."""
+    ours = {}
+    for part in ("weight", "bias"):
+        linear = [theirs[f"{block}attention.linear_layers.{i}.{part}"] for i in range(3)]
+        ours[f"{here}attention.query.{part}"] = linear[0]
+        ours[f"{here}attention.key_value.{part}"] = torch.cat(linear[1:])
+        ours[f"{here}attention.output.{part}"] = theirs[f"{block}attention.w_layer.{part}"]
+        ours[f"{here}expand.{part}"] = theirs[f"{block}feed_forward.w_1.{part}"]
+        ours[f"{here}contract.{part}"] = theirs[f"{block}feed_forward.w_2.{part}"]
+        ours[f"{here}attention_norm.{part}"] = theirs[f"{block}input_sublayer.norm.{part}"]
+        ours[f"{here}feed_forward_norm.{part}"] = theirs[f"{block}output_sublayer.norm.{part}"]
+    return ours
+
+
+class Numbers:
+    """The arrays of a recording by their keys, and its configuration; `option` replaces what that option recorded.
+
+    Parameters
+    ----------
+    path : Path
+    option : str
+        Name of a part `option/NAME/`, or '' for the main run.
+    """
+
+    def __init__(self, path: Path, option: str = "") -> None:
+        self.path = path
+        every = dict(np.load(path))
+        self.options = sorted({key.split("/")[1] for key in every if key.startswith("option/")})
+        self.data = {key: value for key, value in every.items() if not key.startswith("option/")}
+        if option:
+            runs = ("forward/", "reverse/", "gradient/", "float64/")
+            self.data = {key: value for key, value in self.data.items() if not key.startswith(runs)}
+            prefix = f"option/{option}/"
+            self.data |= {key.removeprefix(prefix): every[key] for key in every if key.startswith(prefix)}
+        self.size = {key.split("/")[1]: value[()] for key, value in self.data.items() if key.startswith("config/")}
+        self.theirs = {
+            key.removeprefix("weights/"): torch.tensor(value)
+            for key, value in self.data.items()
+            if key.startswith("weights/")
+        }
+        left = self.data["input/sequence_left_padded"]
+        self.length = np.minimum(self.data["input/sequence_length"], left.shape[1])
+        # Row b of `order` lists the recorded positions as they stand in ours: items first, then padding.
+        self.order = np.stack([np.roll(np.arange(left.shape[1]), n) for n in self.length])
+        self.interaction = {
+            "item_id_list": torch.tensor(np.take_along_axis(left, self.order, axis=1)),
+            "item_length": torch.tensor(self.length),
+        }
+
+    def moved(self, values: np.ndarray) -> np.ndarray:
+        """Values [B, L, ...] of the recorded positions, moved to ours."""
+        return np.take_along_axis(values, self.order.reshape(*self.order.shape, *[1] * (values.ndim - 2)), axis=1)
+
+    def check(self, key: str, actual: Any, tolerance: float) -> None:
+        """Compare with what was recorded under a key, if it was."""
+        if key in self.data:
+            close(actual, self.data[key], tolerance)
