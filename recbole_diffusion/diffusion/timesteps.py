@@ -140,6 +140,10 @@ class UniformSampler(_FixedSampler):
     def __init__(self, diffusion_steps: int) -> None:
         super().__init__(torch.ones(diffusion_steps))
 
+    def sample(self, shape: Shape, noise: Noise) -> tuple[Tensor, Tensor]:
+        # 1 / (T p) is 1 but for rounding.
+        return noise.choice("timestep", self._p, shape), torch.ones(shape, device=self._p.device, dtype=self._p.dtype)
+
 
 class FixStepSampler(_FixedSampler):
     """The first T // 2 steps twice as likely as the others (DiffuRec's `fixstep`)."""

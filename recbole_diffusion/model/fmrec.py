@@ -43,7 +43,7 @@ class HistoryCells(NamedTuple):
 def first_of_each(numbers: Tensor) -> Tensor:
     """True at the first of each run of equal numbers, along the last dimension."""
     changes = numbers[..., 1:] != numbers[..., :-1]
-    return torch.cat([torch.ones_like(changes[..., :1]), changes], dim=-1)
+    return torch.cat([torch.ones_like(numbers[..., :1], dtype=torch.bool), changes], dim=-1)
 
 
 def history_cells(items: Tensor, n_items: int, ratio: float, uniform: Tensor) -> HistoryCells:
