@@ -63,7 +63,7 @@ class ADRec(GaussianRecommender):
     settings: ClassVar[Mapping[str, Setting]] = {
         **ENCODER,
         "process": one_of(PROCESSES),
-        "bridge_variance": at_least(0, "float", at_inference=True),
+        "bridge_variance": at_least(0, "float"),
         "geodesic": switch(),
         "shared_timestep": switch(),
         "rescale_timesteps": switch(),

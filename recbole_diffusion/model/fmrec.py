@@ -103,7 +103,9 @@ class FMRec(DiffuRec):
     settings: ClassVar[Mapping[str, Setting]] = {
         "step_sampler": one_of(FLOW_STEPS),
         "time_eps": Setting("float", "be above 0 and below 1", lambda value: 0 < value < 1),
-        "mode_scale": Setting("float", "be from -1 to 2 / (π - 2) = 1.75", lambda value: -1 <= value <= 2 / (math.pi - 2)),
+        "mode_scale": Setting(
+            "float", "be from -1 to 2 / (π - 2) = 1.75", lambda value: -1 <= value <= 2 / (math.pi - 2)
+        ),
         "logit_mean": Setting("float"),
         "logit_std": positive("float"),
         "mse_weight": at_least(0, "float"),
@@ -115,6 +117,7 @@ class FMRec(DiffuRec):
         ),
         "zeros_ratio": at_least(0, "float"),
     }
+
     @classmethod
     def check_settings(cls, config: Any) -> None:
         super().check_settings(config)

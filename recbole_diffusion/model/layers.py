@@ -54,9 +54,7 @@ class StepMLP(nn.Sequential):
     """
 
     def __init__(self, hidden_size: int, scale: float = 1.0) -> None:
-        super().__init__(
-            nn.Linear(hidden_size, 4 * hidden_size), nn.SiLU(), nn.Linear(4 * hidden_size, hidden_size)
-        )
+        super().__init__(nn.Linear(hidden_size, 4 * hidden_size), nn.SiLU(), nn.Linear(4 * hidden_size, hidden_size))
         self.scale = scale
 
     def forward(self, timestep: Tensor) -> Tensor:

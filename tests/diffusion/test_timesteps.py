@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import math
 from collections import deque
+from typing import Any
 
 import pytest
 import torch
@@ -11,9 +13,12 @@ from scipy import stats
 from recbole_diffusion.diffusion.noise import FreshNoise, GivenNoise, Noise
 from recbole_diffusion.diffusion.timesteps import (
     STEP_SAMPLERS,
+    FlowSteps,
     LossAwareSampler,
     OneStep,
+    SharedSteps,
     StepSampler,
+    UniformSampler,
     make_step_sampler,
 )
 
@@ -200,3 +205,53 @@ def test_a_loss_that_is_not_finite_leaves_probabilities() -> None:
         sampler.update(torch.tensor([0, 1] * 10), torch.full((20,), loss))
         p = sampler.probabilities()
         assert p.isfinite().all() and p.sum().item() == pytest.approx(1.0)
+
+
+def test_shared_steps_are_one_a_row() -> None:
+    sampler = SharedSteps(UniformSampler(7))
+    timestep, weight = sampler.sample((40, 5), FreshNoise("cpu"))
+    assert timestep.shape == weight.shape == (40, 5)
+    assert torch.equal(timestep, timestep[:, :1].expand(40, 5)) and len(timestep.unique()) > 1
+    assert torch.equal(weight, torch.ones(40, 5))
+    aware = SharedSteps(LossAwareSampler(3))
+    timestep, _ = aware.sample((8, 2), FreshNoise("cpu"))
+    aware.update(timestep, torch.rand(8, 2))
+    assert int(aware.sampler.seen.sum()) == 16 and "sampler.seen" in aware.state_dict()
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "distribution"),
+    [
+        ("uniform", {}, lambda t: t),
+        ("cosmap", {}, lambda t: torch.atan(t / (1 - t)) * 2 / math.pi),
+        (
+            "logit_normal",
+            {"logit_mean": 1.0, "logit_std": 0.6},
+            lambda t: torch.special.ndtr((torch.logit(t) - 1) / 0.6),
+        ),
+        # With s = 0 the same as uniform, turned round.
+        ("mode", {"mode_scale": 0.0}, lambda t: t),
+    ],
+)
+def test_times_of_a_flow_have_their_distribution(name: str, settings: Any, distribution: Any) -> None:
+    torch.manual_seed(0)
+    times, weight = FlowSteps(name, eps=0.001, **settings).sample((20_000,), FreshNoise("cpu"))
+    assert torch.equal(weight, torch.ones(20_000))
+    assert times.min() >= 0.001 and times.max() <= 1
+    level = torch.tensor([0.1, 0.3, 0.5, 0.7, 0.9])
+    share = ((times[:, None] - 0.001) / 0.999 <= level).float().mean(dim=0)
+    torch.testing.assert_close(share, distribution(level), atol=0.015, rtol=0)
+
+
+def test_mode_is_densest_in_the_middle() -> None:
+    """Density of τ by the slope of its formula: 1/2 at the ends and 2 / (4 - π) = 2.33 in the middle for s = 1."""
+    torch.manual_seed(0)
+    times, _ = FlowSteps("mode").sample((200_000,), FreshNoise("cpu"))
+    density = torch.histc(times, bins=50, min=0, max=1) / 200_000 * 50
+    assert density[0].item() == pytest.approx(0.5, abs=0.07)
+    assert density[24:26].mean().item() == pytest.approx(2 / (4 - math.pi), abs=0.1)
+
+
+def test_an_unknown_time_sampler_is_named() -> None:
+    with pytest.raises(ValueError, match="must be one of mode, uniform, logit_normal, cosmap, got 'lossaware'"):
+        FlowSteps("lossaware")

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from recbole_diffusion.model.layers import Attention, Dropout, Encoder, step_angles
+from recbole_diffusion.model.layers import Attention, Dropout, Encoder, StepMLP, step_angles
 
 BLOCK = {
     "hidden_size": 16,
@@ -116,3 +116,61 @@ def test_query_key_and_value_start_alike() -> None:
     attention = Encoder(1, **{**BLOCK, "hidden_size": 128}).blocks[0].attention
     weights = [attention.query.weight, *attention.key_value.weight.chunk(2)]
     assert [round(weight.std().item(), 2) for weight in weights] == [0.09] * 3
+
+
+@pytest.mark.parametrize("post_norm", [False, True])
+def test_a_causal_place_computed_by_itself_equals_the_whole(post_norm: bool) -> None:
+    torch.manual_seed(0)
+    encoder = Encoder(3, **BLOCK, post_norm=post_norm).eval()
+    x = torch.randn(4, 6, 16)
+    place = torch.tensor([5, 3, 0, 2])
+    causal = torch.ones(6, 6, dtype=torch.bool).tril()[None]
+    whole = encoder(x, None, causal)
+    rows = torch.arange(4)
+    torch.testing.assert_close(encoder(x, place, causal), whole[rows, place], atol=1e-5, rtol=0)
+    # What stands at the place when the others are computed is not read.
+    others = encoder.keys_and_values(x.index_put((rows, place), torch.tensor(7.0)), causal)
+    alone = encoder.at_place(x[rows, place], place, others, torch.arange(6) <= place[:, None])
+    torch.testing.assert_close(alone, whole[rows, place], atol=1e-5, rtol=0)
+    # Nothing after a place changes it.
+    changed = encoder(x.index_put((rows, place), torch.tensor(7.0)), None, causal)
+    before = torch.arange(6) < place[:, None]
+    assert torch.equal(changed[before], whole[before])
+    assert not torch.allclose(changed[rows, place], whole[rows, place])
+
+
+def test_post_norm_block_is_the_formula() -> None:
+    torch.manual_seed(0)
+    block = Encoder(1, **BLOCK, post_norm=True).blocks[0].eval()
+    x = torch.randn(2, 5, 16)
+    middle = block.attention_norm(x + block.attention(x, x, None, None))
+    expected = block.feed_forward_norm(middle + block.contract(block.activation(block.expand(middle))))
+    torch.testing.assert_close(block(x, None, None, None), expected)
+
+
+@pytest.mark.parametrize("tap", [1, 2, 3])
+def test_a_tap_is_what_so_many_blocks_give(tap: int) -> None:
+    torch.manual_seed(0)
+    encoder = Encoder(3, **BLOCK).eval()
+    x, place = torch.randn(4, 6, 16), torch.tensor([5, 3, 0, 2])
+    output, tapped = encoder(x, place, tap=tap)
+    torch.testing.assert_close(output, encoder(x, place))
+    state = x
+    for block in encoder.blocks[:tap]:
+        state = block(state, None, None, None)
+    torch.testing.assert_close(tapped, state[torch.arange(4), place], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("scale", [1.0, 999.0])
+def test_step_mlp_reads_cosines_and_sines(scale: float) -> None:
+    torch.manual_seed(0)
+    mlp = StepMLP(16, scale)
+    time = torch.tensor([0.0, 0.3, 1.0])
+    angles = step_angles(time * scale, 16)
+    encoded = torch.cat([angles.cos(), angles.sin()], dim=1)
+    expected = torch.nn.functional.linear(encoded, mlp[0].weight, mlp[0].bias)
+    expected = torch.nn.functional.linear(torch.nn.functional.silu(expected), mlp[2].weight, mlp[2].bias)
+    torch.testing.assert_close(mlp(time), expected)
+    exact = mlp.double()(time.double())
+    assert exact.dtype == torch.float64
+    torch.testing.assert_close(exact, expected.double(), atol=1e-4, rtol=0)
