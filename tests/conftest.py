@@ -16,7 +16,7 @@ pytest_plugins = ["saved_models", "small_plans"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--golden", help="recorded runs of DiffuRec's reference to check against: an .npz or a folder")
+    parser.addoption("--golden", help="recorded runs of the authors' codes to check against: an .npz or a folder")
 
 
 @pytest.fixture(autouse=True)

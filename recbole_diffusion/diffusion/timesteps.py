@@ -84,8 +84,8 @@ FLOW_STEPS = ("mode", "uniform", "logit_normal", "cosmap")
 class FlowSteps(StepSampler):
     """Times in [eps, 1] of a flow, all weights 1: t = eps + (1 - eps) τ.
 
-    Esser et al. (2024), section 3.1. `uniform` takes τ = u, a uniform number; `mode` τ = 1 - u - s (cos²(πu/2) - 1 + u),
-    denser in the middle the larger s; `logit_normal` τ = sigmoid(n), with n normal; `cosmap` τ = 1 - 1/(1 + tan(πu/2)).
+    Esser et al. (2024), section 3.1, with u uniform and n normal. `uniform`: τ = u. `mode`: τ = 1 - u - s (cos²(πu/2)
+    - 1 + u), denser in the middle the larger s. `logit_normal`: τ = sigmoid(n). `cosmap`: τ = 1 - 1 / (1 + tan(πu/2)).
 
     Parameters
     ----------

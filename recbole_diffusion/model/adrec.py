@@ -44,20 +44,20 @@ class Condition(NamedTuple):
 class ADRec(GaussianRecommender):
     """ADRec: the next item at every place is noised, each with a timestep of its own; the network is causal.
 
-    An encoder of post-norm blocks reads the history and says c at each place. The decoder, blocks of the same kind, reads
-    z = c + λ (x_t + step) with the setting `noise_scale` for λ, and gives x0_hat at each place. The loss is the
+    An encoder of post-norm blocks reads the history and gives c at each place. The decoder, blocks of the same kind,
+    reads z = c + λ (x_t + step) with the setting `noise_scale` for λ, and gives x0_hat at each place. The loss is the
     cross-entropy over all items, averaged over places, and the squared error of x0_hat, averaged over places within a
-    row and then over rows. At inference the places before the newest hold their items, clean, with t = 0; only the newest
-    is denoised, and where the decoder is causal the other places are computed once a chain.
+    row and then over rows. At inference the places before the newest hold their items, clean, with t = 0; only the
+    newest is denoised, and where the decoder is causal the other places are computed once a chain.
 
-    With `process: bridge` it is BBDRec (Bai et al., arXiv 2507.06121): x_t is a Brownian bridge from the next item to c,
-    and the reverse process starts from c.
+    With `process: bridge` it is BBDRec (Bai et al., arXiv 2507.06121): x_t is a Brownian bridge from the next item to
+    c, and the reverse process starts from c.
 
     With `diffusion: False` the decoder reads c itself: neither x_t nor the step enters. What is left is a causal
     transformer of all blocks with the same two losses.
 
-    With `attention_mask: counted` padding takes part as in the authors' code: it is attended to as often as it stands to
-    the left of a history, and is a candidate of the softmax. See `DiffusionRecommender` for the parameters.
+    With `attention_mask: counted` padding takes part as in the authors' code: it is attended to as often as it stands
+    to the left of a history, and is a candidate of the softmax. See `DiffusionRecommender` for the parameters.
     """
 
     settings: ClassVar[Mapping[str, Setting]] = {

@@ -1,7 +1,7 @@
-"""BBDRec (Bai et al.: "Brownian bridge diffusion for sequential recommendation", arXiv 2507.06121)."""
+"""BBDRec (Bai et al., arXiv 2507.06121): a Brownian bridge in place of ADRec's noise."""
 
 from .adrec import ADRec
 
 
 class BBDRec(ADRec):
-    """ADRec with a Brownian bridge from the next item to what the encoder says: see `ADRec`, `process: bridge`."""
+    """ADRec with a Brownian bridge from the next item to the encoder's output: see `ADRec`, `process: bridge`."""

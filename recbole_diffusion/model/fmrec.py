@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, NamedTuple
@@ -86,8 +87,8 @@ class FMRec(DiffuRec):
 
     The path is x_t = t x_0 + (1 - t) z with z ~ N(0, I); t is continuous, 1 is data. The network reads it as DiffuRec's
     does: λ (x_t + step) is added to every item of the history, with λ ~ N(δ, δ) for every place, dimension and step,
-    where δ is the setting `noise_scale`. A second branch, in training alone, rebuilds which items the history holds from
-    what the newest place is `decoder_depth` blocks before the end.
+    where δ is the setting `noise_scale`. A second branch, in training alone, rebuilds which items the history holds,
+    from the newest place `decoder_depth` blocks before the end.
 
     The loss is the squared error of x0_hat, the cross-entropy over all items, and the squared error of the rebuilt
     history on its items and as many others. Inference takes N = `inference_steps` steps x + (x0_hat - z) / N, whose
@@ -137,7 +138,7 @@ class FMRec(DiffuRec):
         self.tapped_block: int = config["n_layers"] - config["decoder_depth"]
         if self.weights["decoder"]:
             sizes = [self.hidden_size, *config["decoder_sizes"]]
-            layers = [part for pair in zip(sizes, sizes[1:], strict=False) for part in (nn.Linear(*pair), nn.Tanh())]
+            layers = [part for pair in itertools.pairwise(sizes) for part in (nn.Linear(*pair), nn.Tanh())]
             self.history_decoder = nn.Sequential(*layers, nn.Linear(sizes[-1], self.n_items))
 
     def make_process(self, config: Any) -> Process:

@@ -55,14 +55,14 @@ class StepMLP(nn.Sequential):
 
     def __init__(self, hidden_size: int, scale: float = 1.0) -> None:
         super().__init__(nn.Linear(hidden_size, 4 * hidden_size), nn.SiLU(), nn.Linear(4 * hidden_size, hidden_size))
-        self.scale = scale
+        self.hidden_size, self.scale = hidden_size, scale
 
     def forward(self, timestep: Tensor) -> Tensor:
         """Embeddings [B, d] of timesteps [B], whole or float."""
-        weight = self[0].weight
-        exact = torch.float64 if weight.dtype == torch.float64 else torch.float32
-        angles = step_angles(timestep * self.scale, weight.shape[1], exact)
-        return super().forward(torch.cat([angles.cos(), angles.sin()], dim=-1).to(weight.dtype))
+        dtype = next(self.parameters()).dtype
+        exact = torch.float64 if dtype == torch.float64 else torch.float32
+        angles = step_angles(timestep * self.scale, self.hidden_size, exact)
+        return super().forward(torch.cat([angles.cos(), angles.sin()], dim=-1).to(dtype))
 
 
 class _RandomBitsDropout(torch.autograd.Function):
@@ -129,9 +129,9 @@ class Attention(nn.Module):
     def forward(self, queries: Tensor, keys: Tensor, key_mask: Tensor | None, query_mask: Tensor | None) -> Tensor:
         """Attend from `queries` [B, Q, d] to `keys` [B, L, d].
 
-        `key_mask`, [B, L] for all queries or [B or 1, Q, L], is true at keys that can be seen, or holds what is added to
-        the scores of each. `query_mask` [B, Q] is true at queries that attend as usual; the others attend to all keys
-        alike, as a query of zeros does.
+        `key_mask`, [B, L] for all queries or [B or 1, Q, L], is true at keys that can be seen, or holds what is added
+        to the scores of each. `query_mask` [B, Q] is true at queries that attend as usual; the others attend to all
+        keys alike, as a query of zeros does.
         """
         return self.attend(queries, self.key_value(keys), key_mask, query_mask)
 
@@ -234,7 +234,7 @@ class Encoder(nn.Module):
 
     def __init__(self, n_layers: int, **block: Any) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(EncoderBlock(**block) for _ in range(n_layers))
+        self.blocks: Any = nn.ModuleList(EncoderBlock(**block) for _ in range(n_layers))
         for name, module in self.named_modules():
             if isinstance(module, nn.Linear):
                 # Key and value are two maps of one size, only stored together.

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -88,7 +89,7 @@ def test_a_chain_with_a_perfect_network_keeps_the_marginals() -> None:
     noise = GivenNoise({("reverse", t): torch.randn(paths, 1) for t in range(STEPS)})
     chain = list(ancestral(lambda x, t, n: torch.full_like(x, x_0), ends, process, process.chain(5), noise, ends))
     assert [step.timestep for step in chain] == [8, 6, 4, 2, 0]
-    for step, later in zip(chain[:-1], chain[1:], strict=True):
+    for step, later in itertools.pairwise(chain):
         b = float(process.b[int(later.timestep)])
         assert step.x.mean().item() == pytest.approx((1 - b) * x_0 + b * end, abs=0.03)
         assert step.x.var().item() == pytest.approx(MU * b * (1 - b), rel=0.06, abs=1e-3)
