@@ -1,4 +1,4 @@
-"""Pictures of a comparison."""
+"""Plots of a comparison."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ INTERVAL = f"{LEVEL:.0%} interval"
 
 
 class Look:
-    """A colour and a marker for each model, the same in all pictures."""
+    """A colour and a marker for each model, the same in all plots."""
 
     def __init__(self, names: Sequence[str]) -> None:
         self.names = list(names)
@@ -51,7 +51,7 @@ def _figure(width: float, height: float, columns: int = 1, **kwargs: Any) -> tup
 
 
 def _legend(figure: Figure, axes: Axes) -> None:
-    """A legend below the picture, where it hides nothing, with room of its own; each name once."""
+    """A legend below the plot, where it hides nothing, with room of its own; each name once."""
     handles, labels = axes.get_legend_handles_labels()
     by_label = dict(zip(labels, handles, strict=True))
     room = int(figure.get_figwidth() * LETTERS_AN_INCH // (max(map(len, by_label)) + LETTERS_A_HANDLE))
@@ -179,7 +179,7 @@ def by_steps(results: dict[str, Any], look: Look) -> Figure | None:
     return figure
 
 
-PICTURES: dict[str, tuple[str, Callable[[dict[str, Any], Look], Figure | None]]] = {
+PLOTS: dict[str, tuple[str, Callable[[dict[str, Any], Look], Figure | None]]] = {
     "metrics": ("Test metrics", metric_bars),
     "learning_curves": ("Learning curves", learning_curves),
     "by_length": ("Accuracy by history length", by_length),
@@ -188,12 +188,12 @@ PICTURES: dict[str, tuple[str, Callable[[dict[str, Any], Look], Figure | None]]]
 }
 
 
-def draw_all(results: dict[str, Any], folder: Path) -> dict[str, Path]:
-    """Draw every picture for which there is something to show, as PNG: title -> file."""
+def plot_all(results: dict[str, Any], folder: Path) -> dict[str, Path]:
+    """Write every plot that has something to show, as PNG: title -> file."""
     look = Look([row["name"] for row in results["rows"]])
     files = {}
-    for name, (title, draw) in PICTURES.items():
-        figure, path = draw(results, look), folder / f"{name}.png"
+    for name, (title, plot) in PLOTS.items():
+        figure, path = plot(results, look), folder / f"{name}.png"
         if figure is None:
             path.unlink(missing_ok=True)
             continue

@@ -15,9 +15,9 @@ from tabulate import tabulate
 
 from ..common.files import write_json, write_text
 from ..evaluation.ranks import HEAD, K
-from ..evaluation.statistics import DRAWS, LEVEL
+from ..evaluation.statistics import LEVEL, RESAMPLES
 from .plan import Plan
-from .plots import draw_all
+from .plots import plot_all
 from .results import COSTS
 from .runner import duration
 
@@ -51,8 +51,8 @@ def _code(text: str) -> str:
     return "`" + text.replace("`", "'") + "`" if text else "nothing"
 
 
-def _bold(text: str, holds: bool) -> str:
-    return f"**{text}**" if holds else text
+def _bold(text: str, significant: bool) -> str:
+    return f"**{text}**" if significant else text
 
 
 def _table(rows: Sequence[Mapping[str, str]], names: int = 1) -> str:
@@ -64,7 +64,7 @@ def _table(rows: Sequence[Mapping[str, str]], names: int = 1) -> str:
 
 
 def metric_rows(results: Mapping[str, Any], part: str = "test") -> list[dict[str, str]]:
-    """Mean ± standard deviation of every metric, a model a row; bold (in markdown) where a test difference holds."""
+    """Mean ± standard deviation of every metric, a model a row; bold (in markdown) where significantly best."""
     rows = []
     metrics = next((list(row[part]) for row in results["rows"] if part in row), [])
     for row in results["rows"]:
@@ -72,8 +72,8 @@ def metric_rows(results: Mapping[str, Any], part: str = "test") -> list[dict[str
         some = f" ({done} of {done + len(row['failed'])} seeds)" if done and row["failed"] else ""
         cells = {"model": row["name"] + some}
         for metric in metrics:
-            holds = part == "test" and results["bold"].get(metric) == row["name"]
-            cells[metric] = _bold(_number(row[part][metric]), holds) if part in row else "failed"
+            best = part == "test" and results["bold"].get(metric) == row["name"]
+            cells[metric] = _bold(_number(row[part][metric]), best) if part in row else "failed"
         rows.append(cells)
     return rows
 
@@ -109,11 +109,11 @@ def pair_rows(results: Mapping[str, Any]) -> list[dict[str, str]]:
         {
             "first": pair["first"],
             "second": pair["second"],
-            f"NDCG@{K} first - second": _bold(f"{pair['difference']:+.4f}", pair["ndcg_holds"]),
+            f"NDCG@{K} first - second": _bold(f"{pair['difference']:+.4f}", pair["ndcg_significant"]),
             f"NDCG@{K}, {LEVEL:.0%} interval": f"{pair['low']:+.4f} to {pair['high']:+.4f}",
             "Wilcoxon p": _p(pair["wilcoxon"]),
             "Wilcoxon, Holm": _p(pair["wilcoxon_holm"]),
-            f"Hit@{K} first - second": _bold(f"{pair['hit_difference']:+.4f}", pair["hit_holds"]),
+            f"Hit@{K} first - second": _bold(f"{pair['hit_difference']:+.4f}", pair["hit_significant"]),
             f"Hit@{K}, {LEVEL:.0%} interval": f"{pair['hit_low']:+.4f} to {pair['hit_high']:+.4f}",
             "McNemar p": _p(pair["mcnemar"]),
             "McNemar, Holm": _p(pair["mcnemar_holm"]),
@@ -124,43 +124,39 @@ def pair_rows(results: Mapping[str, Any]) -> list[dict[str, str]]:
 
 def _how_tested(results: Mapping[str, Any]) -> str:
     several = len(results["seeds"]) > 1
-    drawn = (
-        "users and, for each model that has several, of its seeds"
-        if several
-        else "users alone, since there is one seed"
-    )
+    resampled = "users and, where a model has several, seeds" if several else "users alone, since there is one seed"
     most = "; a user counts for the model that hits with more of its seeds" if several else ""
-    equal = " Both tests take as many seeds of the one as of the other." if several else ""
+    equal = " Both tests use as many seeds of one model as of the other." if several else ""
     pairs = len(results["pairs"])
-    corrected = f"Both are corrected by Holm over the {pairs} pairs." if pairs > 1 else "One pair needs no correction."
+    corrected = f"Holm corrects both for the {pairs} pairs." if pairs > 1 else "One pair needs no correction."
     return (
-        f"First minus second over the {results['users']} test users, the seeds averaged within a user. Interval:"
-        f" percentile bootstrap, {DRAWS:,} draws of {drawn}. Wilcoxon: signed ranks of the users' NDCG@{K}, two-sided,"
-        f" users without a difference left out. McNemar: exact, two-sided, on Hit@{K}{most}.{equal} {corrected} Bold:"
-        f" the interval leaves out zero, Holm's p is below {1 - LEVEL:.2f}, and the test speaks for the higher mean."
+        f"First minus second over the {results['users']:,} test users, the seeds averaged within a user. Interval:"
+        f" percentile bootstrap with {RESAMPLES:,} resamples of {resampled}. Wilcoxon: signed ranks of the users'"
+        f" NDCG@{K}, two-sided, without the users that do not differ. McNemar: exact, two-sided, on"
+        f" Hit@{K}{most}.{equal} {corrected} Bold: significant by both the interval and the Holm-corrected test (p"
+        f" below {1 - LEVEL:.2f}), in the same direction."
     )
 
 
 def _how_measured(results: Mapping[str, Any]) -> str:
     several = len(results["seeds"]) > 1
-    seeds = "Mean ± standard deviation over the seeds; no ± where there is one." if several else "One seed."
+    seeds = "Mean ± standard deviation over the seeds; without ± where there is one." if several else "One seed."
     return (
-        f"{seeds} Bold: a model whose NDCG@{K} or"
-        f" Hit@{K} is better than that of every other row by a difference that holds in the tests below; other metrics"
-        " are not tested and never bold."
+        f"{seeds} Bold: significantly better than every other row, by the tests below. Only NDCG@{K} and Hit@{K} are"
+        " tested."
     )
 
 
-def to_markdown(results: Mapping[str, Any], pictures: Mapping[str, Path]) -> str:
+def to_markdown(results: Mapping[str, Any], plots: Mapping[str, Path]) -> str:
     """The report."""
     seeds = ", ".join(map(str, results["seeds"]))
     split = results["eval_args"]["split"]
     how = "leave-one-out" if "LS" in split else f"split {split}"
     parts = [
         f"# {results['dataset']}: models side by side",
-        f"Seeds: {seeds}. All models: the same split ({how}), ranking of all items, training until validation"
-        f" {results['valid_metric']} has not improved for {results['stopping_step'] + 1} validations in a row, test of"
-        " the best state.",
+        f"Seeds: {seeds}. All models have the same split ({how}) and rank all items. Training stops after"
+        f" {results['stopping_step'] + 1} validations in a row without a better {results['valid_metric']}; the best"
+        " epoch is tested.",
         f"```sh\n{results['command']}\n```",
         "## Test metrics",
         _table(metric_rows(results)),
@@ -179,14 +175,17 @@ def to_markdown(results: Mapping[str, Any], pictures: Mapping[str, Path]) -> str
         f"- {row['name']}: {_code(', '.join(f'{key}={value}' for key, value in row['settings'].items()))}"
         for row in results["rows"]
     ]
-    parts += ["## Settings", "Given by the command, its files or tuning; the rest are defaults, all in results.json."]
+    parts += [
+        "## Settings",
+        "Settings from the command, its files or tuning. The others are defaults; results.json lists all.",
+    ]
     parts += ["\n".join(given)]
-    if pictures:
-        parts.append("## Pictures")
-        told = f"Head: the {HEAD:.0%} of the items with the most training interactions; tail: the others."
-        for title, path in pictures.items():
+    if plots:
+        parts.append("## Plots")
+        groups = f"Head: the {HEAD:.0%} of the items with the most training interactions; tail: the others."
+        for title, path in plots.items():
             parts += [f"### {title}", f"![{title}]({path.name})"]
-            parts += [told] if "popularity" in title else []
+            parts += [groups] if "popularity" in title else []
     return "\n\n".join(parts) + "\n"
 
 
@@ -198,11 +197,11 @@ def _how_timed(results: Mapping[str, Any]) -> str:
     # More than one where several machines have shared the work.
     places = dict.fromkeys(_place(run["machine"], run["versions"]) for run in done)
     jobs = max(run.get("jobs", 1) for run in results["runs"])
-    beside = f", {jobs} runs at a time" if jobs > 1 else ""
+    at_a_time = f", {jobs} runs at a time" if jobs > 1 else ""
     return (
-        "Peak memory: the most that the run's process held, interpreter and libraries included. Seconds an epoch:"
-        " training without validation. Seconds an evaluation: the test. The runs' own times add up to"
-        f" {duration(total)}{beside}, on {'; and on '.join(places)}."
+        "Peak memory: of the run's whole process, interpreter and libraries included. Seconds an epoch: training"
+        " without validation. Seconds an evaluation: the test. The runs' own times add up to"
+        f" {duration(total)}{at_a_time}, on {'; and on '.join(places)}."
     )
 
 
@@ -225,7 +224,7 @@ def to_html(text: str, title: str, folder: Path) -> str:
 
 
 def to_latex(rows: Sequence[Mapping[str, str]], caption: str) -> str:
-    """A LaTeX table in RecBole's layout; what is bold in markdown is bold here. It wants the package booktabs."""
+    """A LaTeX table in RecBole's layout; what is bold in markdown is bold here. It needs the package booktabs."""
     frame = pd.DataFrame(rows)
     bold = frame.apply(lambda column: column.str.fullmatch(BOLD))
     frame = frame.apply(lambda column: column.str.replace(BOLD, r"\1", regex=True))
@@ -264,8 +263,8 @@ def write_report(plan: Plan, results: dict[str, Any]) -> Path:
         Where the folder cannot be written to.
     """
     folder = plan.folder
-    pictures = draw_all(results, folder)
-    text = to_markdown(results, pictures)
+    plots = plot_all(results, folder)
+    text = to_markdown(results, plots)
     title = f"{plan.dataset}: models side by side"
     write_text(folder / "report.md", text)
     write_text(folder / "report.html", to_html(text, title, folder))
@@ -282,8 +281,8 @@ def write_report(plan: Plan, results: dict[str, Any]) -> Path:
 def final_table(results: Mapping[str, Any]) -> str:
     """What the command prints: metrics, cost and differences."""
     tables = [metric_rows(results), cost_rows(results), pair_rows(results)]
-    told = [tabulate(table, headers="keys", disable_numparse=True) for table in tables if table]
+    shown = [tabulate(table, headers="keys", disable_numparse=True) for table in tables if table]
     failed = [
         f"{row['name']}, seed {seed} failed: {why}" for row in results["rows"] for seed, why in row["failed"].items()
     ]
-    return "\n\n".join([*told, *failed])
+    return "\n\n".join([*shown, *failed])

@@ -1,4 +1,4 @@
-"""What a comparison found, as one mapping of plain data: the source of the report and its pictures."""
+"""The results of a comparison as one mapping of plain data, from which report and plots are made."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from ..evaluation.ranks import HEAD, Aligned, K, align, by_user, hit, is_head, l
 from .plan import Plan, Run, Variant
 from .runner import state_of
 
-# For the many intervals of the pictures; those of the tables have more.
-GROUP_DRAWS = 1000
+# For the many intervals of the plots; those of the tables have more.
+GROUP_RESAMPLES = 1000
 COSTS = ("seconds_per_epoch", "seconds_per_evaluation", "peak_memory", "peak_gpu_memory", "seconds")
 
 
@@ -31,7 +31,7 @@ def _over_seeds(records: Sequence[dict[str, Any]], part: str) -> dict[str, Any]:
 
 
 def _row(variant: Variant, states: dict[Run, dict[str, Any]]) -> dict[str, Any]:
-    """A row of the table, of the seeds that are done."""
+    """A row of the table, over the seeds that are done."""
     done = {run.seed: state for run, state in states.items() if state["state"] == "done"}
     row: dict[str, Any] = {
         "name": variant.name,
@@ -56,10 +56,10 @@ def _row(variant: Variant, states: dict[Run, dict[str, Any]]) -> dict[str, Any]:
 
 
 def _estimates(
-    names: Sequence[str], scores: Sequence[np.ndarray], draws: int = statistics.DRAWS
+    names: Sequence[str], scores: Sequence[np.ndarray], resamples: int = statistics.RESAMPLES
 ) -> dict[str, dict[str, float]]:
     """Mean and bootstrap interval of each model's scores [S, U]."""
-    means = statistics.resampled_means(scores, draws)
+    means = statistics.resampled_means(scores, resamples)
     intervals = [statistics.interval(column) for column in means.T]
     return {
         name: {"mean": float(score.mean()), "low": low, "high": high}
@@ -76,7 +76,7 @@ def _in_groups(names: Sequence[str], rows: Aligned, group: np.ndarray, titles: S
             continue
         scores = [by_user(rows.user[inside], ndcg(ranks[:, inside])) for ranks in rows.ranks]
         users = len(np.unique(rows.user[inside]))
-        groups.append({"group": title, "users": users, "models": _estimates(names, scores, GROUP_DRAWS)})
+        groups.append({"group": title, "users": users, "models": _estimates(names, scores, GROUP_RESAMPLES)})
     return groups
 
 
@@ -94,7 +94,7 @@ def _by_steps(records: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
 
 
 def _tests(plan: Plan, states: dict[Run, dict[str, Any]]) -> dict[str, Any]:
-    """Everything that comes from the ranks of the single users."""
+    """Everything that is computed from the ranks of the single users."""
     done = {
         variant.name: [run for run in plan.runs_of(variant) if states[run]["state"] == "done"]
         for variant in plan.variants
@@ -121,27 +121,27 @@ def _tests(plan: Plan, states: dict[Run, dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def best_by(results: dict[str, Any], metric: str, holds: str) -> str | None:
-    """The model that is better in `metric` than every other by a difference that holds; None where there is none.
+def best_by(results: dict[str, Any], metric: str, significant: str) -> str | None:
+    """The model that is significantly better in `metric` than every other; None where there is none.
 
-    Where not every pair is tested, that is one which every other was tested against.
+    Where not every pair is tested, only a model that every other was tested against can be it.
     """
     estimates = results["estimates"].get(metric, {})
     if len(estimates) < 2:
         return None
     best = max(estimates, key=lambda name: estimates[name]["mean"])
     against = [pair for pair in results["pairs"] if best in (pair["first"], pair["second"])]
-    return best if len(against) == len(estimates) - 1 and all(pair[holds] for pair in against) else None
+    return best if len(against) == len(estimates) - 1 and all(pair[significant] for pair in against) else None
 
 
 def collect(plan: Plan, command: Sequence[str] = ()) -> dict[str, Any]:
-    """Everything that the runs of a plan have left.
+    """Collect the results of the runs of a plan.
 
     Parameters
     ----------
     plan : Plan
     command : sequence of str
-        What the user typed; the runs may come from earlier ones, which stand in their records.
+        What the user typed. Runs of earlier commands have theirs in their records.
 
     Returns
     -------
@@ -162,8 +162,8 @@ def collect(plan: Plan, command: Sequence[str] = ()) -> dict[str, Any]:
         **_tests(plan, states),
     }
     results["bold"] = {
-        f"ndcg@{K}": best_by(results, f"ndcg@{K}", "ndcg_holds"),
-        f"hit@{K}": best_by(results, f"hit@{K}", "hit_holds"),
+        f"ndcg@{K}": best_by(results, f"ndcg@{K}", "ndcg_significant"),
+        f"hit@{K}": best_by(results, f"hit@{K}", "hit_significant"),
     }
     results["runs"] = [
         {**read_json(run.folder / "run.json"), **state, "name": run.variant.name, "seed": run.seed}

@@ -36,8 +36,8 @@ def commit_of(file: Path) -> str | None:
     """The commit of the checkout that tracks a file, `-dirty` at its end where anything has changed since, or None."""
 
     def git(*arguments: str) -> str:
-        told = subprocess.run(["git", *arguments], cwd=file.parent, check=True, capture_output=True, text=True)
-        return told.stdout.strip()
+        command = ["git", *arguments]
+        return subprocess.run(command, cwd=file.parent, check=True, capture_output=True, text=True).stdout.strip()
 
     try:
         # An installed package may lie in a checkout of something else.
@@ -65,7 +65,7 @@ def machine(device: torch.device) -> dict[str, Any]:
 
 
 def peak_memory() -> int | None:
-    """The most memory that this process has held, in bytes; None where the system does not tell."""
+    """The most memory that this process has held, in bytes; None where the system does not say."""
     status = Path("/proc/self/status")
     if status.is_file():
         # Not getrusage, whose figure on Linux begins with that of the process that started this one.

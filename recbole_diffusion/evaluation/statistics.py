@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-DRAWS = 10_000
+RESAMPLES = 10_000
 LEVEL = 0.95
 # Means of equal numbers taken in another order are equal to so many places.
 PLACES = 12
@@ -21,7 +21,7 @@ class Verdict(NamedTuple):
     p : float
         Two-sided.
     sign : int
-        1 where it speaks for the first, -1 for the second, 0 for neither.
+        1 where it favours the first, -1 the second, 0 neither.
     """
 
     p: float
@@ -41,9 +41,9 @@ class Pair(NamedTuple):
     wilcoxon, mcnemar : float
         p-values, as they are and corrected by Holm over the pairs tested.
     wilcoxon_holm, mcnemar_holm : float
-    ndcg_holds, hit_holds : bool
-        Whether the interval leaves out zero, so that it speaks of other seeds too, the corrected p-value is below
-        1 - `LEVEL`, and the test speaks for the model with the higher mean: ranks and means can disagree.
+    ndcg_significant, hit_significant : bool
+        Whether the interval excludes zero, so that other seeds are covered too, the corrected p-value is below
+        1 - `LEVEL`, and the test favours the model with the higher mean: ranks and means can disagree.
     """
 
     first: str
@@ -58,35 +58,35 @@ class Pair(NamedTuple):
     mcnemar: float
     wilcoxon_holm: float
     mcnemar_holm: float
-    ndcg_holds: bool
-    hit_holds: bool
+    ndcg_significant: bool
+    hit_significant: bool
 
 
-def resampled_means(scores: Sequence[np.ndarray], draws: int = DRAWS, seed: int = 0) -> np.ndarray:
-    """Means of several models' scores over users and seeds drawn anew with replacement.
+def resampled_means(scores: Sequence[np.ndarray], resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
+    """Means of several models' scores over users and seeds resampled with replacement.
 
-    Users are drawn once for all models, so that differences between columns are paired; seeds are drawn for each model
-    by itself, since equal seeds of two models have nothing in common.
+    Users are resampled once for all models, so that differences between columns are paired; seeds are resampled for
+    each model by itself, since equal seeds of two models have nothing in common.
 
     Parameters
     ----------
     scores : sequence of M arrays [S, U]
         S may differ between models.
-    draws : int
+    resamples : int
     seed : int
-        Of the drawing.
+        Of the resampling.
 
     Returns
     -------
-    float64 [draws, M]
+    float64 [resamples, M]
     """
     generator = np.random.default_rng(seed)
     rows = np.concatenate(scores)
     users = rows.shape[1]
-    means = np.empty((draws, len(rows)))
-    for draw in range(draws):
+    means = np.empty((resamples, len(rows)))
+    for sample in range(resamples):
         counts = np.bincount(generator.integers(users, size=users), minlength=users)
-        means[draw] = rows @ counts / users
+        means[sample] = rows @ counts / users
     columns = []
     for part in np.split(means, np.cumsum([len(score) for score in scores])[:-1], axis=1):
         seeds = generator.integers(part.shape[1], size=part.shape)
@@ -140,14 +140,14 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 class Compared(NamedTuple):
-    """What `Pair` tells of one metric."""
+    """What `Pair` says about one metric."""
 
     difference: float
     low: float
     high: float
     p: float
     p_holm: float
-    holds: bool
+    significant: bool
 
 
 def _compared(
@@ -161,8 +161,8 @@ def _compared(
     for (i, j), verdict, p_holm in zip(chosen, verdicts, holm([verdict.p for verdict in verdicts]), strict=True):
         difference = float(scores[i].mean() - scores[j].mean())
         low, high = interval(means[:, i] - means[:, j])
-        holds = (low > 0 or high < 0) and p_holm < 1 - LEVEL and verdict.sign == np.sign(difference)
-        compared.append(Compared(difference, low, high, verdict.p, p_holm, bool(holds)))
+        significant = (low > 0 or high < 0) and p_holm < 1 - LEVEL and verdict.sign == np.sign(difference)
+        compared.append(Compared(difference, low, high, verdict.p, p_holm, bool(significant)))
     return compared
 
 
@@ -199,8 +199,8 @@ def compare_pairs(
             mcnemar=hit.p,
             wilcoxon_holm=rank.p_holm,
             mcnemar_holm=hit.p_holm,
-            ndcg_holds=rank.holds,
-            hit_holds=hit.holds,
+            ndcg_significant=rank.significant,
+            hit_significant=hit.significant,
         )
         for (i, j), rank, hit in zip(chosen, of_ndcg, of_hits, strict=True)
     ]

@@ -8,7 +8,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 
-from recbole_diffusion.compare.plots import PICTURES, Look, draw_all
+from recbole_diffusion.compare.plots import PLOTS, Look, plot_all
 
 NAMES = [
     *("DiffuRec", "DiffuRec-off", "DiffRec(embedding_noise=0.01)", "DiffRec(embedding_noise=0.01)-off"),
@@ -52,9 +52,9 @@ def texts(figure: Any) -> list[Text]:
 
 
 @pytest.mark.parametrize("seeds", [1, 3])
-@pytest.mark.parametrize("name", PICTURES)
+@pytest.mark.parametrize("name", PLOTS)
 def test_no_text_covers_another_or_is_cut_off(name: str, seeds: int) -> None:
-    figure = PICTURES[name][1](made(seeds=seeds), Look(NAMES))
+    figure = PLOTS[name][1](made(seeds=seeds), Look(NAMES))
     assert figure is not None
     shown = texts(figure)
     # Of ticks beyond the end of an axis matplotlib keeps the labels, without drawing them.
@@ -75,9 +75,9 @@ def _outside(axis: Any) -> set[Text]:
     return {tick.label1 for tick, at in zip(ticks, places, strict=False) if not low <= at <= high}
 
 
-@pytest.mark.parametrize("name", PICTURES)
+@pytest.mark.parametrize("name", PLOTS)
 def test_axes_are_labelled(name: str) -> None:
-    figure = PICTURES[name][1](made(), Look(NAMES))
+    figure = PLOTS[name][1](made(), Look(NAMES))
     assert figure is not None
     for axes in figure.axes:
         assert axes.get_xlabel()
@@ -85,19 +85,19 @@ def test_axes_are_labelled(name: str) -> None:
 
 
 def test_every_model_is_named_in_every_picture() -> None:
-    for name, (_, draw) in PICTURES.items():
-        figure = draw(made(), Look(NAMES))
+    for name, (_, plot) in PLOTS.items():
+        figure = plot(made(), Look(NAMES))
         shown = {text.get_text() for text in texts(figure)}
         assert set(NAMES[:2] if name == "by_steps" else NAMES) <= shown
 
 
 def test_files_are_written_where_there_is_something_to_show(tmp_path: Path) -> None:
     (tmp_path / "by_steps.png").touch()
-    files = draw_all({**made(), "by_steps": []}, tmp_path)
+    files = plot_all({**made(), "by_steps": []}, tmp_path)
     written = {path.name for path in tmp_path.iterdir()}
-    assert written == {path.name for path in files.values()} == {f"{name}.png" for name in PICTURES} - {"by_steps.png"}
+    assert written == {path.name for path in files.values()} == {f"{name}.png" for name in PLOTS} - {"by_steps.png"}
     nothing = {"estimates": {}, "by_length": [], "by_popularity": [], "by_steps": [], "runs": []}
-    assert draw_all({**made(), **nothing}, tmp_path) == {}
+    assert plot_all({**made(), **nothing}, tmp_path) == {}
     assert list(tmp_path.iterdir()) == []
 
 

@@ -12,14 +12,14 @@ from small_plans import InThisProcess
 from recbole_diffusion.cli import compare as cli
 from recbole_diffusion.compare import runner
 from recbole_diffusion.compare.plan import Run
-from recbole_diffusion.compare.plots import PICTURES
+from recbole_diffusion.compare.plots import PLOTS
 from recbole_diffusion.compare.report import metric_rows, to_html, to_latex, to_markdown
 from recbole_diffusion.errors import UserError
 
 
 def test_everything_stands_in_the_folder(compared: dict[str, Any]) -> None:
     folder = compared["folder"]
-    pictures = {f"{name}.png" for name in PICTURES}
+    pictures = {f"{name}.png" for name in PLOTS}
     reports = {"report.md", "report.html", "results.json", "results.csv", "valid.tex", "differences.tex", "runs"}
     assert {path.name for path in folder.iterdir()} == reports | pictures
     assert (folder.parent / "mine" / "test.tex").read_text().count("DiffuRec") == 2
@@ -43,13 +43,13 @@ def test_the_report_tells_of_every_row(compared: dict[str, Any]) -> None:
     assert re.search(r"^\| DiffuRec +\| DiffuRec-off +\|", text, re.MULTILINE)
     assert "python -m recbole_diffusion --model_list=DiffuRec,SASRec" in text
     assert re.search(r"^- SASRec: `.*learning_rate=1e30", text, re.MULTILINE)
-    assert set(re.findall(r"!\[.*\]\((.*)\)", text)) == {f"{name}.png" for name in PICTURES}
+    assert set(re.findall(r"!\[.*\]\((.*)\)", text)) == {f"{name}.png" for name in PLOTS}
 
 
 def test_the_page_is_one_file(compared: dict[str, Any]) -> None:
     page = (compared["folder"] / "report.html").read_text()
     sources = re.findall(r'src="([^"]{0,30})', page)
-    assert len(sources) == len(PICTURES) and all(source.startswith("data:image/png;base64,") for source in sources)
+    assert len(sources) == len(PLOTS) and all(source.startswith("data:image/png;base64,") for source in sources)
     assert not re.search(r"https?:|<link|<script|@import", page)
     assert page.count("<table>") == 4
 

@@ -96,13 +96,13 @@ def test_nothing_is_done(plan: Plan) -> None:
 def test_the_best_is_bold_only_where_it_beats_every_other() -> None:
     def results(**holds: bool) -> dict[str, Any]:
         estimates = {name: {"mean": mean} for name, mean in (("a", 0.1), ("b", 0.3), ("c", 0.2))}
-        pairs = [{"first": pair[0], "second": pair[1], "ndcg_holds": held} for pair, held in holds.items()]
+        pairs = [{"first": pair[0], "second": pair[1], "ndcg_significant": held} for pair, held in holds.items()]
         return {"estimates": {"ndcg@10": estimates}, "pairs": pairs}
 
-    assert best_by(results(ab=True, ac=False, bc=True), "ndcg@10", "ndcg_holds") == "b"
-    assert best_by(results(ab=True, ac=True, bc=False), "ndcg@10", "ndcg_holds") is None
+    assert best_by(results(ab=True, ac=False, bc=True), "ndcg@10", "ndcg_significant") == "b"
+    assert best_by(results(ab=True, ac=True, bc=False), "ndcg@10", "ndcg_significant") is None
     # Tested against one of the others alone.
-    assert best_by(results(ab=True, ac=True), "ndcg@10", "ndcg_holds") is None
-    assert best_by(results(ab=True, bc=True), "ndcg@10", "ndcg_holds") == "b"
+    assert best_by(results(ab=True, ac=True), "ndcg@10", "ndcg_significant") is None
+    assert best_by(results(ab=True, bc=True), "ndcg@10", "ndcg_significant") == "b"
     alone = {"estimates": {"ndcg@10": {"a": {"mean": 1}}}, "pairs": []}
-    assert best_by(alone, "ndcg@10", "ndcg_holds") is None
+    assert best_by(alone, "ndcg@10", "ndcg_significant") is None

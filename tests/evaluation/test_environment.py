@@ -15,8 +15,8 @@ from recbole_diffusion.evaluation.environment import commit_of, machine, peak_me
 
 def test_versions_and_machine_are_plain() -> None:
     assert versions()["recbole"] == "1.2.1"
-    told = machine(torch.device("cpu"))
-    assert json.loads(json.dumps(told)) == told
+    here = machine(torch.device("cpu"))
+    assert json.loads(json.dumps(here)) == here
 
 
 def test_a_gpu_is_told_of_where_it_was_used_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -100,7 +100,7 @@ def test_equal_seeds_in_another_order_differ_in_nothing() -> None:
 
 def test_bootstrap_over_users_has_the_standard_error_of_the_mean() -> None:
     score = scores(1, 400)
-    means = resampled_means([score], draws=4000)[:, 0]
+    means = resampled_means([score], resamples=4000)[:, 0]
     assert means.mean() == pytest.approx(score.mean(), abs=0.002)
     assert means.std() == pytest.approx(score.std() / 20, rel=0.05)
 
@@ -108,7 +108,7 @@ def test_bootstrap_over_users_has_the_standard_error_of_the_mean() -> None:
 def test_bootstrap_over_seeds_has_the_standard_error_of_their_mean() -> None:
     # All users alike, so that only the seeds vary.
     levels = np.array([0.1, 0.2, 0.6])
-    means = resampled_means([np.repeat(levels[:, None], 50, axis=1)], draws=4000)[:, 0]
+    means = resampled_means([np.repeat(levels[:, None], 50, axis=1)], resamples=4000)[:, 0]
     assert means.std() == pytest.approx(levels.std() / np.sqrt(3), rel=0.05)
     # The mean of three drawn seeds: by how many times each is among them there are ten values.
     assert len(np.unique(means.round(9))) == 10
@@ -116,7 +116,7 @@ def test_bootstrap_over_seeds_has_the_standard_error_of_their_mean() -> None:
 
 def test_bootstrap_is_paired_by_user() -> None:
     score = scores(1, 100)
-    means = resampled_means([score, score + 0.25], draws=50)
+    means = resampled_means([score, score + 0.25], resamples=50)
     assert means[:, 1] - means[:, 0] == pytest.approx(0.25, rel=1e-9)
 
 
@@ -141,8 +141,8 @@ def test_pairs() -> None:
     assert better.difference == pytest.approx(-0.2) and better.high < 0
     assert better.hit_difference == pytest.approx(hits[0].mean() - hits[1].mean())
     assert better.hit_low < better.hit_difference < better.hit_high < 0
-    assert better.ndcg_holds and better.hit_holds
-    assert same.low < 0 < same.high and not same.ndcg_holds and not same.hit_holds
+    assert better.ndcg_significant and better.hit_significant
+    assert same.low < 0 < same.high and not same.ndcg_significant and not same.hit_significant
     assert [pair.wilcoxon_holm for pair in pairs] == holm([pair.wilcoxon for pair in pairs])
     assert [pair.mcnemar_holm for pair in pairs] == holm([pair.mcnemar for pair in pairs])
 
@@ -152,10 +152,10 @@ def test_no_difference_holds_where_test_and_mean_disagree() -> None:
     ahead = np.concatenate([np.full(300, 0.5), np.full(600, -0.1)])
     first, second = np.tile(ahead.clip(min=0), (2, 1)), np.tile((-ahead).clip(min=0), (2, 1))
     (pair,) = compare_pairs(["a", "b"], [first, second], [first, second])
-    assert pair.low > 0 and wilcoxon(first, second).sign == 1 and pair.ndcg_holds
-    assert pair.mcnemar_holm < 0.05 and mcnemar(first, second).sign == -1 and not pair.hit_holds
+    assert pair.low > 0 and wilcoxon(first, second).sign == 1 and pair.ndcg_significant
+    assert pair.mcnemar_holm < 0.05 and mcnemar(first, second).sign == -1 and not pair.hit_significant
     (pair,) = compare_pairs(["a", "b"], [first[:, 120:], second[:, 120:]], [first, second])
-    assert pair.low > 0 and pair.wilcoxon_holm < 0.05 and not pair.ndcg_holds
+    assert pair.low > 0 and pair.wilcoxon_holm < 0.05 and not pair.ndcg_significant
 
 
 def test_no_difference_holds_that_other_seeds_may_turn() -> None:
@@ -166,7 +166,7 @@ def test_no_difference_holds_that_other_seeds_may_turn() -> None:
     assert pair.difference == pair.hit_difference == pytest.approx(0.2)
     assert max(pair.wilcoxon_holm, pair.mcnemar_holm) < 0.001
     assert pair.low < 0 < pair.high and pair.hit_low < 0 < pair.hit_high
-    assert not pair.ndcg_holds and not pair.hit_holds
+    assert not pair.ndcg_significant and not pair.hit_significant
 
 
 def test_pairs_with_one_model_alone_are_corrected_for_these() -> None:
