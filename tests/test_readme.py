@@ -1,31 +1,81 @@
-"""What the README shows works as it stands there."""
+"""What README and the pages show works as it stands there."""
 
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
+import pytest
+
+from recbole_diffusion.cli import parsers
+from recbole_diffusion.inference import Recommender
 from recbole_diffusion.training.run import train_and_test
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+IDS = [page.name for page in PAGES]
+LINK = re.compile(r"\]\((?!https?:)([^)#]+)(?:#[^)]*)?\)")
+COMMANDS = {
+    "train": parsers.train_parser,
+    "compare": parsers.compare_parser,
+    "tune": parsers.tune_parser,
+    "recommend": parsers.recommend_parser,
+    "explain": parsers.explain_parser,
+}
 
 
-def block(language: str, containing: str) -> str:
-    found = [text for text in re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL) if containing in text]
-    assert len(found) == 1
-    return found[0]
+def blocks(page: Path, language: str) -> list[str]:
+    text = page.read_text(encoding="utf-8")
+    return [re.sub(r"^    ", "", found, flags=re.M) for found in re.findall(rf"```{language}\n(.*?)```", text, re.S)]
 
 
-def test_the_example_model_trains(tmp_path: Path) -> None:
-    (tmp_path / "pooled.py").write_text(block("python", "class Pooled"))
-    (tmp_path / "Pooled.yaml").write_text(block("yaml", "diffusion_steps"))
-    assert "--model=pooled.py:Pooled" in block("sh", "Pooled")
-    settings = {"epochs": 3, "user_inter_num_interval": "[0,40]", "show_progress": False}
-    outcome = train_and_test("pooled.py:Pooled", "ml-100k", config_dict=settings)
-    assert outcome.result["best_valid_score"] > 0
+def commands(page: Path) -> list[list[str]]:
+    """Every command line of ours on a page, as words."""
+    lines = [line.split("#")[0] for block in blocks(page, "sh") for line in block.splitlines()]
+    words = [shlex.split(part) for line in lines for part in line.split("&&") if part.strip()]
+    return [line for line in words if line[0] == "recbole-diffusion" or "run_recbole_diffusion.py" in line]
 
 
-def test_every_file_that_the_readme_names_is_there() -> None:
-    named = set(re.findall(r"(?:properties|results|tests)/[\w/.-]+\w", README)) - {"properties/model/NAME.yaml"}
-    assert named
-    assert [name for name in named if not (Path(__file__).parents[1] / name).exists()] == []
+@pytest.mark.parametrize("page", PAGES, ids=IDS)
+def test_every_link_within_the_project_leads_somewhere(page: Path) -> None:
+    for target in LINK.findall(page.read_text(encoding="utf-8")):
+        # The pages of results are laid beside the others when the site is built.
+        assert (page.parent / target).exists() or (ROOT / target).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=IDS)
+def test_every_command_has_flags_that_are_there(page: Path) -> None:
+    for words in commands(page):
+        if words[0] == "recbole-diffusion":
+            COMMANDS[words[1]]().read(words[2:])
+        else:
+            parsers.script_parser().read(words[words.index("run_recbole_diffusion.py") + 1 :])
+
+
+def test_the_readme_has_commands_and_links_enough_to_mean_something() -> None:
+    assert len(commands(ROOT / "README.md")) >= 3
+    assert len(LINK.findall((ROOT / "README.md").read_text(encoding="utf-8"))) >= 10
+
+
+def test_the_readme_reaches_its_links_within_two_screens() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(text[: text.index("## Documentation")].splitlines()) <= 90
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name in ("index.md", "recbole-scripts.md")])
+def test_the_examples_in_python_run(page: Path) -> None:
+    examples = [block for block in blocks(page, "python") if "--8<--" not in block]
+    assert examples
+    for example in examples:
+        quiet = example.replace('"epochs": 1', '"epochs": 1, "log_dir": None, "tensorboard_dir": None')
+        exec(compile(quiet, str(page), "exec"), {})
+
+
+def test_the_example_of_recommending_runs() -> None:
+    settings = {"epochs": 1, "user_inter_num_interval": "[0,30]", "hidden_size": 16, "show_progress": False}
+    train_and_test("DiffuRec", "ml-100k", config_dict={**settings, "log_dir": None, "tensorboard_dir": None})
+    (example,) = blocks(ROOT / "docs" / "recommending.md", "python")
+    names: dict[str, object] = {}
+    exec(compile(example, "recommending.md", "exec"), names)
+    assert isinstance(names["recommender"], Recommender)
