@@ -25,6 +25,7 @@ from recbole.data.interaction import Interaction  # noqa: E402
 from recbole.data.utils import create_samplers, get_dataloader  # noqa: E402
 from recbole.sampler import KGSampler, RepeatableSampler  # noqa: E402
 from recbole.utils import ModelType  # noqa: E402
+from torch.utils.data import SubsetRandomSampler  # noqa: E402
 
 from ..errors import SettingError, UserError  # noqa: E402
 from .dataset import PrefixDataset, check_parts, recbole_complaints  # noqa: E402
@@ -71,7 +72,24 @@ def _train_loader(config: Any, dataset: Dataset, part: Dataset, sampler: Any) ->
     # Several processes share a dataset out by row.
     by_length = isinstance(part, PrefixDataset) and config["length_batching"] and config["single_spec"]
     loader = LengthBatchLoader if by_length else RowLoader
-    return loader(config, part, sampler, shuffle=config["shuffle"])
+    return loader(config, part, sampler, shuffle=config["shuffle"], rows=_training_rows(config, part))
+
+
+def _training_rows(config: Any, part: Dataset) -> Tensor | None:
+    """Numbers of the rows that a model trains on, by its class's `trains_on`; None for all.
+
+    "prefixes", the default, are a row for each interaction but a user's first. "sequences" are as few rows as have each
+    of these interactions as a target once, where every place of a history has the next interaction as its target.
+    """
+    trains_on = getattr(config.model_class, "trains_on", "prefixes")
+    if trains_on == "prefixes":
+        return None
+    if trains_on != "sequences":
+        raise UserError(f"{config['model']}.trains_on must be prefixes or sequences, got {trains_on!r}")
+    if config["benchmark_filename"] is not None:
+        must = f"be ~ for {config['model']}, which trains on sequences: these files hold prefixes"
+        raise SettingError("benchmark_filename", config["benchmark_filename"], must=must)
+    return part.inter_feat.covering()
 
 
 def _eval_loader(config: Any, part: Dataset, sampler: Any, phase: str) -> AbstractDataLoader:
@@ -107,14 +125,25 @@ class _RowNumbers:
 
 
 class RowLoader(TrainDataLoader):
-    """RecBole's loader for training, without its list of row numbers."""
+    """RecBole's loader for training, without its list of row numbers.
 
-    def __init__(self, config: Any, dataset: Dataset, sampler: Any, shuffle: bool = False) -> None:
+    Parameters
+    ----------
+    rows : int64 Tensor [m], optional
+        Numbers of the rows of an epoch; all by default.
+    """
+
+    def __init__(
+        self, config: Any, dataset: Dataset, sampler: Any, shuffle: bool = False, rows: Tensor | None = None
+    ) -> None:
         super().__init__(config, dataset, sampler, shuffle=shuffle)
         if config["single_spec"]:
             # torch lets a loader's dataset be set once; RecBole's list has done that.
             object.__setattr__(self, "dataset", _RowNumbers(self.sample_size))
             self.sampler.data_source = _RowNumbers(self.sample_size)
+        if rows is not None:
+            chosen = rows.tolist()
+            self.batch_sampler.sampler = SubsetRandomSampler(chosen, self.generator) if shuffle else chosen
 
 
 class LengthBatchLoader(RowLoader):
@@ -123,10 +152,12 @@ class LengthBatchLoader(RowLoader):
     The order is a new one each epoch, by `generator`: its state before an epoch decides that epoch's batches.
     """
 
-    def __init__(self, config: Any, dataset: PrefixDataset, sampler: Any, shuffle: bool = False) -> None:
+    def __init__(
+        self, config: Any, dataset: PrefixDataset, sampler: Any, shuffle: bool = False, rows: Tensor | None = None
+    ) -> None:
         super().__init__(config, dataset, sampler, shuffle=shuffle)
         lengths = dataset.inter_feat[dataset.item_list_length_field]
-        self.length_batches = LengthBatches(lengths, self.step, self.generator if shuffle else None)
+        self.length_batches = LengthBatches(lengths, self.step, self.generator if shuffle else None, rows)
 
     @property
     def _index_sampler(self) -> LengthBatches:
@@ -145,20 +176,26 @@ class LengthBatches:
         Rows of a batch.
     generator : torch.Generator or None
         Without one the order is that of the lengths.
+    rows : int64 Tensor [m], optional
+        Numbers of the rows of an epoch; all by default.
     """
 
-    def __init__(self, lengths: Tensor, size: int, generator: torch.Generator | None) -> None:
+    def __init__(
+        self, lengths: Tensor, size: int, generator: torch.Generator | None, rows: Tensor | None = None
+    ) -> None:
         self.lengths = lengths.to("cpu", torch.int32)
         self.size = size
         self.generator = generator
+        self.rows = rows
 
     def __len__(self) -> int:
-        return -(-len(self.lengths) // self.size)
+        return -(-len(self.lengths if self.rows is None else self.rows) // self.size)
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        rows, order = torch.arange(len(self.lengths)), torch.arange(len(self))
+        rows = torch.arange(len(self.lengths)) if self.rows is None else self.rows
+        order = torch.arange(len(self))
         if self.generator is not None:
-            rows = torch.randperm(len(rows), generator=self.generator)
+            rows = rows[torch.randperm(len(rows), generator=self.generator)]
             order = torch.randperm(len(order), generator=self.generator)
         batches = rows[torch.argsort(self.lengths[rows], stable=True)].split(self.size)
         for number in order.tolist():

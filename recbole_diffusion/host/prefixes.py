@@ -106,6 +106,31 @@ class Prefixes(Interaction):
         rows = self.rows.long()
         return (rows - self.sequences.start[rows]).clamp(max=self.max_length)
 
+    def covering(self) -> Tensor:
+        """Numbers of the fewest rows whose places have every row's target once, where all places have a target.
+
+        A place's target is the interaction after it: the history shifted by one, and at last the row's own target.
+        A user's last row is among them, and where the sequence is longer than `max_length` the row that ends where the
+        history of that one begins, and so on.
+
+        Returns
+        -------
+        int64 Tensor [m], in the order of the rows
+
+        Raises
+        ------
+        ValueError
+            Where a user's rows are not all those up to a last one: a history would have targets of other rows.
+        """
+        rows = self.rows.long()
+        start = self.sequences.start[rows].long()
+        last = torch.zeros(len(self.sequences), dtype=torch.int64, device=rows.device)
+        last = last.scatter_reduce(0, start, rows, "amax")
+        users = start.unique()
+        if len(rows.unique()) != int((last[users] - users).sum()):
+            raise ValueError("rows are missing before the last one of a user")
+        return ((last[start] - rows) % self.max_length == 0).nonzero().flatten()
+
     def materialise(self, width: int | None = None) -> Interaction:
         """The rows as RecBole holds them.
 

@@ -3,13 +3,14 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import torch
 from recbole.data import create_dataset, data_preparation
 from recbole.data.dataloader import NegSampleEvalDataLoader, TrainDataLoader, UserDataLoader
+from recbole.model.sequential_recommender import SASRec
 from recbole.utils import init_seed
 
 from recbole_diffusion.errors import UserError
@@ -124,6 +125,79 @@ def test_pairs_are_sampled_with_length_batching_too() -> None:
     for batch in loaders_of(**settings)[0]:
         assert batch["neg_item_id"].shape == batch["item_id"].shape
         assert (batch["neg_item_id"] != batch["item_id"]).all()
+
+
+class OfSequences(SASRec):
+    trains_on: ClassVar[str] = "sequences"
+
+
+def targets_of(loader: Any) -> Counter[tuple[int, int]]:
+    """User and item of each target of an epoch, of all places of a row; an item comes once a user in this data."""
+    seen: Counter[tuple[int, int]] = Counter()
+    for batch in loader:
+        columns = (batch[name].tolist() for name in ("user_id", "item_id_list", "item_length", "item_id"))
+        for user, history, length, item in zip(*columns, strict=True):
+            seen.update((user, target) for target in (*history[1:length], item))
+    return seen
+
+
+@pytest.mark.parametrize("length_batching", [False, True])
+@pytest.mark.parametrize("longest", [7, 50])
+def test_sequences_have_every_target_of_the_prefixes_once(longest: int, length_batching: bool) -> None:
+    settings = {"MAX_ITEM_LIST_LENGTH": longest, "train_batch_size": 64, "length_batching": length_batching}
+    prefixes = loaders_of(**settings)[0]._dataset.inter_feat
+    expected = Counter(zip(prefixes["user_id"].tolist(), prefixes["item_id"].tolist(), strict=True))
+    train = loaders_of(OfSequences, **settings)[0]
+    assert set(expected.values()) == {1}
+    assert targets_of(train) == expected
+    lasts = Counter(user for user, _ in expected)
+    rows = sum(-(-number // longest) for number in lasts.values())
+    assert sum(len(batch) for batch in train) == rows and len(train) == -(-rows // 64)
+    for batch in train:
+        width = int(batch["item_length"].max()) if length_batching else longest
+        assert batch["item_id_list"].shape[1] == width
+
+
+def test_a_row_of_sequences_is_a_stretch_of_its_user() -> None:
+    train = loaders_of(OfSequences, **SMALL, length_batching=True)[0]
+    sequences = train._dataset.inter_feat.sequences.columns
+    place = {
+        pair: at for at, pair in enumerate(zip(*(sequences[n].tolist() for n in ("user_id", "item_id")), strict=True))
+    }
+    for batch in train:
+        columns = (batch[name].tolist() for name in ("user_id", "item_id_list", "item_length", "item_id"))
+        for user, history, length, item in zip(*columns, strict=True):
+            places = [place[user, each] for each in (*history[:length], item)]
+            assert places == list(range(places[0], places[0] + length + 1))
+
+
+@pytest.mark.parametrize("length_batching", [False, True])
+def test_sequences_come_in_another_order_each_epoch_which_the_generator_decides(length_batching: bool) -> None:
+    settings = {**SMALL, "train_batch_size": 16, "length_batching": length_batching}
+
+    def users(loader: Any) -> list[int]:
+        return [user for batch in loader for user in batch["user_id"].tolist()]
+
+    train = loaders_of(OfSequences, **settings)[0]
+    first = users(train)
+    state = train.generator.get_state()
+    second = users(train)
+    assert sorted(first) == sorted(second) and first != second
+    again = loaders_of(OfSequences, **settings)[0]
+    again.generator.set_state(state)
+    assert users(again) == second
+
+
+def test_evaluation_does_not_depend_on_what_a_model_trains_on() -> None:
+    settings = {**SMALL, "length_batching": True}
+    for mine, other in zip(loaders_of(OfSequences, **settings)[1:], loaders_of(**settings)[1:], strict=True):
+        same_evaluation(mine, other)
+
+
+def test_what_else_a_model_may_say_that_it_trains_on_is_refused() -> None:
+    other = type("Other", (SASRec,), {"trains_on": "sequence"})
+    with pytest.raises(UserError, match=r"Other\.trains_on must be prefixes or sequences, got 'sequence'"):
+        loaders_of(other, **SMALL)
 
 
 @pytest.mark.parametrize("mode", ["full", "uni20"])

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from random import Random
 
 import numpy as np
 import pytest
@@ -37,6 +38,27 @@ def test_every_prefix_is_a_row(sizes: list[int], max_length: int) -> None:
     assert rows["item_id_list"].tolist() == padded
     assert rows["weight_list"].shape == (len(targets), max_length, 2)
     assert rows["weight_list"][..., 1].tolist() == [[-item for item in row] for row in padded]
+
+
+@given(st.lists(st.integers(1, 12), min_size=1, max_size=5), st.integers(1, 5), st.randoms())
+@settings(max_examples=100, deadline=None)
+def test_covering_rows_have_every_target_at_one_place(sizes: list[int], max_length: int, random: Random) -> None:
+    prefixes = make(sizes, max_length)
+    order = list(range(len(prefixes)))
+    random.shuffle(order)
+    prefixes = prefixes[order]
+    rows = prefixes[prefixes.covering()].materialise()
+    found = []
+    for history, length, item in zip(rows["item_id_list"], rows["item_length"], rows["item_id"], strict=True):
+        found += [*history[1:length].tolist(), int(item)]
+    assert sorted(found) == sorted(prefixes["item_id"].tolist())
+    # No fewer rows would do.
+    assert len(rows) == sum(-(-(size - 1) // max_length) for size in sizes)
+
+
+def test_rows_that_lack_one_before_the_last_cannot_be_covered() -> None:
+    with pytest.raises(ValueError, match="rows are missing before the last one of a user"):
+        make([4])[[0, 2]].covering()
 
 
 def test_a_narrower_width_keeps_the_newest() -> None:
