@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from .. import __version__
 from ..common.files import atomic_write
 from ..common.plain import plain
-from ..errors import UserError
+from ..errors import SettingError, UserError
 from ..host.table import changeable, rename
 from ..host.titles import read_titles
 
@@ -73,7 +73,7 @@ def save(path: str | Path, state: Mapping[str, Any]) -> None:
         with atomic_write(path) as part:
             torch.save(content, part)
     except RuntimeError as error:
-        # torch tells of a full disk so, in many lines.
+        # torch's own words for a full disk, in many lines.
         raise UserError(f"{path}: cannot be written ({str(error).splitlines()[0]})") from error
 
 
@@ -220,7 +220,7 @@ def tokens(dataset: Any) -> dict[str, list[str] | None]:
     return {**names, "item_titles": [titles.get(token, "") for token in names["item_tokens"]] if titles else None}
 
 
-# Asked for at every epoch.
+# Needed at every epoch.
 @functools.lru_cache(maxsize=1)
 def _titles(path: Path, encoding: str | None) -> dict[str, str]:
     try:
@@ -244,10 +244,10 @@ def require_catalogue(path: str | Path, state: Mapping[str, Any], dataset: Any, 
     """
     here = _tokens(dataset)
     for name in names:
-        saved, wanted = state[f"{name}_tokens"], here[f"{name}_tokens"]
-        if saved != wanted:
-            other = "others than" if len(saved) == len(wanted) else "not"
-            counts = f"it knows {len(saved) - 1} {name}s, {other} the {len(wanted) - 1} of this dataset"
+        saved, present = state[f"{name}_tokens"], here[f"{name}_tokens"]
+        if saved != present:
+            other = "others than" if len(saved) == len(present) else "not"
+            counts = f"it knows {len(saved) - 1} {name}s, {other} the {len(present) - 1} of this dataset"
             raise UserError(f"{path}: the checkpoint is of another catalogue: {counts}")
 
 
@@ -268,12 +268,12 @@ def require_model(
         Naming the models, or the first setting or tensor that differs.
     """
     if state["model"] != config["model"]:
-        raise UserError(f"{path}: the checkpoint is of the model {state['model']}, not of {config['model']}")
+        raise SettingError("model", config["model"], must=f"be {state['model']}, as in {path}")
     settings, free = config.plain(), changeable(config.model_class, resume)
     trained, _ = rename(state["config"], config.model_class, settings)
     for key, value in settings.items():
         if key not in free and trained.get(key, value) != value:
-            raise UserError(f"{path}: the checkpoint is of {key}={trained[key]!r}, not {value!r}")
+            raise SettingError(key, value, must=f"be {trained[key]!r}, as in {path}")
     shapes = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
     saved = {name: list(tensor.shape) for name, tensor in state["state_dict"].items()}
     if shapes != saved:

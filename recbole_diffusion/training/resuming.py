@@ -214,6 +214,8 @@ class ResumableTrainer(EvaluatingTrainer):
         if state["config"]["learner"] != self.learner:
             learner = state["config"]["learner"]
             raise SettingError("learner", self.learner, must=f"be {learner} to resume {resume_file}")
+        if "steps" not in state:
+            raise UserError(f"{resume_file}: cannot be resumed, as an earlier version wrote it without what that takes")
         if state["unsaved_attributes"]:
             name = state["unsaved_attributes"][0]
             raise UserError(f"{resume_file}: cannot be resumed, as training changes {name}, which no checkpoint holds")

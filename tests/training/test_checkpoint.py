@@ -148,7 +148,7 @@ def test_a_folder_deleted_in_training_is_made_again(tmp_path: Path) -> None:
     assert checkpoint.load(tmp_path / "none" / "a.pth")["epoch"] == 1
 
 
-def test_an_impossible_folder_is_told_in_one_line(tmp_path: Path) -> None:
+def test_an_impossible_folder_is_named_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "none").touch()
     with pytest.raises(UserError, match="cannot be written") as error:
         checkpoint.save(tmp_path / "none" / "a.pth", {})
@@ -206,7 +206,7 @@ def test_a_folder_without_write_permission_is_refused(tmp_path: Path, monkeypatc
     assert one_line(error, tmp_path) and "Permission denied" in str(error.value)
 
 
-def test_a_checkpoint_folder_that_is_a_file_is_told(tmp_path: Path) -> None:
+def test_a_checkpoint_folder_that_is_a_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError) as error:
         checkpoint.unique_path(tmp_path / "file", "M", "d")

@@ -120,7 +120,9 @@ def test_why_steps_are_not_recorded(tmp_path: Path) -> None:
     assert obstacle(gpu, Pooled.__new__(Pooled), adam, scaled=False) == "Pooled is not known to allow it"
 
 
-def test_without_a_gpu_the_setting_is_told_to_have_no_effect(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_without_a_gpu_the_log_says_that_the_setting_has_no_effect(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with caplog.at_level("INFO"):
         run = make(tmp_path, cuda_graphs=True)
     assert "cuda_graphs: without effect, there is no GPU in use" in caplog.text
@@ -137,6 +139,8 @@ def test_without_a_gpu_the_setting_is_told_to_have_no_effect(tmp_path: Path, cap
         {"model": "DiffuRec", "diffusion": False},
         {"model": "DiffRec", "step_sampler": "lossaware"},
         {"model": "SASRec", "lr_step_size": 2, "clip_grad_norm": {"max_norm": 1.0}},
+        {"model": "DiffuRec", "ema_decay": 0.9, "warmup_steps": 7},
+        {"model": "SASRec", "frozen_epochs": 1},
     ],
 )
 def test_recorded_steps_are_the_plain_ones_on_a_gpu(tmp_path: Path, settings: dict[str, Any], half: bool) -> None:
@@ -148,7 +152,11 @@ def test_recorded_steps_are_the_plain_ones_on_a_gpu(tmp_path: Path, settings: di
     for run in runs:
         torch.manual_seed(7)
         run.fit(saved=False)
-        weights.append(checkpoint.weights(run.trainer.model)["state_dict"])
+        average = run.trainer.steps.average
+        averaged = (
+            {} if average is None else {f"average of {name}": value.cpu() for name, value in average.state.items()}
+        )
+        weights.append({**checkpoint.weights(run.trainer.model)["state_dict"], **averaged})
     assert runs[1].trainer.steps._recorded is not None and any(runs[1].trainer.steps._recorded._steps.values())
     losses = [list(run.trainer.train_loss_dict.values()) for run in runs]
     assert losses[1] == pytest.approx(losses[0], rel=1e-2 if half else 1e-4)
@@ -156,7 +164,7 @@ def test_recorded_steps_are_the_plain_ones_on_a_gpu(tmp_path: Path, settings: di
         torch.testing.assert_close(weights[1][name], plain, rtol=0, atol=1e-2 if half else 1e-3)
 
 
-def test_a_step_that_cannot_be_recorded_is_told_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_that_cannot_be_recorded_gives_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     @contextmanager
     def recording(*args: Any, **kwargs: Any) -> Iterator[None]:
         # As torch does it, whose end of a recording fails too.

@@ -266,7 +266,7 @@ def test_validation_every_second_epoch(tmp_path: Path) -> None:
     assert seen == [1, 3]
 
 
-def test_every_epoch_is_told_to_the_callback_before_its_checkpoints_are_written(tmp_path: Path) -> None:
+def test_the_callback_gets_every_epoch_before_its_checkpoints_are_written(tmp_path: Path) -> None:
     seen: list[Epoch] = []
     run = make(tmp_path, epochs=4, eval_step=2)
 
@@ -370,7 +370,7 @@ def test_weights_spoilt_by_the_last_step_are_never_saved(tmp_path: Path, monkeyp
     assert finite(run.trainer.saved_model_file)
 
 
-def test_a_failure_that_follows_from_nan_is_told_as_nan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_that_follows_from_nan_is_reported_as_nan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = make(tmp_path)
     numbers, calculate = count(1), run.trainer.model.calculate_loss
 
@@ -385,7 +385,7 @@ def test_a_failure_that_follows_from_nan_is_told_as_nan(tmp_path: Path, monkeypa
         run.fit()
 
 
-def test_a_failure_of_the_models_own_is_told_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_of_the_models_own_is_raised_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = make(tmp_path)
 
     def fails(data: Any) -> Any:
@@ -479,14 +479,14 @@ def test_only_a_model_that_asks_for_it_is_given_whole_batches(
 @pytest.mark.parametrize(
     ("model", "settings", "message"),
     [
-        ("GRU4Rec", {}, "of the model SASRec, not of GRU4Rec"),
-        ("SASRec", {"hidden_size": 32, "hidden_dropout_prob": 0.1}, "of hidden_size=16, not 32"),
-        ("SASRec", {"n_layers": 2}, "of n_layers=1, not 2"),
+        ("GRU4Rec", {}, "model must be SASRec, as in .*, got 'GRU4Rec'"),
+        ("SASRec", {"hidden_size": 32, "hidden_dropout_prob": 0.1}, "hidden_size must be 16, as in .*, got 32"),
+        ("SASRec", {"n_layers": 2}, "n_layers must be 1, as in .*, got 2"),
         # Tensors of the same shapes, and yet another model, other data or other noise:
-        ("SASRec", {"n_heads": 4}, "of n_heads=2, not 4"),
-        ("SASRec", {"seed": 7}, "of seed=2020, not 7"),
-        ("SASRec", {"eval_args": {"split": {"LS": "test_only"}}}, "of eval_args="),
-        ("SASRec", {"MAX_ITEM_LIST_LENGTH": 12}, "of MAX_ITEM_LIST_LENGTH=10, not 12"),
+        ("SASRec", {"n_heads": 4}, "n_heads must be 2, as in .*, got 4"),
+        ("SASRec", {"seed": 7}, "seed must be 2020, as in .*, got 7"),
+        ("SASRec", {"eval_args": {"split": {"LS": "test_only"}}}, "eval_args must be .*, as in "),
+        ("SASRec", {"MAX_ITEM_LIST_LENGTH": 12}, "MAX_ITEM_LIST_LENGTH must be 10, as in .*, got 12"),
         (
             "SASRec",
             {"user_inter_num_interval": "[27,29]"},
@@ -512,6 +512,18 @@ def test_a_checkpoint_that_does_not_fit_is_refused(
     if not settings.keys() & {"learner", "seed", "eval_args"}:  # what weights alone do not depend on
         with pytest.raises(UserError, match=message):
             other.trainer.evaluate(other.test, model_file=path)
+
+
+def test_a_checkpoint_from_before_steps_were_counted_is_not_resumed_but_evaluated(tmp_path: Path) -> None:
+    run = make(tmp_path, epochs=1)
+    run.fit()
+    state = checkpoint.load(last_file(run.trainer))
+    del state["steps"], state["average"], state["attributes"], state["unsaved_attributes"]
+    checkpoint.save(tmp_path / "old.pth", state)
+    other = make(tmp_path)
+    with pytest.raises(UserError, match=r"old\.pth: cannot be resumed, as an earlier version wrote it"):
+        other.trainer.resume_checkpoint(tmp_path / "old.pth")
+    assert other.trainer.evaluate(other.test, model_file=tmp_path / "old.pth") == run.trainer.evaluate(run.test)
 
 
 def test_another_catalogue_of_the_same_size_is_refused_when_training_starts(tmp_path: Path) -> None:
@@ -658,7 +670,7 @@ def test_a_line_is_logged_for_each_epoch(tmp_path: Path, caplog: pytest.LogCaptu
     assert not [record for record in caplog.records if record.getMessage().startswith("epoch")]
 
 
-def test_a_bar_is_drawn_only_where_it_is_wanted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_bar_is_shown_only_where_it_is_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make(tmp_path).fit(saved=False)
     assert "Train" not in capsys.readouterr().err
     make(tmp_path).fit(saved=False, show_progress=True)
