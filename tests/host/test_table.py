@@ -16,7 +16,7 @@ from recbole_diffusion.compare.plan import OWN
 from recbole_diffusion.errors import SettingError
 from recbole_diffusion.host import table
 from recbole_diffusion.host.parsing import read_yaml, typed
-from recbole_diffusion.host.registry import PROPERTIES, find_model, property_files, recbole_folder
+from recbole_diffusion.host.registry import PROPERTIES, find_model, our_models, property_files, recbole_folder
 from recbole_diffusion.host.table import FINISHED, GENERAL, changeable, is_interval, rename, settings_table
 
 COMMENTED = re.compile(r"^([\w-]+)[ \t]*:[^#\n]*#[ \t]*\(([^)]*)\)", re.MULTILINE)
@@ -62,7 +62,7 @@ def test_every_row_has_a_default() -> None:
     recboles = [recbole_folder() / "properties" / name for name in ("overall.yaml", "dataset/sample.yaml")]
     general = {key for file in (*recboles, PROPERTIES / "overall.yaml") for key in read_yaml(file)}
     assert general | WITHOUT_DEFAULT == GENERAL.keys()
-    for name in ("DiffuRec", "DiffRec", "Pop"):
+    for name in our_models():
         model = find_model(name)
         given = {key for file in property_files(model, "any") for key in read_yaml(file)}
         assert table_of(model).keys() <= given
