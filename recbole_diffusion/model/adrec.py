@@ -17,7 +17,7 @@ from ..diffusion.noise import Noise, Shape
 from ..diffusion.process import GaussianProcess, Process
 from ..diffusion.timesteps import SharedSteps, StepSampler
 from ..errors import SettingError
-from .base import ENCODER, History, Losses, TrainingStep, check_encoder
+from .base import ENCODER, History, Losses, TrainingStep, check_encoder, mean_by_row
 from .gaussian import GaussianRecommender
 from .layers import Dropout, StepMLP
 from .padding import counted_keys, with_padding_place
@@ -239,11 +239,8 @@ class ADRec(GaussianRecommender):
     def losses(self, step: TrainingStep) -> Losses:
         """Cross-entropy and squared error at every place; the target embeddings take part in the gradient."""
         ce = self.ce_weight * self.ranking_loss(step.x0_hat, step.target, step.interaction)
-        mse = self.mse_weight * (step.x0_hat - step.x_0).square().mean(dim=-1)
+        mse = self.mse_weight * mean_by_row((step.x0_hat - step.x_0).square().mean(dim=-1), step.history)
         mask = step.history.mask
-        if mask is not None:
-            # So that the mean over all places is the mean over rows of the mean over a row's places.
-            mse = mse * (mask.sum().to(mse.dtype) / (len(mask) * step.history.length))[:, None]
         if self.pcgrad and torch.is_grad_enabled():
             return Losses(self.projected(self._mean(ce, mask), self._mean(mse, mask)))
         return Losses(ce + mse)

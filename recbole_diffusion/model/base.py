@@ -110,6 +110,13 @@ ENCODER: dict[str, Setting] = {
 }
 
 
+def mean_by_row(losses: Tensor, history: History) -> Tensor:
+    """Losses [B, L] weighted so that their mean over all real places is the mean over rows of each row's mean."""
+    if history.mask is None:
+        return losses
+    return losses * (history.mask.sum().to(losses.dtype) / (len(history.mask) * history.length))[:, None]
+
+
 def check_encoder(config: Any) -> None:
     """Check the settings of `ENCODER` against each other and against the machine.
 
@@ -271,7 +278,7 @@ class DiffusionRecommender(SequentialRecommender):
         """The losses of a batch; by default the cross-entropy over all items, or BPR, of the prediction."""
         raise NotImplementedError(f"{type(self).__name__} needs a method 'losses(step)'")
 
-    def make_encoder(self, config: Any, layers: str = "n_layers", post_norm: bool = False) -> Encoder:
+    def make_encoder(self, config: Any, layers: str = "n_layers", **block: bool) -> Encoder:
         """The transformer that the settings of `ENCODER` describe, compiled where `compile` says so.
 
         Parameters
@@ -279,8 +286,8 @@ class DiffusionRecommender(SequentialRecommender):
         config : recbole Config
         layers : str
             The setting that gives the number of blocks.
-        post_norm : bool
-            As in `EncoderBlock`.
+        **block : bool
+            `post_norm` and `rotary` of `EncoderBlock`.
         """
         encoder = Encoder(
             config[layers],
@@ -291,7 +298,7 @@ class DiffusionRecommender(SequentialRecommender):
             attn_dropout=config["attn_dropout_prob"],
             hidden_act=config["hidden_act"],
             layer_norm_eps=config["layer_norm_eps"],
-            post_norm=post_norm,
+            **block,
         )
         if config["compile"]:
             # Batches differ in length, and each length would be compiled by itself.

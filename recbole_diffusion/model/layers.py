@@ -108,6 +108,30 @@ class Dropout(nn.Module):
         return _RandomBitsDropout.apply(x, round(self.probability * 2**16))
 
 
+def rotated(x: Tensor, places: Tensor | None = None) -> Tensor:
+    """x turned by its place, pair of dimensions by pair (Su et al., 2021: "RoFormer").
+
+    The product of two turned vectors depends on the distance of their places alone.
+
+    Parameters
+    ----------
+    x : Tensor [..., L, d]
+        With d even; dimensions j and j + d/2 are a pair.
+    places : int64 Tensor [..., L], optional
+        0 ... L - 1 by default.
+
+    Returns
+    -------
+    Tensor [..., L, d]
+    """
+    width = x.shape[-1]
+    places = torch.arange(x.shape[-2], device=x.device) if places is None else places
+    angles = step_angles(places.flatten(), width).view(*places.shape, width // 2)
+    cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1)
+
+
 class Attention(nn.Module):
     """Multi-head attention whose queries may be fewer than its keys.
 
@@ -116,27 +140,41 @@ class Attention(nn.Module):
     hidden_size, n_heads : int
     dropout : float
         Dropout on the attention probabilities.
+    rotary : bool
+        Queries and keys are turned by their places, see `rotated`.
     """
 
-    def __init__(self, hidden_size: int, n_heads: int, dropout: float) -> None:
+    def __init__(self, hidden_size: int, n_heads: int, dropout: float, rotary: bool = False) -> None:
         super().__init__()
-        self.n_heads = n_heads
+        self.n_heads, self.rotary = n_heads, rotary
         self.query = nn.Linear(hidden_size, hidden_size)
         self.key_value = nn.Linear(hidden_size, 2 * hidden_size)
         self.output = nn.Linear(hidden_size, hidden_size)
         self.dropout = Dropout(dropout)
 
-    def forward(self, queries: Tensor, keys: Tensor, key_mask: Tensor | None, query_mask: Tensor | None) -> Tensor:
+    def forward(
+        self,
+        queries: Tensor,
+        keys: Tensor,
+        key_mask: Tensor | None,
+        query_mask: Tensor | None,
+        places: Tensor | None = None,
+    ) -> Tensor:
         """Attend from `queries` [B, Q, d] to `keys` [B, L, d].
 
         `key_mask`, [B, L] for all queries or [B or 1, Q, L], is true at keys that can be seen, or holds what is added
         to the scores of each. `query_mask` [B, Q] is true at queries that attend as usual; the others attend to all
-        keys alike, as a query of zeros does.
+        keys alike, as a query of zeros does. `places` [B, Q] are those of the queries where they are not the first Q.
         """
-        return self.attend(queries, self.key_value(keys), key_mask, query_mask)
+        return self.attend(queries, self.key_value(keys), key_mask, query_mask, places)
 
     def attend(
-        self, queries: Tensor, key_value: Tensor, key_mask: Tensor | None, query_mask: Tensor | None = None
+        self,
+        queries: Tensor,
+        key_value: Tensor,
+        key_mask: Tensor | None,
+        query_mask: Tensor | None = None,
+        places: Tensor | None = None,
     ) -> Tensor:
         """As `forward`, for keys and values [B, L, 2d] that `key_value` gave already."""
         rows, width = queries.shape[0], queries.shape[2]
@@ -146,6 +184,8 @@ class Attention(nn.Module):
         q = q.view(rows, -1, self.n_heads, width // self.n_heads).transpose(1, 2)
         key_value = key_value.view(rows, key_value.shape[1], 2, self.n_heads, width // self.n_heads)
         k, v = key_value.permute(2, 0, 3, 1, 4)
+        if self.rotary:
+            q, k = rotated(q, None if places is None else places[:, None]), rotated(k)
         visible = key_mask
         if visible is not None:
             visible = visible[:, None, None, :] if visible.dim() == 2 else visible[:, None]
@@ -177,11 +217,12 @@ class EncoderBlock(nn.Module):
         hidden_act: str,
         layer_norm_eps: float,
         post_norm: bool = False,
+        rotary: bool = False,
     ) -> None:
         super().__init__()
         self.post_norm = post_norm
         self.attention_norm = nn.LayerNorm(hidden_size, eps=layer_norm_eps)
-        self.attention = Attention(hidden_size, n_heads, attn_dropout)
+        self.attention = Attention(hidden_size, n_heads, attn_dropout, rotary)
         self.feed_forward_norm = nn.LayerNorm(hidden_size, eps=layer_norm_eps)
         self.expand = nn.Linear(hidden_size, inner_size)
         self.activation = ACTIVATIONS[hidden_act]
@@ -197,7 +238,8 @@ class EncoderBlock(nn.Module):
             x, queries, query_mask = x[rows, only][:, None], keys[rows, only][:, None], None
             if key_mask is not None and key_mask.dim() == 3:
                 key_mask = key_mask.expand(len(rows), -1, -1)[rows, only]
-        return self.finish(x, self.attention(queries, keys, key_mask, query_mask))
+        places = None if only is None else only[:, None]
+        return self.finish(x, self.attention(queries, keys, key_mask, query_mask, places))
 
     def read(self, x: Tensor) -> Tensor:
         """What attention reads of x."""
@@ -217,7 +259,7 @@ class EncoderBlock(nn.Module):
         queries = self.read(x)
         rows = torch.arange(x.shape[0], device=x.device)
         key_value = key_value.index_put((rows, place), self.attention.key_value(queries)[:, 0])
-        return self.finish(x, self.attention.attend(queries, key_value, key_mask))
+        return self.finish(x, self.attention.attend(queries, key_value, key_mask, places=place[:, None]))
 
 
 class Encoder(nn.Module):

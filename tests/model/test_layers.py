@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from recbole_diffusion.model.layers import Attention, Dropout, Encoder, StepMLP, step_angles
+from recbole_diffusion.model.layers import Attention, Dropout, Encoder, StepMLP, rotated, step_angles
 
 BLOCK = {
     "hidden_size": 16,
@@ -118,10 +118,11 @@ def test_query_key_and_value_start_alike() -> None:
     assert [round(weight.std().item(), 2) for weight in weights] == [0.09] * 3
 
 
+@pytest.mark.parametrize("rotary", [False, True])
 @pytest.mark.parametrize("post_norm", [False, True])
-def test_a_causal_place_computed_by_itself_equals_the_whole(post_norm: bool) -> None:
+def test_a_causal_place_computed_by_itself_equals_the_whole(post_norm: bool, rotary: bool) -> None:
     torch.manual_seed(0)
-    encoder = Encoder(3, **BLOCK, post_norm=post_norm).eval()
+    encoder = Encoder(3, **BLOCK, post_norm=post_norm, rotary=rotary).eval()
     x = torch.randn(4, 6, 16)
     place = torch.tensor([5, 3, 0, 2])
     causal = torch.ones(6, 6, dtype=torch.bool).tril()[None]
@@ -174,3 +175,17 @@ def test_step_mlp_reads_cosines_and_sines(scale: float) -> None:
     exact = mlp.double()(time.double())
     assert exact.dtype == torch.float64
     torch.testing.assert_close(exact, expected.double(), atol=1e-4, rtol=0)
+
+
+def test_a_product_of_turned_vectors_depends_on_the_distance_of_their_places() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 8, dtype=torch.float64)
+    turned = [rotated(x, torch.tensor(places)) for places in ([3, 7], [20, 24], [3, 8])]
+    products = [float(pair[0] @ pair[1]) for pair in turned]
+    # The angles are float32.
+    assert products[0] == pytest.approx(products[1], abs=1e-5)
+    assert abs(products[0] - products[2]) > 1e-3
+    pair = torch.complex(x[:, :4], x[:, 4:])
+    expected = pair * torch.exp(1j * torch.tensor([3.0, 7.0])[:, None] * 10000 ** (-torch.arange(4) / 4))
+    torch.testing.assert_close(turned[0], torch.cat([expected.real, expected.imag], dim=1), atol=1e-5, rtol=0)
+    torch.testing.assert_close(rotated(x), rotated(x, torch.arange(2)))
