@@ -102,8 +102,8 @@ class ADRec(GaussianRecommender):
                 raise SettingError(key, config[key], must=f"be {value} with process=bridge and with geodesic")
 
     def __init__(self, config: Any, dataset: Any) -> None:
-        self.geodesic: bool = config["geodesic"]
         super().__init__(config, dataset)
+        self.geodesic: bool = config["geodesic"]
         # Looking padding up does not train it; the softmax does where it is a candidate.
         self.item_embedding.padding_idx = 0
         self.counts_padding: bool = config["attention_mask"] == "counted"
@@ -134,7 +134,7 @@ class ADRec(GaussianRecommender):
             return BridgeProcess(config["diffusion_steps"], config["bridge_variance"])
         gaussian = super().make_process(config)
         assert isinstance(gaussian, GaussianProcess)
-        return GeodesicProcess(gaussian, config["reverse_variance"]) if self.geodesic else gaussian
+        return GeodesicProcess(gaussian, config["reverse_variance"]) if config["geodesic"] else gaussian
 
     def make_step_sampler(self, config: Any) -> StepSampler:
         sampler = super().make_step_sampler(config)

@@ -20,6 +20,9 @@ from ..errors import SettingError
 from .base import History, Losses, TrainingStep
 from .diffurec import Condition, DiffuRec
 
+# Where fewer than one cell in so many is needed, computing these alone is cheaper than the whole table.
+CHEAP_CELLS = 300
+
 
 class Prediction(NamedTuple):
     """x0_hat [B, d], and what the history decoder reads [B, d]."""
@@ -179,7 +182,16 @@ class FMRec(DiffuRec):
         number = math.ceil(max(1.0, self.zeros_ratio)) * items.numel()
         uniform = noise.uniform("history_zeros", (number,))
         cells = history_cells(items, self.n_items, self.zeros_ratio, uniform)
-        decoded = self.history_decoder(encoded).flatten()
-        on_ones = (decoded[cells.ones] - 1).square() * cells.ones_valid
-        on_zeros = decoded[cells.zeros].square() * cells.zeros_valid
-        return (on_ones.sum() + on_zeros.sum()) / decoded.numel()
+        hidden = self.history_decoder[:-1](encoded)
+        rebuilt = self.rebuilt(hidden, torch.cat([cells.ones, cells.zeros]))
+        held = torch.arange(len(rebuilt), device=rebuilt.device) < len(cells.ones)
+        counts = torch.cat([cells.ones_valid, cells.zeros_valid])
+        return ((rebuilt - held.to(rebuilt.dtype)).square() * counts).sum() / (len(hidden) * self.n_items)
+
+    def rebuilt(self, hidden: Tensor, cells: Tensor) -> Tensor:
+        """The rebuilt table [B, V] at its cells [N], by the decoder's last inner layer [B, h]."""
+        last = self.history_decoder[-1]
+        if len(cells) * CHEAP_CELLS > len(hidden) * self.n_items:
+            return last(hidden).flatten()[cells]
+        rows, items = cells // self.n_items, cells % self.n_items
+        return (hidden[rows] * last.weight[items]).sum(dim=-1) + last.bias[items]

@@ -8,6 +8,7 @@ from stand_in import Catalogue, batch, settings
 
 from recbole_diffusion.diffusion.noise import FreshNoise
 from recbole_diffusion.errors import SettingError
+from recbole_diffusion.model import fmrec
 from recbole_diffusion.model.fmrec import FMRec, history_cells
 
 
@@ -117,3 +118,16 @@ def test_impossible_settings_are_named(changes: dict[str, Any], named: str) -> N
     with pytest.raises(SettingError) as error:
         FMRec.check_settings(changed(**changes))
     assert str(error.value).startswith(named)
+
+
+def test_few_cells_are_rebuilt_as_in_the_whole_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make()
+    hidden, cells = torch.randn(6, 12, requires_grad=True), torch.randint(0, 6 * 40, (30,))
+    last = model.history_decoder[-1]
+    found = []
+    for cheap in (0, 10**6):
+        monkeypatch.setattr(fmrec, "CHEAP_CELLS", cheap)
+        values = model.rebuilt(hidden, cells)
+        found.append([values, *torch.autograd.grad(values.square().sum(), [hidden, last.weight, last.bias])])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)
