@@ -1,4 +1,4 @@
-"""Four models that nobody foresaw, each a file and a yaml: what every model of the family must be able to do."""
+"""What every model of the family must be able to do, by four models that nobody foresaw and by those of the package."""
 
 from __future__ import annotations
 
@@ -18,11 +18,18 @@ from recbole_diffusion.inference import Recommender
 from recbole_diffusion.training.run import prepare, train_and_test
 
 EXAMPLES = Path(__file__).parent
-MODELS = {
+EXAMPLE_MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "GuidedMLP": ("guided_mlp.py", {"guidance_scale": 3.0}),
     "PredictsNoise": ("predicts_noise.py", {"inference_steps": 16}),
     "EveryPlace": ("every_place.py", {"noise_scale": 2.0}),
     "MaskedItem": ("masked_item.py", {"inference_steps": 2}),
+}
+# What may change on a trained model, by which its answers change.
+MODELS: dict[str, tuple[str, dict[str, Any]]] = {
+    **EXAMPLE_MODELS,
+    "ADRec": ("", {"noise_scale": 2.0}),
+    "BBDRec": ("", {"noise_scale": 2.0}),
+    "FMRec": ("", {"noise_scale": 2.0, "inference_steps": 3}),
 }
 SMALL = {
     "user_inter_num_interval": "[0,30]",
@@ -34,7 +41,8 @@ SMALL = {
 
 
 def path_of(model: str) -> str:
-    return f"{EXAMPLES / MODELS[model][0]}:{model}"
+    file = MODELS[model][0]
+    return f"{EXAMPLES / file}:{model}" if file else model
 
 
 def run(model: str, folder: Path | str, **changes: Any) -> Any:
@@ -55,7 +63,7 @@ def checkpoint_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], P
     return train
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", EXAMPLE_MODELS)
 def test_it_is_short_and_its_yaml_holds_its_own_keys(model: str) -> None:
     file = EXAMPLES / MODELS[model][0]
     assert len(file.read_text().splitlines()) <= 80
@@ -78,8 +86,10 @@ def test_the_off_switch_lets_no_noise_through(model: str) -> None:
     prepared = prepare(config)
     batch = next(iter(prepared.train_data))
     rows = len(batch)
-    # Only what a row may lose is drawn; there is no number for x_t, its step or the chain.
-    silent = GivenNoise({"guidance_drop": torch.ones(rows, 1)})
+    # Only what a row may lose is drawn, and what a decoder of the history learns; there is no number for x_t, its step
+    # or the chain.
+    places = prepared.model.history(batch).items.numel()
+    silent = GivenNoise({"guidance_drop": torch.ones(rows, 1), "history_zeros": torch.rand(places)})
     assert prepared.model.calculate_loss(batch, silent).isfinite()
     prepared.model.eval()
     with torch.no_grad():
