@@ -142,7 +142,7 @@ class FMRec(DiffuRec):
         if self.weights["decoder"]:
             sizes = [self.hidden_size, *config["decoder_sizes"]]
             layers = [part for pair in itertools.pairwise(sizes) for part in (nn.Linear(*pair), nn.Tanh())]
-            self.history_decoder = nn.Sequential(*layers, nn.Linear(sizes[-1], self.n_items))
+            self.history_decoder: Any = nn.Sequential(*layers, nn.Linear(sizes[-1], self.n_items))
 
     def make_process(self, config: Any) -> Process:
         return FlowProcess(config["time_eps"])
