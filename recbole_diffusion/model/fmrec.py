@@ -78,7 +78,8 @@ def history_cells(items: Tensor, n_items: int, ratio: float, uniform: Tensor) ->
     n_zeros = cells - n_ones
     rank = (uniform.double() * n_zeros).long().minimum(n_zeros - 1)
     zeros = rank + torch.searchsorted(before, rank, right=True)
-    drawn = torch.arange(len(uniform), device=items.device) < (ratio * n_ones).long().minimum(n_zeros)
+    number = (ratio * n_ones.double()).long().minimum(n_zeros)
+    drawn = torch.arange(len(uniform), device=items.device) < number
     # What was not drawn goes to the end.
     zeros = torch.where(drawn, zeros, cells).sort().values
     zeros_valid = first_of_each(zeros) & (zeros < cells)
