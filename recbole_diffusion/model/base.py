@@ -278,6 +278,10 @@ class DiffusionRecommender(SequentialRecommender):
         """The losses of a batch; by default the cross-entropy over all items, or BPR, of the prediction."""
         raise NotImplementedError(f"{type(self).__name__} needs a method 'losses(step)'")
 
+    def all_losses(self, step: TrainingStep) -> Losses:
+        """`losses`, with what every model of the kind can add to its own."""
+        return self.losses(step)
+
     def make_encoder(self, config: Any, layers: str = "n_layers", **block: bool) -> Encoder:
         """The transformer that the settings of `ENCODER` describe, compiled where `compile` says so.
 
@@ -359,7 +363,7 @@ class DiffusionRecommender(SequentialRecommender):
         condition = self._dropped(condition, history, noise)
         output = self.denoise(self.seen(x_t), timestep, condition, noise)
         x0_hat = self.to_x_0(output, x_t, timestep)
-        losses = self.losses(
+        losses = self.all_losses(
             TrainingStep(interaction, history, target, timestep, x_0, x_t, noise_used, condition, output, x0_hat, noise)
         )
         learns_from = losses.rows if losses.learns_from is None else losses.learns_from
@@ -406,7 +410,8 @@ class DiffusionRecommender(SequentialRecommender):
             vectors = x_t.is_floating_point()
             dtype = torch.int64 if isinstance(timestep, int) else self.item_embedding.weight.dtype
             shape = x_t.shape[:-1] if vectors else x_t.shape
-            timesteps = torch.full(shape, timestep, device=x_t.device, dtype=dtype)
+            # One number seen from every row: a model may encode the step once (`layers.shared_step`).
+            timesteps = torch.full((), timestep, device=x_t.device, dtype=dtype).expand(shape)
             return self.to_x_0(network(self.seen(x_t), timesteps, noise), x_t, timesteps)
 
         first = self.timesteps[0]
@@ -414,6 +419,10 @@ class DiffusionRecommender(SequentialRecommender):
         weight = self.item_embedding.weight
         start = start.to(weight) if start.is_floating_point() else start.to(weight.device)
         return Chain(start, list(self.sampler(denoise, start, noise, end)))
+
+    def sample_x_0(self, history: History, noise: Noise) -> Tensor:
+        """The end of the reverse process; a model that has a shorter way to it says so here."""
+        return self.sample(history, noise).x_0
 
     def _network(self, condition: Any) -> Network:
         return lambda x_t, timestep, noise: self.denoise(x_t, timestep, condition, noise)
@@ -428,7 +437,7 @@ class DiffusionRecommender(SequentialRecommender):
         """Restored x_0 as `readout` reads it, [S, B, ...]: one from `noise`, or `inference_seeds` repeatable ones."""
         seeds = range(self.inference_seeds)
         sources = [noise] if noise else [self.inference_noise(history, draw) for draw in seeds]
-        return torch.stack([self.readout(self.sample(history, source).x_0, history) for source in sources])
+        return torch.stack([self.readout(self.sample_x_0(history, source), history) for source in sources])
 
     # Scores.
 

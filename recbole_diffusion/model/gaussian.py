@@ -67,6 +67,7 @@ class GaussianRecommender(DiffusionRecommender):
         **STEPS,
         "prediction_type": one_of(PREDICTION_TYPES),
         "normalize_x_0": switch(),
+        "consistency_weight": at_least(0, "float"),
         "noise_scale": at_least(0, "float", at_inference=True),
         "reverse_sampler": one_of(tuple(SAMPLERS), at_inference=True),
         "reverse_variance": one_of(REVERSE_VARIANCES, at_inference=True),
@@ -96,6 +97,10 @@ class GaussianRecommender(DiffusionRecommender):
         self.prediction_type: str = config["prediction_type"]
         self.normalize_x_0: bool = config["normalize_x_0"]
         self.noise_scale: float = config["noise_scale"]
+        self.consistency_weight: float = config["consistency_weight"] if self.use_diffusion else 0.0
+        if self.consistency_weight and not isinstance(self.process, GaussianProcess):
+            must = f"be 0, as the process of {type(self).__name__} is not the Gaussian one"
+            raise SettingError("consistency_weight", self.consistency_weight, must=must)
         self.reverse_sampler = SAMPLERS[config["reverse_sampler"]]
         self.reverse_settings = {"reverse_variance": config["reverse_variance"], "eta": config["ddim_eta"]}
 
@@ -131,6 +136,25 @@ class GaussianRecommender(DiffusionRecommender):
 
     def losses(self, step: TrainingStep) -> Losses:
         return Losses(self.ranking_loss(step.x0_hat, step.target, step.interaction))
+
+    def all_losses(self, step: TrainingStep) -> Losses:
+        losses = self.losses(step)
+        if not self.consistency_weight:
+            return losses
+        return losses._replace(rows=losses.rows + self.consistency_weight * self.inconsistency(step))
+
+    def inconsistency(self, step: TrainingStep) -> Tensor:
+        """How far x0_hat is from that of the step before, [B] or [B, L]; 0 where there is none before.
+
+        The mean over d of (f(x_t) - f(x_{t-1}))², where x_{t-1} is made with the noise of x_t, and no gradient reaches
+        f(x_{t-1}). A network that has learnt it needs fewer reverse steps.
+        """
+        before = (step.timestep - 1).clamp(min=0)
+        with torch.no_grad():
+            x_before = self.process.sample(step.x_0, before, step.noise_used)
+            output = self.denoise(self.seen(x_before), before, step.condition, step.noise)
+            x0_hat = self.to_x_0(output, x_before, before)
+        return (step.x0_hat - x0_hat).square().mean(dim=-1) * (step.timestep > 0)
 
     def sampler(self, denoise: Denoise, x: Tensor, noise: Noise, end: Tensor | None) -> Iterator[ReverseStep]:
         if not isinstance(self.process, GaussianProcess):

@@ -1,4 +1,4 @@
-"""Network parts that models share: step encoding, dropout, attention, encoder."""
+"""Network parts that models share: step encodings, dropout, attention, encoders."""
 
 from __future__ import annotations
 
@@ -21,7 +21,14 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def step_angles(timestep: Tensor, width: int, dtype: torch.dtype = torch.float32) -> Tensor:
+def shared_step(timestep: Tensor) -> Tensor:
+    """The one step [1] of a reverse process that every row is at, or the steps [B] as they are."""
+    return timestep[:1] if timestep.stride(0) == 0 else timestep
+
+
+def step_angles(
+    timestep: Tensor, width: int, dtype: torch.dtype = torch.float32, last_included: bool = False
+) -> Tensor:
     """Angles t·10000^(−j/(d/2)), j = 0 … d/2−1, of the sinusoidal encoding (Vaswani et al., 2017).
 
     Parameters
@@ -32,13 +39,16 @@ def step_angles(timestep: Tensor, width: int, dtype: torch.dtype = torch.float32
         Size d of the encoding, even.
     dtype : torch.dtype
         Type of the angles. Half precision would lose the digits of a late timestep.
+    last_included : bool
+        The exponents are −j/(d/2−1), so that the last frequency is 1/10000 itself.
 
     Returns
     -------
     Tensor [B, d/2]
     """
     half = width // 2
-    frequency = torch.exp(torch.arange(half, device=timestep.device, dtype=dtype) * (-math.log(10000.0) / half))
+    gaps = max(half - 1, 1) if last_included else half
+    frequency = torch.exp(torch.arange(half, device=timestep.device, dtype=dtype) * (-math.log(10000.0) / gaps))
     return timestep.to(dtype)[:, None] * frequency
 
 
@@ -327,3 +337,127 @@ class Encoder(nn.Module):
         for block, key_value in zip(self.blocks, keys_and_values, strict=True):
             x = block.at_place(x, place, key_value, key_mask)
         return x[:, 0]
+
+
+class GELUStepMLP(nn.Module):
+    """Encoding of a step: sines and cosines of its angles, Linear d → 2d, GELU, Linear 2d → d."""
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__()
+        self.expand = nn.Linear(hidden_size, 2 * hidden_size)
+        self.contract = nn.Linear(2 * hidden_size, hidden_size)
+
+    def forward(self, timestep: Tensor) -> Tensor:
+        """Encode timesteps [B] as [B, d]; a step that all rows share as [1, d]."""
+        width, dtype = self.expand.in_features, self.expand.weight.dtype
+        angles = step_angles(shared_step(timestep), width, last_included=True, dtype=dtype)
+        return self.contract(F.gelu(self.expand(torch.cat([angles.sin(), angles.cos()], dim=-1))))
+
+
+class HistoryAttention(nn.Module):
+    """Attention of DreamRec: no output map, logits scaled by 1/√d whatever the heads, keys and values of the same z.
+
+    Each query is taken through the key's map instead of each key, and each mean of z through the value's map instead of
+    each z, which is the same and far less work where queries are few: q·(K z) = (Kᵀ q)·z. A bias of the keys would move
+    all logits of a query alike, and has no effect.
+
+    Parameters
+    ----------
+    hidden_size, n_heads : int
+    dropout : float
+        Dropout on the attention probabilities.
+    """
+
+    def __init__(self, hidden_size: int, n_heads: int, dropout: float) -> None:
+        super().__init__()
+        self.n_heads = n_heads
+        self.query = nn.Linear(hidden_size, hidden_size)
+        self.key = nn.Linear(hidden_size, hidden_size, bias=False)
+        self.value = nn.Linear(hidden_size, hidden_size)
+        self.dropout = Dropout(dropout)
+
+    def start_xavier(self) -> None:
+        """Draw the weights Xavier-uniform and set the biases to 0, where torch's own start is another."""
+        for linear in (self.query, self.key, self.value):
+            nn.init.xavier_uniform_(linear.weight)
+        nn.init.zeros_(self.query.bias)
+        nn.init.zeros_(self.value.bias)
+
+    def forward(self, queries: Tensor, z: Tensor, visible: Tensor) -> Tensor:
+        """Attend from `queries` [B, Q, d] to z [B, L, d] where `visible`, bool [B, Q or 1, L], is true: [B, Q, d]."""
+        rows, width, heads = len(z), z.shape[2], self.n_heads
+        query = self.query(queries).view(rows, -1, heads, width // heads)
+        query = torch.einsum("bqhe,hed->bhqd", query, self.key.weight.view(heads, -1, width))
+        logits = torch.einsum("bhqd,bld->bhql", query, z) * width**-0.5
+        # Finite, so that a row in which nothing is visible gives a number.
+        logits = logits.masked_fill(~visible[:, None], torch.finfo(logits.dtype).min)
+        weights = self.dropout(logits.softmax(dim=-1))
+        mixed = torch.einsum("bhql,bld->bhqd", weights, z)
+        values = torch.einsum("bhqd,hed->bqhe", mixed, self.value.weight.view(heads, -1, width)).flatten(2)
+        # Dropout changes the sum of the weights, and with it the share of the bias.
+        shares = weights.sum(dim=-1).transpose(1, 2).repeat_interleave(width // heads, dim=-1)
+        return values + shares * self.value.bias
+
+
+class HistoryBlock(nn.Module):
+    """Transformer block of DreamRec, and with `residual` that of PreferDiff.
+
+    With n = LN(z), a = n + Attn(n, z), g = LN(a) and F(g) = LN(g + FFN(g)), its output is LN(F(g)). With `residual`
+    z is added to a, and a to F(g).
+    """
+
+    def __init__(
+        self, hidden_size: int, n_heads: int, hidden_dropout: float, attn_dropout: float, residual: bool
+    ) -> None:
+        super().__init__()
+        self.residual = residual
+        self.attention_norm = nn.LayerNorm(hidden_size)
+        self.attention = HistoryAttention(hidden_size, n_heads, attn_dropout)
+        self.feed_forward_norm = nn.LayerNorm(hidden_size)
+        self.expand = nn.Linear(hidden_size, hidden_size)
+        self.contract = nn.Linear(hidden_size, hidden_size)
+        self.inner_norm = nn.LayerNorm(hidden_size)
+        self.output_norm = nn.LayerNorm(hidden_size)
+        self.dropout = Dropout(hidden_dropout)
+
+    def forward(self, z: Tensor, real: Tensor, only: Tensor | None) -> Tensor:
+        """The output [B, L, d] for z [B, L, d], or that [B, 1, d] at the place `only` [B].
+
+        `real` bool [B, L] is false at padding, which is 0 and seen by none. A place sees those before it and itself.
+        """
+        z = z * real[:, :, None]
+        here, here_real, visible = z, real, real[:, None]
+        if only is None:
+            visible = visible & torch.ones(z.shape[1], z.shape[1], dtype=torch.bool, device=z.device).tril()
+        else:
+            rows = torch.arange(len(z), device=z.device)
+            here, here_real = z[rows, only][:, None], real[rows, only][:, None]
+        normed = self.attention_norm(here)
+        attended = normed + self.attention(normed, z, visible)
+        if self.residual:
+            attended = here + attended
+        inner = self.feed_forward_norm(attended)
+        inner = self.inner_norm(inner + self.dropout(self.contract(F.relu(self.expand(inner)))))
+        inner = inner * here_real[:, :, None]
+        return self.output_norm(attended + inner if self.residual else inner)
+
+
+class HistoryEncoder(nn.Module):
+    """A history as one vector: causal blocks, of which the newest place is read.
+
+    Parameters
+    ----------
+    n_layers : int
+        Number of blocks; the other parameters are those of `HistoryBlock`.
+    """
+
+    def __init__(self, n_layers: int, **block: Any) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(HistoryBlock(**block) for _ in range(n_layers))
+
+    def forward(self, z: Tensor, real: Tensor, newest: Tensor) -> Tensor:
+        """Encode z [B, L, d], right-padded where `real` bool [B, L] is false, at the place `newest` [B]: [B, d]."""
+        last = len(self.blocks) - 1
+        for index, block in enumerate(self.blocks):
+            z = block(z, real, newest if index == last else None)
+        return z[:, 0]

@@ -112,3 +112,17 @@ class _PiecewiseCrossEntropy(torch.autograd.Function):
 def _scores(x: Tensor, weight: Tensor, bias: Tensor | None, part: slice) -> Tensor:
     scores = weight[part] @ x.T
     return scores if bias is None else scores.add_(bias[part, None])
+
+
+DISTANCES = ("l2", "l1", "huber", "cosine")
+
+
+def distances(x: Tensor, y: Tensor, distance: str) -> Tensor:
+    """Distance [...] of x and y [..., d] by one of `DISTANCES`.
+
+    The mean over d of squared, absolute or Huber's differences (squared up to 1), or (1 - cosine)².
+    """
+    if distance == "cosine":
+        return (1 - F.cosine_similarity(x, y, dim=-1)).square()
+    loss = {"l2": F.mse_loss, "l1": F.l1_loss, "huber": F.smooth_l1_loss}[distance]
+    return loss(x, y, reduction="none").mean(dim=-1)

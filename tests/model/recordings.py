@@ -12,16 +12,16 @@ import torch
 GOLDEN = Path(__file__).parents[1] / "golden"
 
 
-def parametrize(metafunc: pytest.Metafunc, mark: str) -> None:
+def parametrize(metafunc: pytest.Metafunc, mark: str, fixture: str = "recording") -> None:
     """Run a test for each recording that holds the key `mark`: those of --golden=PATH, a file or folder, or of ours."""
-    if "recording" not in metafunc.fixturenames:
+    if fixture not in metafunc.fixturenames:
         return
     given = Path(metafunc.config.getoption("--golden") or GOLDEN).resolve()
     paths = [given] if given.is_file() else sorted(given.glob("*.npz"))
     if not paths:
         raise pytest.UsageError(f"--golden={given}: neither a recording nor a folder of recordings, NAME.npz")
     chosen = [path for path in paths if mark in np.load(path)]
-    metafunc.parametrize("recording", chosen, ids=lambda path: path.stem, indirect=True, scope="module")
+    metafunc.parametrize(fixture, chosen, ids=lambda path: path.stem, indirect=True, scope="module")
 
 
 def close(actual: Any, recorded: Any, tolerance: float) -> None:
@@ -87,3 +87,33 @@ class Numbers:
         """Compare with what was recorded under a key, if it was."""
         if key in self.data:
             close(actual, self.data[key], tolerance)
+
+
+class DoubleFirst:
+    """A recording of which a value is looked up among those in double, and else among the others.
+
+    Parameters
+    ----------
+    path : Path
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.data: dict[str, np.ndarray] = dict(np.load(path))
+        self.size = {
+            key.removeprefix("config/"): value[()] for key, value in self.data.items() if key.startswith("config/")
+        }
+
+    def __contains__(self, key: str) -> bool:
+        return key in self.data
+
+    def tensor(self, key: str) -> torch.Tensor:
+        """What was handed in or drawn, in double where it is not whole."""
+        value = torch.tensor(self.data[key])
+        return value.double() if value.is_floating_point() else value
+
+    def compare(self, actual: Any, key: str, tolerance: float, single: float | None = None) -> None:
+        """Compare with the value in double, or with the one in float32 within `single`; skip what is not recorded."""
+        if f"float64/{key}" in self.data:
+            close(actual, self.data[f"float64/{key}"], tolerance)
+        elif key in self.data:
+            close(actual, self.data[key], tolerance if single is None else single)

@@ -16,9 +16,18 @@ from recbole_diffusion.model import layers
 from recbole_diffusion.model.base import DiffusionRecommender
 from recbole_diffusion.model.diffrec import DiffRec
 from recbole_diffusion.model.diffurec import DiffuRec
+from recbole_diffusion.model.dreamrec import DreamRec
+from recbole_diffusion.model.preferdiff import PreferDiff
 
-MODELS = [DiffuRec, DiffRec]
-NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attn_dropout_prob": 0.0, "embedding_dropout_prob": 0.0}
+MODELS = [DiffuRec, DiffRec, DreamRec, PreferDiff]
+# Those whose loss is a mean of losses of rows.
+BY_ROW = [model for model in MODELS if model is not PreferDiff]
+NO_DROPOUT = {
+    "hidden_dropout_prob": 0.0,
+    "attn_dropout_prob": 0.0,
+    "embedding_dropout_prob": 0.0,
+    "guidance_drop": 0.0,
+}
 
 
 class SameNoise(Noise):
@@ -36,8 +45,9 @@ class SameNoise(Noise):
 
 def make(cls: type[DiffusionRecommender], **changes: Any) -> DiffusionRecommender:
     torch.manual_seed(0)
-    noisy = {"initializer_range": 0.5, **({"noise_scale": 0.3} if cls is DiffuRec else {})}
-    return cls(settings(cls.__name__, **{**NO_DROPOUT, **noisy, **changes}), Catalogue(40))
+    noisy = {"initializer_range": 0.5, "inference_steps": 1, **({"noise_scale": 0.3} if cls is DiffuRec else {})}
+    parents = tuple(base.__name__ for base in reversed(cls.__mro__[1:]) if base in MODELS)
+    return cls(settings(cls.__name__, parents=parents, **{**NO_DROPOUT, **noisy, **changes}), Catalogue(40))
 
 
 def random_batch(rows: int = 30, longest: int = 9) -> dict[str, torch.Tensor]:
@@ -51,7 +61,9 @@ def pick(interaction: dict[str, torch.Tensor], rows: Any) -> dict[str, torch.Ten
     return {key: value[rows] for key, value in interaction.items()}
 
 
-@pytest.mark.parametrize(("cls", "changes"), [(DiffuRec, {}), (DiffuRec, {"attention_mask": "counted"}), (DiffRec, {})])
+@pytest.mark.parametrize(
+    ("cls", "changes"), [*((model, {}) for model in MODELS), (DiffuRec, {"attention_mask": "counted"})]
+)
 @pytest.mark.parametrize("steps", [1, 5, 16])
 @torch.no_grad()
 def test_scores_do_not_depend_on_the_batch(
@@ -84,7 +96,7 @@ def test_scores_depend_on_seed_and_history(cls: type[DiffusionRecommender]) -> N
 @torch.no_grad()
 def test_ddim_with_full_noise_is_ddpm(cls: type[DiffusionRecommender]) -> None:
     interaction = random_batch()
-    ddpm = make(cls, inference_steps=5).eval().full_sort_predict(interaction)[:, 1:]
+    ddpm = make(cls, inference_steps=5, reverse_sampler="ddpm").eval().full_sort_predict(interaction)[:, 1:]
     full = make(cls, inference_steps=5, reverse_sampler="ddim", ddim_eta=1.0).eval()
     torch.testing.assert_close(full.full_sort_predict(interaction)[:, 1:], ddpm, atol=1e-4, rtol=0)
     calm = make(cls, inference_steps=5, reverse_sampler="ddim").eval()
@@ -115,7 +127,7 @@ def test_predict_agrees_with_full_ranking_and_denoises_each_history_once(cls: ty
     torch.testing.assert_close(scores, expected[torch.arange(120), repeated["item_id"]], atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("cls", MODELS)
+@pytest.mark.parametrize("cls", BY_ROW)
 @pytest.mark.parametrize("loss_type", ["CE", "BPR"])
 def test_padding_changes_neither_loss_nor_gradient(cls: type[DiffusionRecommender], loss_type: str) -> None:
     """Rows of one length without a mask, and the plain padded form with one, in float64."""
@@ -267,7 +279,7 @@ def test_switched_off_nothing_but_the_history_enters(
     def refuse(*_: Any) -> None:
         raise AssertionError("the step was encoded")
 
-    for module in (layers, sys.modules[cls.__module__]):
+    for module in {layers, *(sys.modules[base.__module__] for base in cls.__mro__)}:
         monkeypatch.setattr(module, "step_angles", refuse, raising=False)
     model = make(cls, diffusion=False, inference_steps=4)
     read: list[torch.Tensor] = []
@@ -289,7 +301,7 @@ def test_switched_off_nothing_but_the_history_enters(
     assert torch.equal(*seeds)
 
 
-@pytest.mark.parametrize("cls", MODELS)
+@pytest.mark.parametrize("cls", BY_ROW)
 def test_each_row_counts_by_the_weight_of_its_step(
     cls: type[DiffusionRecommender], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -309,7 +321,7 @@ def test_each_row_counts_by_the_weight_of_its_step(
 def test_the_network_is_given_the_original_steps_of_a_sub_chain(
     cls: type[DiffusionRecommender], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = make(cls, inference_steps=3).eval()
+    model = make(cls, inference_steps=3, guidance_scale=0.0).eval()
     given: list[list[int]] = []
     denoise = model.denoise
 
