@@ -337,7 +337,7 @@ def test_published_settings_are_whole_on_any_dataset() -> None:
     assert {key: config[key] for key in wanted} == wanted
     left_to_choose = table_of(config.model_class).keys() - wanted.keys()
     assert left_to_choose == {
-        *("compile", "diffusion", "ddim_eta", "prediction_type", "inference_seeds"),
+        *("compile", "consistency_weight", "diffusion", "ddim_eta", "prediction_type", "inference_seeds"),
         *("guidance_drop", "guidance_scale", "similarity", "similarity_temperature"),
     }
 
