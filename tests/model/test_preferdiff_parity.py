@@ -72,7 +72,9 @@ class Recording(DoubleFirst):
             "negatives": int(size["neg_samples"]) if str(size["sample_func"]) == "random" else None,
         }
         items = len(self.data["weights/item_embeddings.weight"])
-        model = PreferDiff(settings("PreferDiff", parents=("DreamRec",), **{**values, **changes}), Catalogue(items)).double()
+        model = PreferDiff(
+            settings("PreferDiff", parents=("DreamRec",), **{**values, **changes}), Catalogue(items)
+        ).double()
         weights = {name: self.tensor(key) for name, key in self.weight_names().items()}
         loaded = {name: weights[name].view(value.shape) for name, value in model.named_parameters()}
         model.load_state_dict(loaded, strict=False)
