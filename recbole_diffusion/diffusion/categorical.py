@@ -16,14 +16,23 @@ class CategoricalProcess(Process):
     ----------
     betas : Tensor
         [T]: the chance of each step that the state is drawn anew.
-    prior : Tensor
-        [K] probabilities of the states, of sum 1. All of it on one state makes that state a mask.
+    prior : Tensor or None
+        [K] probabilities of the states, of sum 1. All of it on one state makes that state a mask. Without it the
+        prior is the end point, which every method is given: one that training changes.
     """
 
-    def __init__(self, betas: Tensor, prior: Tensor) -> None:
+    def __init__(self, betas: Tensor, prior: Tensor | None) -> None:
         self.abar = running_product(betas)
-        self.prior = prior.double()
+        self.prior = None if prior is None else prior.double()
+        self.has_end = prior is None
         self.longest_chain = len(self.abar)
+
+    def prior_of(self, end: Tensor | None) -> Tensor:
+        """The prior [K]: the process's own, or the end point."""
+        prior = self.prior if end is None else end
+        if prior is None:
+            raise ValueError("a process without a prior of its own needs one, as 'end'")
+        return prior
 
     def noise_like(self, x_0: Tensor, noise: Noise) -> Tensor:
         """Uniform numbers [..., 2] for ids x_0 [...]: whether it is kept, and what is drawn."""
@@ -32,12 +41,12 @@ class CategoricalProcess(Process):
     def sample(self, x_0: Tensor, timestep: Tensor, noise: Tensor, end: Tensor | None = None) -> Tensor:
         """x_t int64 for ids x_0 int64 [B] or [B, L], at timestep of the same shape."""
         kept = noise[..., 0] < self.abar.to(noise.device, noise.dtype)[timestep]
-        return torch.where(kept, x_0, pick(self.prior.to(noise.device), noise[..., 1].contiguous()))
+        return torch.where(kept, x_0, pick(self.prior_of(end).to(noise.device), noise[..., 1].contiguous()))
 
     def start(self, shape: Shape, noise: Noise, end: Tensor | None = None) -> Tensor:
         """Ids int64 from the prior."""
         uniform = noise.uniform("x_T", (*shape, 1))[..., 0]
-        return pick(self.prior.to(uniform.device), uniform)
+        return pick(self.prior_of(end).to(uniform.device), uniform)
 
     def posterior(self, x_0: Tensor, x_t: Tensor, timestep: int, next_timestep: int) -> Tensor:
         """Probabilities [B, K] of the state at an earlier step s, given x_t [B] and probabilities x_0 [B, K] of x_0.
@@ -46,7 +55,7 @@ class CategoricalProcess(Process):
         state or draw it from the prior, so each sum has a closed form.
         """
         abar_t, abar_s = float(self.abar[timestep]), float(self.abar[next_timestep])
-        prior = self.prior.to(x_0.device, x_0.dtype)
+        prior = self.prior_of(None).to(x_0.device, x_0.dtype)
         here = torch.nn.functional.one_hot(x_t, len(prior)).to(x_0.dtype)
         # q(x_t | x_0) for every x_0, by which each is divided; 0 for an x_0 from which x_t cannot come.
         likelihood = abar_t * here + (1 - abar_t) * prior[x_t][:, None]

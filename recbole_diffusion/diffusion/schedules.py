@@ -67,6 +67,11 @@ def _beta(steps: int) -> Tensor:
     return 1 - abar[1:] / abar[:-1]
 
 
+def _geometric(steps: int) -> Tensor:
+    sigma = 1e-3 * 1e4 ** _linspace(1e-3, 1, steps)
+    return -torch.expm1(-sigma.diff(prepend=sigma.new_zeros(1)))
+
+
 def _sqrt(steps: int) -> Tensor:
     return _from_abar(lambda u: 1 - torch.sqrt(u + 1e-4), steps)
 
@@ -94,6 +99,7 @@ _RAW: dict[str, Callable[[int], Tensor]] = {
     "cosine_clip": _cosine_clip,
     "exp": _exp,
     "beta": _beta,
+    "geometric": _geometric,
 }
 SCHEDULES = tuple(_RAW)
 
@@ -110,7 +116,8 @@ def raw_betas(name: str, steps: int) -> Tensor:
     Diffusion-LM (Li et al., 2022); `trunc_lin`, `trunc_cos` and `pw_lin` are those of the code of DiffuRec (Li et al.,
     TOIS 2023); `linear_raw` (from 1e-4 to 0.02 whatever T), `exp` and `cosine_clip` those of DreamRec (Yang et al.,
     NeurIPS 2023); with `beta` abar(i) is the (1 - i/T) quantile of the Beta(0.3, 10) law, as in the code of ADRec (Chen
-    et al., KDD 2025), and ends at 0.
+    et al., KDD 2025), and ends at 0; with `geometric` -log abar goes from 1e-3 to 10 in even steps of its logarithm, as
+    in the code of PreferGrow (NeurIPS 2025).
 
     Parameters
     ----------

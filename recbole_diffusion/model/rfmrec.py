@@ -31,6 +31,9 @@ class RFMRec(DiffusionRecommender):
     velocity is detached; x_t is not, so the second loss trains encoder and embeddings too. Inference starts from h and
     takes `inference_steps` Euler steps to the next item. Nothing is random but the training times.
 
+    A predicted velocity is at first as long as a quarter turn, the angle between unrelated vectors; in the author's code
+    it is √d long.
+
     With `diffusion: False` items are ranked by h itself, and the cross-entropy alone is trained.
 
     See `DiffusionRecommender` for the parameters.
@@ -61,7 +64,10 @@ class RFMRec(DiffusionRecommender):
         self.embedding_norm = nn.LayerNorm(d, eps=config["layer_norm_eps"])
         self.encoder = self.make_encoder(config, post_norm=True, rotary=True)
         self.step_mlp = StepMLP(d, 1000.0)
-        self.flow = nn.Sequential(nn.Linear(2 * d, 4 * d), nn.SiLU(), nn.Linear(4 * d, d), nn.LayerNorm(d))
+        norm = nn.LayerNorm(d)
+        # Else a velocity would start √d long, and steps would lead nowhere until training has shrunk it.
+        nn.init.constant_(norm.weight, math.pi / 2 / math.sqrt(d))
+        self.flow = nn.Sequential(nn.Linear(2 * d, 4 * d), nn.SiLU(), nn.Linear(4 * d, d), norm)
 
     # The process.
 

@@ -137,7 +137,7 @@ def recording(request: pytest.FixtureRequest) -> Recording:
 
 
 def test_every_schedule_is_recorded() -> None:
-    others = {"linear_raw", "cosine_clip", "exp", "beta"}  # of DreamRec and ADRec
+    others = {"linear_raw", "cosine_clip", "exp", "beta", "geometric"}  # of DreamRec, ADRec and PreferGrow
     assert {key.split("/")[0] for key in np.load(RECORDINGS / SCHEDULES_FILE)} == {*SCHEDULES} - others
 
 

@@ -100,6 +100,12 @@ def test_the_velocity_is_detached_and_x_t_is_not() -> None:
     assert expected[[4, 5]].any(dim=1).all()
 
 
+def test_the_velocity_starts_as_long_as_a_quarter_turn() -> None:
+    model = make()
+    v = model.denoise(F.normalize(torch.randn(50, 16), dim=1), torch.rand(50), None, Noise())
+    torch.testing.assert_close(v.norm(dim=1), torch.full((50,), torch.pi / 2), atol=0.02, rtol=0)
+
+
 def test_no_place_sees_a_later_item_and_each_sees_its_place() -> None:
     model = make().eval()
     said = [

@@ -1,0 +1,103 @@
+"""A discrete process that is reversed by ratios of probabilities (Lou, Meng and Ermon, 2024: "SEDD")."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .categorical import CategoricalProcess
+from .noise import Noise
+
+# Ratios that contradict each other would make some weights negative, and an item from which x_t cannot come has none.
+# Neither factor of a weight falls below this share, so that all items have an order: that of their ratios.
+_LEAST = 1e-9
+
+
+class ScoreEntropyProcess(CategoricalProcess):
+    """`CategoricalProcess` in terms of s, where exp(s_y) stands for p_t(y) / p_t(x_t); the prior is the end point.
+
+    abar_t = exp(-σ_t), where σ_t is what has been drawn anew until t. T steps stand for the times from 0 to 1.
+
+    Parameters
+    ----------
+    betas : Tensor [T]
+        With T of 2 at least.
+
+    Attributes
+    ----------
+    sigma, rate : Tensor
+        float64 [T]: σ_t and dσ/dt, by the differences of log σ.
+
+    Raises
+    ------
+    ValueError
+        T is below 2.
+    """
+
+    def __init__(self, betas: Tensor) -> None:
+        super().__init__(betas, prior=None)
+        if len(betas) < 2:
+            raise ValueError(f"diffusion_steps must be at least 2, got {len(betas)}")
+        self.sigma = -self.abar.log()
+        (slope,) = torch.gradient(self.sigma.log(), spacing=1 / (len(betas) - 1))
+        self.rate = self.sigma * slope
+
+    def loss(self, s: Tensor, x_0: Tensor, x_t: Tensor, timestep: Tensor, prior: Tensor) -> Tensor:
+        """Score entropy [B] of s [B, K], for ids x_0 and x_t [B] at timestep [B] and a prior [K].
+
+        dσ/dt p(x_t) Σ_y [exp(s_y) - r_y s_y + r_y (log r_y - 1)] with r_y = q(y) / q(x_t) and q = q(. | x_0) at t: Lou
+        et al. (2024), equation 9, for transitions to a prior p. It is 0 where exp(s) = r, and never negative. Its
+        integral over t bounds -log p(x_0). s_y must be 0 for y = x_t, and far below 0 for y of no probability.
+        """
+        # A row whose x_t is not of the prior counts for nothing, however large its s.
+        s = s.masked_fill((prior[x_t] == 0)[:, None], 0.0)
+        abar, rate = (part.to(s.device)[timestep].to(s.dtype) for part in (self.abar, self.rate))
+        fresh = (1 - abar)[:, None] * prior
+        q_0, q_t = (self._marginal(y, x_0, abar, prior) for y in (x_0, x_t))
+        # Sums over all y of q_y s_y and of q_y log q_y: q differs from `fresh` at x_0 alone.
+        by_s = abar * s.gather(1, x_0[:, None])[:, 0] + (fresh * s).sum(dim=-1)
+        fresh_0 = fresh.gather(1, x_0[:, None])[:, 0]
+        negentropy = torch.xlogy(fresh, fresh).sum(dim=-1) - torch.xlogy(fresh_0, fresh_0) + torch.xlogy(q_0, q_0)
+        divergence = s.exp().sum(dim=-1) + (negentropy - by_s - q_t.log() - 1) / q_t
+        return rate * prior[x_t] * divergence
+
+    def probability(self, x_t: Tensor, x_0: Tensor, timestep: Tensor, prior: Tensor) -> Tensor:
+        """q(x_t | x_0) [B] at timestep [B]."""
+        return self._marginal(x_t, x_0, self.abar.to(prior.device)[timestep].to(prior.dtype), prior)
+
+    @staticmethod
+    def _marginal(y: Tensor, x_0: Tensor, abar: Tensor, prior: Tensor) -> Tensor:
+        return abar * (y == x_0) + (1 - abar) * prior[y]
+
+    def weights(self, s: Tensor, x_t: Tensor, gap: float, prior: Tensor) -> Tensor:
+        """Weights [B, K] of the states before x_t [B], by s [B, K], where σ was smaller by `gap`.
+
+        With exact ratios they are Bayes' rule up to a factor: p(y) there times the probability to come from y to x_t.
+        """
+        grown = torch.tensor(gap, dtype=torch.float64).exp().item()
+        ratio = s.softmax(dim=-1)
+        # Ratios of the earlier time: what the prior gave is taken off.
+        earlier = torch.maximum(grown * ratio + (1 - grown) * prior, _LEAST * grown * ratio)
+        comes = ((1 - 1 / grown) * prior[x_t]).clamp(min=_LEAST)[:, None].repeat(1, s.shape[1])
+        return earlier * comes.scatter_add(1, x_t[:, None], torch.full_like(comes[:, :1], 1 / grown))
+
+    def log_x_0(self, s: Tensor, x_t: Tensor, timestep: float, prior: Tensor) -> Tensor:
+        """Log-probabilities [B, K] of x_0, given x_t [B] and s [B, K] there."""
+        weights = self.weights(s, x_t, float(self.sigma[int(timestep)]), prior)
+        return (weights / weights.sum(dim=-1, keepdim=True)).log()
+
+    def step(
+        self,
+        x0_hat: Tensor,
+        x_t: Tensor,
+        timestep: float,
+        next_timestep: float | None,
+        noise: Noise,
+        end: Tensor | None = None,
+    ) -> Tensor:
+        """Ids int64 [B] by `weights`, where s takes the place of x0_hat; the last step gives `log_x_0`."""
+        prior = self.prior_of(end).to(x0_hat)
+        if next_timestep is None:
+            return self.log_x_0(x0_hat, x_t, timestep, prior)
+        gap = float(self.sigma[int(timestep)] - self.sigma[int(next_timestep)])
+        return noise.choice("reverse", self.weights(x0_hat, x_t, gap, prior), tuple(x_t.shape))
