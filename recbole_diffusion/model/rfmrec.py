@@ -31,8 +31,8 @@ class RFMRec(DiffusionRecommender):
     velocity is detached; x_t is not, so the second loss trains encoder and embeddings too. Inference starts from h and
     takes `inference_steps` Euler steps to the next item. Nothing is random but the training times.
 
-    A predicted velocity is at first as long as a quarter turn, the angle between unrelated vectors; in the author's code
-    it is √d long.
+    A predicted velocity is at first as long as a quarter turn, the angle between unrelated vectors; in the author's
+    code it is √d long.
 
     With `diffusion: False` items are ranked by h itself, and the cross-entropy alone is trained.
 

@@ -30,6 +30,8 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "ADRec": ("", {"noise_scale": 2.0}),
     "BBDRec": ("", {"noise_scale": 2.0}),
     "FMRec": ("", {"noise_scale": 2.0, "inference_steps": 3}),
+    "PreferGrow": ("", {"guidance_scale": 5.0}),
+    "RFMRec": ("", {"inference_steps": 1}),
 }
 SMALL = {
     "user_inter_num_interval": "[0,30]",
