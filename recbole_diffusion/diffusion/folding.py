@@ -31,7 +31,7 @@ class FoldedChain(NamedTuple):
 def fold(weight: Tensor, offsets: Tensor, coefficients: ChainCoefficients) -> FoldedChain:
     """Fold the chain x ← a x0_hat + b x + s ε, where x0_hat = weight x + g + offset_k at its k-th step.
 
-    Costs a product of two d × d matrices a step, so it pays where a batch has more rows than d.
+    Costs a product of two d × d matrices a step, in double, so it pays where d is not thousands.
 
     Parameters
     ----------
@@ -42,13 +42,16 @@ def fold(weight: Tensor, offsets: Tensor, coefficients: ChainCoefficients) -> Fo
     coefficients : ChainCoefficients
         Those of the chain, see `chain_coefficients`.
     """
+    like = weight
+    # In double: the product of hundreds of steps would gather rounding.
+    weight, offsets = weight.double(), offsets.double()
     behind = torch.eye(len(weight), dtype=weight.dtype, device=weight.device)
     shift, offset = torch.zeros_like(weight), torch.zeros_like(offsets[0])
     noise: list[Tensor | None] = []
     # From the last step to the first: `behind` is the product of the maps of the steps behind this one.
     for a, b, s, added in reversed(list(zip(*(c.tolist() for c in coefficients), offsets, strict=True))):
-        noise.append(s * behind if s > 0 else None)
+        noise.append((s * behind).to(like) if s > 0 else None)
         shift = shift + a * behind
         offset = offset + a * (behind @ added)
         behind = b * behind + a * (behind @ weight)
-    return FoldedChain(behind, shift, offset, noise[::-1])
+    return FoldedChain(behind.to(like), shift.to(like), offset.to(like), noise[::-1])

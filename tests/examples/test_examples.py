@@ -32,6 +32,8 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "FMRec": ("", {"noise_scale": 2.0, "inference_steps": 3}),
     "PreferGrow": ("", {"guidance_scale": 5.0}),
     "RFMRec": ("", {"inference_steps": 1}),
+    "DreamRec": ("", {"guidance_scale": 0.5}),
+    "PreferDiff": ("", {"guidance_scale": 6.0, "ddim_stride": 100}),
 }
 SMALL = {
     "user_inter_num_interval": "[0,30]",
