@@ -16,10 +16,12 @@ import torch
 from recordings import DoubleFirst, close, parametrize
 from stand_in import Catalogue, settings
 
+from recbole_diffusion.diffusion import samplers
 from recbole_diffusion.diffusion.noise import GivenNoise
 from recbole_diffusion.diffusion.process import GaussianProcess
 from recbole_diffusion.diffusion.samplers import chain_coefficients
 from recbole_diffusion.diffusion.schedules import raw_betas
+from recbole_diffusion.model import dreamrec
 from recbole_diffusion.model.dreamrec import DreamRec
 from recbole_diffusion.model.preferdiff import strided_steps
 
@@ -75,6 +77,7 @@ class Recording(DoubleFirst):
         weights["item_embedding.weight"] = weights["item_embedding.weight"][self.table]
         loaded = {name: weights[name].view(value.shape) for name, value in model.named_parameters()}
         model.load_state_dict(loaded, strict=False)
+        use_recorded_marginals(self, model.process)
         return model.eval()
 
     @staticmethod
@@ -183,10 +186,16 @@ def test_schedules_and_every_coefficient(schedules: dict[str, np.ndarray], sched
     assert exact >= 7
 
 
+def compare_schedule(recording: DoubleFirst, name: str, value: torch.Tensor, process: GaussianProcess) -> None:
+    """In float32 1 - abar has 24 bits after the point, and what is divided by it has no more digits than it."""
+    lost = 2.0**-23 / (1 - process.abar[: len(value)].numpy()).min() if name.startswith("posterior") else 0.0
+    recording.compare(value, f"schedule/{name}", 1e-12, max(1e-6, lost) * max(1.0, float(value.max())))
+
+
 def test_recorded_schedule(recording: Recording) -> None:
     process = recording.model().process
     for name, value in coefficients(process):
-        recording.compare(value, f"schedule/{name}", 1e-12, 1e-6)
+        compare_schedule(recording, name, value, process)
 
 
 def test_condition_x_t_output_loss_and_gradients(recording: Recording) -> None:
@@ -239,12 +248,36 @@ def test_an_empty_history(recording: Recording) -> None:
     recording.compare(read[0][0], "forward/condition_of_empty_history", 1e-5)
 
 
+def use_recorded_marginals(recording: DoubleFirst, process: GaussianProcess) -> None:
+    """Noise as a run did that was recorded in float32 alone: by its own coefficients."""
+    names = [f"schedule/{name}" for name in ("sqrt_alphas_cumprod", "sqrt_one_minus_alphas_cumprod")]
+    if "float64/forward/x_t" not in recording and all(name in recording for name in names):
+        marginal = torch.stack([recording.tensor(name) for name in names])
+        process._marginal_copies[torch.device("cpu"), torch.float64] = marginal
+
+
+def use_recorded_steps(recording: DoubleFirst, at: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Step as a chain does that was recorded in float32 alone: by its own coefficients.
+
+    There 1 - abar has lost digits: the first c1 of `linear` is 0.999834, where it is 1.
+    """
+    if f"float64/{at}/x" in recording or "schedule/posterior_variance" not in recording:
+        return
+    names = ("posterior_mean_coef1", "posterior_mean_coef2", "posterior_variance")
+    c1, c2, variance = (recording.tensor(f"schedule/{name}").flip(0) for name in names)
+    # The last step adds nothing, whatever is recorded as its variance.
+    spread = variance.sqrt() * (torch.arange(len(variance)) < len(variance) - 1)
+    monkeypatch.setattr(samplers, "chain_coefficients", lambda *_, **__: samplers.ChainCoefficients(c1, c2, spread))
+    monkeypatch.setattr(dreamrec, "chain_coefficients", samplers.chain_coefficients)
+
+
 @pytest.mark.parametrize("chain", ["w", "w0"])
 @torch.no_grad()
-def test_reverse_chain_and_scores(recording: Recording, chain: str) -> None:
+def test_reverse_chain_and_scores(recording: Recording, chain: str, monkeypatch: pytest.MonkeyPatch) -> None:
     at = f"reverse/{chain}"
     if f"{at}/x_T" not in recording:
         pytest.skip("no such chain is recorded")
+    use_recorded_steps(recording, at, monkeypatch)
     scale = float(recording.data[f"{at}/guidance"])
     model, noise = recording.model(guidance_scale=scale), recording.reverse_noise(chain)
     steps = model.sample(model.history(recording.interaction), noise).steps

@@ -13,7 +13,14 @@ import pytest
 import torch
 from recordings import DoubleFirst, close, parametrize
 from stand_in import Catalogue, settings
-from test_dreamrec_parity import SCHEDULES, coefficients, ddim_coefficients
+from test_dreamrec_parity import (
+    SCHEDULES,
+    coefficients,
+    compare_schedule,
+    ddim_coefficients,
+    use_recorded_marginals,
+    use_recorded_steps,
+)
 
 from recbole_diffusion.diffusion.noise import GivenNoise
 from recbole_diffusion.model.base import TrainingStep
@@ -78,6 +85,7 @@ class Recording(DoubleFirst):
         weights = {name: self.tensor(key) for name, key in self.weight_names().items()}
         loaded = {name: weights[name].view(value.shape) for name, value in model.named_parameters()}
         model.load_state_dict(loaded, strict=False)
+        use_recorded_marginals(self, model.process)
         return model.eval()
 
     def weight_names(self) -> dict[str, str]:
@@ -152,7 +160,7 @@ def test_recorded_schedule(recording: Recording) -> None:
     process = recording.model().process
     values = [*coefficients(process), *ddim_coefficients(process, int(recording.size["ddim_step"]))]
     for name, value in values:
-        recording.compare(value, f"schedule/{name}", 1e-12, 1e-6)
+        compare_schedule(recording, name, value, process)
 
 
 def test_condition_x_t_outputs_losses_and_gradients(recording: Recording) -> None:
@@ -220,13 +228,14 @@ def test_other_losses(recording: Recording, name: str) -> None:
 
 @pytest.mark.parametrize("chain", CHAINS)
 @torch.no_grad()
-def test_reverse_chain_and_scores(recording: Recording, chain: str) -> None:
+def test_reverse_chain_and_scores(recording: Recording, chain: str, monkeypatch: pytest.MonkeyPatch) -> None:
     at = f"reverse/{chain}"
     if f"{at}/x_T" not in recording:
         pytest.skip("no such chain is recorded")
     changes: dict[str, Any] = {"guidance_scale": float(recording.data[f"{at}/guidance"])}
     if chain.startswith("ddpm"):
         changes |= {"reverse_sampler": "ddpm", "ddim_stride": None}
+        use_recorded_steps(recording, at, monkeypatch)
     model, noise = recording.model(**changes), recording.reverse_noise(chain)
     given: list[int] = []
     denoise = model.denoise
