@@ -114,7 +114,8 @@ def test_mistakes_in_a_model_file(model_file: Path, name: str, message: str) -> 
 
 def test_properties_of_a_model_of_ours() -> None:
     files = property_files(find_model("DiffuRec"), "ml-100k")
-    assert files[:2] == [PROPERTIES / "overall.yaml", PROPERTIES / "model" / "DiffuRec.yaml"]
+    lineage = ["DiffusionRecommender.yaml", "GaussianRecommender.yaml", "DiffuRec.yaml"]
+    assert files[:4] == [PROPERTIES / "overall.yaml", *(PROPERTIES / "model" / name for name in lineage)]
     assert all(file.is_file() for file in files)
 
 
