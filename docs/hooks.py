@@ -22,9 +22,12 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Put tables of settings where a page asks for them."""
-    lines = []
-    for line in markdown.splitlines():
+    """Put tables of settings where a page asks for them, and lead links to where things are on the site."""
+    lines: list[str] = []
+    # In the repository the pages of results and the property files lie beside the folder of pages.
+    for line in markdown.replace("](../results/", "](results/").splitlines():
+        if line.startswith("[`properties/"):
+            continue
         if line.startswith(MARK):
             lines += table(ROOT / "properties" / line.removeprefix(MARK).removesuffix(" -->"))
         else:

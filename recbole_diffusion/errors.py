@@ -30,6 +30,10 @@ class SettingError(UserError):
         self.key, self.value, self.wanted = key, value, wanted or f"must {must}"
 
 
+class ModelError(UserError, NotImplementedError):
+    """A mistake in the file of a model: a method that is missing, or that gives something else than it must."""
+
+
 def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
     """The known name that is most like `name`, whatever the case; None where none is like it."""
     by_lower = {candidate.lower(): candidate for candidate in known}

@@ -26,8 +26,10 @@ COMMANDS = {
 
 
 def blocks(page: Path, language: str) -> list[str]:
+    """The blocks of a language, without the indentation of their fence."""
     text = page.read_text(encoding="utf-8")
-    return [re.sub(r"^    ", "", found, flags=re.M) for found in re.findall(rf"```{language}\n(.*?)```", text, re.S)]
+    found = re.findall(rf"^( *)```{language}\n(.*?)^ *```", text, re.S | re.M)
+    return [re.sub(rf"^{indent}", "", block, flags=re.M) for indent, block in found]
 
 
 def commands(page: Path) -> list[list[str]]:
@@ -40,8 +42,7 @@ def commands(page: Path) -> list[list[str]]:
 @pytest.mark.parametrize("page", PAGES, ids=IDS)
 def test_every_link_within_the_project_leads_somewhere(page: Path) -> None:
     for target in LINK.findall(page.read_text(encoding="utf-8")):
-        # The pages of results are laid beside the others when the site is built.
-        assert (page.parent / target).exists() or (ROOT / target).exists(), target
+        assert (page.parent / target).exists(), target
 
 
 @pytest.mark.parametrize("page", PAGES, ids=IDS)
@@ -65,11 +66,19 @@ def test_the_readme_reaches_its_links_within_two_screens() -> None:
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page.name in ("index.md", "recbole-scripts.md")])
 def test_the_examples_in_python_run(page: Path) -> None:
-    examples = [block for block in blocks(page, "python") if "--8<--" not in block]
+    examples = blocks(page, "python")
     assert examples
     for example in examples:
         quiet = example.replace('"epochs": 1', '"epochs": 1, "log_dir": None, "tensorboard_dir": None')
         exec(compile(quiet, str(page), "exec"), {})
+
+
+@pytest.mark.parametrize("language", ["python", "yaml"])
+def test_the_worked_examples_are_those_that_are_tested(language: str) -> None:
+    ending = {"python": ".py", "yaml": ".yaml"}[language]
+    files = {file.read_text(encoding="utf-8") for file in (ROOT / "tests" / "examples").glob(f"*{ending}")}
+    shown = blocks(ROOT / "docs" / "adding-a-model.md", language)
+    assert len(shown) == 4 and set(shown) <= files
 
 
 def test_the_example_of_recommending_runs() -> None:

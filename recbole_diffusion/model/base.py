@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -18,10 +19,12 @@ from ..diffusion.noise import FreshNoise, HashedNoise, Noise, Shape
 from ..diffusion.process import NoProcess, Process
 from ..diffusion.samplers import Denoise, ReverseStep, ancestral
 from ..diffusion.timesteps import OneStep, StepSampler
-from ..errors import SettingError
+from ..errors import ModelError, SettingError
 from .layers import ACTIVATIONS, Encoder
 from .losses import catalogue_cross_entropy
 from .similarity import SIMILARITIES, item_queries, item_vectors
+
+_logger = logging.getLogger(__name__)
 
 
 class History(NamedTuple):
@@ -193,6 +196,10 @@ class DiffusionRecommender(SequentialRecommender):
         self.similarity_temperature: float = config["similarity_temperature"]
         self.guidance_drop: float = config["guidance_drop"]
         self.guidance_scale: float = config["guidance_scale"]
+        if self.guidance_scale and not self.guidance_drop:
+            _logger.warning(
+                "guidance_scale=%g moves away from a placeholder that guidance_drop=0 never trains", self.guidance_scale
+            )
         self.inference_seeds: int = config["inference_seeds"]
         self.use_diffusion: bool = config["diffusion"]
         process = self.make_process(config)
@@ -214,7 +221,7 @@ class DiffusionRecommender(SequentialRecommender):
 
     def make_process(self, config: Any) -> Process:
         """The process that the settings describe."""
-        raise NotImplementedError(f"{type(self).__name__} needs a method 'make_process(config)'")
+        raise ModelError(f"{type(self).__name__} needs a method 'make_process(config)'")
 
     def no_process(self, process: Process) -> Process:
         """What takes the place of `process` with `diffusion: False`."""
@@ -222,11 +229,11 @@ class DiffusionRecommender(SequentialRecommender):
 
     def make_step_sampler(self, config: Any) -> StepSampler:
         """How training draws its timesteps."""
-        raise NotImplementedError(f"{type(self).__name__} needs a method 'make_step_sampler(config)'")
+        raise ModelError(f"{type(self).__name__} needs a method 'make_step_sampler(config)'")
 
     def x_start(self, items: Tensor, noise: Noise) -> Tensor:
         """Where the process starts for target items [...]."""
-        raise NotImplementedError(f"{type(self).__name__} needs a method 'x_start(items, noise)'")
+        raise ModelError(f"{type(self).__name__} needs a method 'x_start(items, noise)'")
 
     def seen(self, x_t: Tensor) -> Tensor:
         """What of x_t the network is given; by default all of it."""
@@ -238,7 +245,7 @@ class DiffusionRecommender(SequentialRecommender):
 
     def state_shape(self, history: History) -> Shape:
         """Shape of the state at inference."""
-        raise NotImplementedError(f"{type(self).__name__} needs a method 'state_shape(history)'")
+        raise ModelError(f"{type(self).__name__} needs a method 'state_shape(history)'")
 
     def readout(self, x: Tensor, history: History) -> Tensor:
         """What is scored of a state, one entry a row; by default all of it."""
@@ -257,18 +264,18 @@ class DiffusionRecommender(SequentialRecommender):
         -------
         Tensor [B, ...], or a tuple of such
         """
-        raise NotImplementedError(f"{type(self).__name__} needs a method 'encode(history, noise)'")
+        raise ModelError(f"{type(self).__name__} needs a method 'encode(history, noise)'")
 
     def denoise(self, x_t: Tensor, timestep: Tensor, condition: Any, noise: Noise) -> Any:
         """What the network predicts, from x_t [B, ...] at timestep [B] and the condition."""
-        raise NotImplementedError(f"{type(self).__name__} needs a method 'denoise(x_t, timestep, condition, noise)'")
+        raise ModelError(f"{type(self).__name__} needs a method 'denoise(x_t, timestep, condition, noise)'")
 
     def unconditional(self, condition: Any) -> Any:
         """The condition that says nothing, for guidance: like `condition`, or one row to be broadcast.
 
         Only a model that writes this method can be guided.
         """
-        raise NotImplementedError(f"{type(self).__name__} needs a method 'unconditional(condition)' to be guided")
+        raise ModelError(f"{type(self).__name__} needs a method 'unconditional(condition)' to be guided")
 
     def end_point(self, condition: Any, history: History) -> Tensor | None:
         """Where a bridge ends; None for a process without an end."""
@@ -276,7 +283,7 @@ class DiffusionRecommender(SequentialRecommender):
 
     def losses(self, step: TrainingStep) -> Losses:
         """The losses of a batch; by default the cross-entropy over all items, or BPR, of the prediction."""
-        raise NotImplementedError(f"{type(self).__name__} needs a method 'losses(step)'")
+        raise ModelError(f"{type(self).__name__} needs a method 'losses(step)'")
 
     def all_losses(self, step: TrainingStep) -> Losses:
         """`losses`, with what every model of the kind can add to its own."""
@@ -362,10 +369,13 @@ class DiffusionRecommender(SequentialRecommender):
         x_t = self.process.sample(x_0, timestep, noise_used, end)
         condition = self._dropped(condition, history, noise)
         output = self.denoise(self.seen(x_t), timestep, condition, noise)
+        self.check_output(output, x_0)
         x0_hat = self.to_x_0(output, x_t, timestep)
         losses = self.all_losses(
             TrainingStep(interaction, history, target, timestep, x_0, x_t, noise_used, condition, output, x0_hat, noise)
         )
+        if not isinstance(losses, Losses):
+            raise ModelError(f"{type(self).__name__}: losses must return Losses(...), got {type(losses).__name__}")
         learns_from = losses.rows if losses.learns_from is None else losses.learns_from
         self.step_sampler.update(timestep, learns_from.detach().expand(timestep.shape), history.mask)
         loss = self._mean(weight * losses.rows, history.mask)
@@ -376,7 +386,23 @@ class DiffusionRecommender(SequentialRecommender):
         if not self.guidance_drop:
             return condition
         kept = noise.uniform("guidance_drop", (len(history.length), 1))[:, 0] > self.guidance_drop
-        return choose_rows(kept, condition, self.unconditional(condition))
+        return self._or_nothing(kept, condition)
+
+    def _or_nothing(self, kept: Tensor, condition: Any) -> Any:
+        """Row by row the condition where `kept`, else `unconditional`."""
+        try:
+            return choose_rows(kept, condition, self.unconditional(condition))
+        except (ValueError, TypeError, RuntimeError) as error:
+            wanted = "a condition of the form that encode gives, or one row of it"
+            raise ModelError(f"{type(self).__name__}: unconditional must return {wanted} ({error})") from error
+
+    def check_output(self, output: Any, x_0: Tensor) -> None:
+        """Refuse what `denoise` must not give for x_0 [B, ...].
+
+        Raises
+        ------
+        ModelError
+        """
 
     @staticmethod
     def _mean(rows: Tensor, mask: Tensor | None) -> Tensor:
@@ -431,7 +457,7 @@ class DiffusionRecommender(SequentialRecommender):
         """`unconditional`, a row for each row of the condition."""
         first = condition if isinstance(condition, Tensor) else next(part for part in condition if part is not None)
         nobody = torch.zeros(len(first), dtype=torch.bool, device=first.device)
-        return choose_rows(nobody, condition, self.unconditional(condition))
+        return self._or_nothing(nobody, condition)
 
     def restored(self, history: History, noise: Noise | None = None) -> Tensor:
         """Restored x_0 as `readout` reads it, [S, B, ...]: one from `noise`, or `inference_seeds` repeatable ones."""

@@ -15,7 +15,7 @@ from ..diffusion.process import PREDICTION_TYPES, GaussianProcess, Process
 from ..diffusion.samplers import REVERSE_VARIANCES, SAMPLERS, Denoise, ReverseStep
 from ..diffusion.schedules import SCHEDULES, betas_of
 from ..diffusion.timesteps import STEP_SAMPLERS, StepSampler, make_step_sampler
-from ..errors import SettingError
+from ..errors import ModelError, SettingError
 from .base import DiffusionRecommender, History, Losses, TrainingStep
 
 
@@ -125,6 +125,11 @@ class GaussianRecommender(DiffusionRecommender):
         if self.prediction_type == "x0" or not self.use_diffusion:
             return output
         return self.process.to_x_0(output, x_t, timestep, self.prediction_type)
+
+    def check_output(self, output: Any, x_0: Tensor) -> None:
+        if isinstance(output, Tensor) and output.shape != x_0.shape:
+            shapes = f"{list(x_0.shape)}, the shape of x_t, got {list(output.shape)}"
+            raise ModelError(f"{type(self).__name__}: denoise must return {shapes}")
 
     def state_shape(self, history: History) -> Shape:
         rows, length = history.items.shape

@@ -11,12 +11,13 @@ from stand_in import Catalogue, batch, settings
 
 from recbole_diffusion.diffusion.noise import GivenNoise, Noise
 from recbole_diffusion.diffusion.process import sub_chain
-from recbole_diffusion.errors import SettingError
+from recbole_diffusion.errors import ModelError, SettingError
 from recbole_diffusion.model import layers
-from recbole_diffusion.model.base import DiffusionRecommender
+from recbole_diffusion.model.base import DiffusionRecommender, History, Losses, TrainingStep
 from recbole_diffusion.model.diffrec import DiffRec
 from recbole_diffusion.model.diffurec import DiffuRec
 from recbole_diffusion.model.dreamrec import DreamRec
+from recbole_diffusion.model.gaussian import GaussianRecommender
 from recbole_diffusion.model.preferdiff import PreferDiff
 
 MODELS = [DiffuRec, DiffRec, DreamRec, PreferDiff]
@@ -377,3 +378,49 @@ def test_compiling_without_a_compiler_is_one_line(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.raises(SettingError, match="compile must be False where no C\\+\\+ compiler"):
         make(DiffuRec, compile=True)
+
+
+class Own(GaussianRecommender):
+    """A model of a user's, with a mistake."""
+
+    def __init__(self, config: Any, dataset: Any, mistake: str) -> None:
+        self.mistake = mistake
+        super().__init__(config, dataset)
+
+    def encode(self, history: History, noise: Noise) -> torch.Tensor:
+        return self.item_embedding(history.items[:, 0])
+
+    def unconditional(self, condition: torch.Tensor) -> Any:
+        return (condition,) if self.mistake == "unconditional" else torch.zeros(16)
+
+    def denoise(self, x_t: torch.Tensor, timestep: torch.Tensor, condition: torch.Tensor, noise: Noise) -> Any:
+        return condition[:, :8] if self.mistake == "denoise" else condition
+
+    def losses(self, step: TrainingStep) -> Any:
+        rows = (step.x0_hat - step.x_0).square().mean(dim=-1)
+        return rows if self.mistake == "losses" else Losses(rows)
+
+
+@pytest.mark.parametrize(
+    ("mistake", "message"),
+    [
+        ("denoise", r"Own: denoise must return \[30, 16\], the shape of x_t, got \[30, 8\]"),
+        ("losses", r"Own: losses must return Losses\(...\), got Tensor"),
+        ("unconditional", "Own: unconditional must return a condition of the form that encode gives"),
+    ],
+)
+def test_a_mistake_in_a_model_is_one_line_that_names_the_method(mistake: str, message: str) -> None:
+    config = settings("GaussianRecommender", guidance_drop=0.5, guidance_scale=1.0)
+    model = Own(config, Catalogue(40), "none")
+    assert model.calculate_loss(random_batch()).isfinite()
+    model.mistake = mistake
+    with pytest.raises(ModelError, match=message):
+        model.calculate_loss(random_batch())
+
+
+def test_guidance_from_what_is_never_trained_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    for changes in ({}, {"guidance_scale": 1.0, "guidance_drop": 0.1}):
+        Own(settings("GaussianRecommender", **changes), Catalogue(40), "none")
+        assert not caplog.text
+    Own(settings("GaussianRecommender", guidance_scale=1.0), Catalogue(40), "none")
+    assert "guidance_scale=1 moves away from a placeholder that guidance_drop=0 never trains" in caplog.text
