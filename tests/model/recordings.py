@@ -21,6 +21,8 @@ def parametrize(metafunc: pytest.Metafunc, mark: str, fixture: str = "recording"
     if not paths:
         raise pytest.UsageError(f"--golden={given}: neither a recording nor a folder of recordings, NAME.npz")
     chosen = [path for path in paths if mark in np.load(path)]
+    if not chosen and given == GOLDEN:
+        raise pytest.UsageError(f"{GOLDEN} has no recording with the key {mark}, and a test would check nothing")
     metafunc.parametrize(fixture, chosen, ids=lambda path: path.stem, indirect=True, scope="module")
 
 

@@ -30,7 +30,7 @@ SCHEDULES = {"linear": "linear_raw", "exp": "exp", "cosine": "cosine_clip", "sqr
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     parametrize(metafunc, "config/diffuser")
-    parametrize(metafunc, "linear/10/betas", "schedules")
+    parametrize(metafunc, "at/10", "schedules")
 
 
 def ours(items: np.ndarray, padding: int) -> torch.Tensor:
