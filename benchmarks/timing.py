@@ -158,7 +158,7 @@ def some_users(config: Any, loader: Any, users: int | None) -> Any:
     if users is None or users >= len(dataset):
         return loader
     rows = np.concatenate([batches[number] for number in spread(len(batches), ceil(users / loader.step))])
-    return FullSortEvalDataLoader(config, dataset.copy(dataset.inter_feat[rows]), loader._sampler)
+    return type(loader)(config, dataset.copy(dataset.inter_feat[rows]), loader._sampler)
 
 
 def time_evaluation(trainer: Any, loader: Any) -> float:

@@ -17,7 +17,7 @@ from ..errors import SettingError, UserError, nearest, suggestion
 from ..host.parsing import parse, read_yaml, typed
 from ..host.registry import PROPERTIES, find_model, our_models, recbole_models
 from ..host.settings import MERGED, DiffusionConfig, load_config, merge
-from ..host.table import COMPUTED, GENERAL, rename
+from ..host.table import COMPUTED, GENERAL, rename, with_protocol
 
 # The settings of a comparison itself, and their defaults.
 OWN: dict[str, Setting] = {
@@ -386,6 +386,13 @@ def first_difference(
     return next((key for key in keys if there.get(key) != here.get(key)), None)
 
 
+def comparable(there: Mapping[str, Any], here: Mapping[str, Any]) -> dict[str, Any]:
+    """A saved configuration as it counts against one of today: a run with both rankings has that with the history."""
+    there = with_protocol(there)
+    has_it = (there["history_in_ranking"], here["history_in_ranking"]) == ("both", "in")
+    return {**there, "history_in_ranking": "in"} if has_it else there
+
+
 def check_same(run: Run, before: Mapping[str, Any], where: str, otherwise: str) -> None:
     """Refuse a run that was done with other settings than the plan's.
 
@@ -408,7 +415,8 @@ def check_same(run: Run, before: Mapping[str, Any], where: str, otherwise: str) 
     # The run may be older than the name of a setting.
     model = find_model(run.variant.model)
     there, given = (rename(before.get(part, {}), model, here)[0] for part in ("config", "settings"))
-    key = first_difference(there or here, here, (*run.variant.settings, *given))
+    there = comparable(there or here, here)
+    key = first_difference(there, here, (*run.variant.settings, *given))
     if key is not None:
         name, was, now = run.variant.name, there.get(key), here.get(key)
         raise UserError(f"{where}: {name} was run with {key}={was!r} there, not {now!r}; set it so, or {otherwise}")

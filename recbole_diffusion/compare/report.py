@@ -14,6 +14,7 @@ import pandas as pd
 from tabulate import tabulate
 
 from ..common.files import write_json, write_text
+from ..evaluation.protocols import TITLES, protocols
 from ..evaluation.ranks import HEAD, K
 from ..evaluation.statistics import LEVEL, RESAMPLES
 from .plan import Plan
@@ -147,6 +148,24 @@ def _how_measured(results: Mapping[str, Any]) -> str:
     )
 
 
+def _rankings(results: Mapping[str, Any]) -> list[tuple[str, str, Mapping[str, Any]]]:
+    """The rankings that are reported: what is added to headings and to names of files, and its results."""
+    main, *others = protocols(results["history_in_ranking"])
+    # As long as there is one ranking, the head of the report says which.
+    title = f": {TITLES[main]}" if others else ""
+    return [(title, "", results), *((f": {TITLES[o]}", f"-history-{o}", results[f"history_{o}"]) for o in others)]
+
+
+RANKED = {
+    "in": "rank all items, those of the user's own history too",
+    "out": "rank all items but those of the user's own history; a target that is in it stays",
+    "both": (
+        "rank all items, once with those of the user's own history and, from the same scores, once without them; a"
+        " target that is in it stays. Training stops by the ranking with them"
+    ),
+}
+
+
 def to_markdown(results: Mapping[str, Any], plots: Mapping[str, Path]) -> str:
     """The report."""
     seeds = ", ".join(map(str, results["seeds"]))
@@ -154,23 +173,25 @@ def to_markdown(results: Mapping[str, Any], plots: Mapping[str, Path]) -> str:
     how = "leave-one-out" if "LS" in split else f"split {split}"
     parts = [
         f"# {results['dataset']}: models side by side",
-        f"Seeds: {seeds}. All models have the same split ({how}) and rank all items. Training stops after"
+        f"Seeds: {seeds}. All models have the same split ({how}) and {RANKED[results['history_in_ranking']]}. Training"
+        " stops after"
         f" {results['stopping_step'] + 1} validations in a row without a better {results['valid_metric']}; the best"
         " epoch is tested.",
         f"```sh\n{results['command']}\n```",
-        "## Test metrics",
-        _table(metric_rows(results)),
-        _how_measured(results),
     ]
+    for title, _, of_ranking in _rankings(results):
+        parts += [f"## Test metrics{title}", _table(metric_rows(of_ranking)), _how_measured(of_ranking)]
     failed = [
         f"- {row['name']}, seed {seed}: {_code(why)}" for row in results["rows"] for seed, why in row["failed"].items()
     ]
     if failed:
         parts += ["## Failed", "\n".join(failed)]
-    if results["pairs"]:
-        parts += ["## Differences", _table(pair_rows(results), names=2), _how_tested(results)]
-    parts += ["## Cost", _table(cost_rows(results)), _how_timed(results), "## Validation metrics"]
-    parts += [_table(metric_rows(results, "valid"))]
+    for title, _, of_ranking in _rankings(results):
+        if of_ranking["pairs"]:
+            parts += [f"## Differences{title}", _table(pair_rows(of_ranking), names=2), _how_tested(of_ranking)]
+    parts += ["## Cost", _table(cost_rows(results)), _how_timed(results)]
+    for title, _, of_ranking in _rankings(results):
+        parts += [f"## Validation metrics{title}", _table(metric_rows(of_ranking, "valid"))]
     given = [
         f"- {row['name']}: {_code(', '.join(f'{key}={value}' for key, value in row['settings'].items()))}"
         for row in results["rows"]
@@ -181,7 +202,7 @@ def to_markdown(results: Mapping[str, Any], plots: Mapping[str, Path]) -> str:
     ]
     parts += ["\n".join(given)]
     if plots:
-        parts.append("## Plots")
+        parts.append(f"## Plots{_rankings(results)[0][0]}")
         groups = f"Head: the {HEAD:.0%} of the items with the most training interactions; tail: the others."
         for title, path in plots.items():
             parts += [f"### {title}", f"![{title}]({path.name})"]
@@ -270,18 +291,30 @@ def write_report(plan: Plan, results: dict[str, Any]) -> Path:
     write_text(folder / "report.html", to_html(text, title, folder))
     write_json(folder / "results.json", results)
     write_text(folder / "results.csv", run_table(results).to_csv(index=False))
-    if results["pairs"]:
-        write_text(folder / "differences.tex", to_latex(pair_rows(results), f"Differences on {plan.dataset}"))
-    for part, path in (("valid", plan.valid_latex), ("test", plan.test_latex)):
-        name = "Validation" if part == "valid" else "Test"
-        write_text(path, to_latex(metric_rows(results, part), f"{name} metrics on {plan.dataset}"))
+    for title, suffix, of_ranking in _rankings(results):
+        where = f"on {plan.dataset}{title}"
+        if of_ranking["pairs"]:
+            write_text(folder / f"differences{suffix}.tex", to_latex(pair_rows(of_ranking), f"Differences {where}"))
+        for part, path in (("valid", plan.valid_latex), ("test", plan.test_latex)):
+            name = "Validation" if part == "valid" else "Test"
+            table = to_latex(metric_rows(of_ranking, part), f"{name} metrics {where}")
+            write_text(path.with_stem(path.stem + suffix), table)
     return folder / "report.md"
 
 
 def final_table(results: Mapping[str, Any]) -> str:
     """What the command prints: metrics, cost and differences."""
-    tables = [metric_rows(results), cost_rows(results), pair_rows(results)]
-    shown = [tabulate(table, headers="keys", disable_numparse=True) for table in tables if table]
+    rankings = _rankings(results)
+    tables = [
+        *((f"test metrics{title}", title, metric_rows(of_ranking)) for title, _, of_ranking in rankings),
+        ("", "", cost_rows(results)),
+        *((f"differences{title}", title, pair_rows(of_ranking)) for title, _, of_ranking in rankings),
+    ]
+    shown = [
+        (f"{heading}\n" if several else "") + tabulate(table, headers="keys", disable_numparse=True)
+        for heading, several, table in tables
+        if table
+    ]
     failed = [
         f"{row['name']}, seed {seed} failed: {why}" for row in results["rows"] for seed, why in row["failed"].items()
     ]

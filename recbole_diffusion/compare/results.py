@@ -10,6 +10,7 @@ import numpy as np
 
 from ..common.files import read_json
 from ..evaluation import statistics
+from ..evaluation.protocols import apart, protocols
 from ..evaluation.ranks import HEAD, Aligned, K, align, by_user, hit, is_head, length_groups, load_ranks, ndcg
 from .plan import Plan, Run, Variant
 from .runner import state_of
@@ -25,24 +26,35 @@ def mean_and_std(values: Sequence[float]) -> dict[str, Any]:
     return {"mean": float(np.mean(values)), "std": std, "values": [float(value) for value in values]}
 
 
-def _over_seeds(records: Sequence[dict[str, Any]], part: str) -> dict[str, Any]:
-    metrics = records[0][part] or {}
-    return {metric: mean_and_std([record[part][metric] for record in records]) for metric in metrics}
+def _over_seeds(metrics: Sequence[dict[str, float]]) -> dict[str, Any]:
+    return {metric: mean_and_std([of_seed[metric] for of_seed in metrics]) for metric in metrics[0]}
 
 
-def _row(variant: Variant, states: dict[Run, dict[str, Any]]) -> dict[str, Any]:
-    """A row of the table, over the seeds that are done."""
+def _metric_row(variant: Variant, states: dict[Run, dict[str, Any]], protocol: str) -> dict[str, Any]:
+    """Metrics of a row by one ranking, over the seeds that are done."""
     done = {run.seed: state for run, state in states.items() if state["state"] == "done"}
     row: dict[str, Any] = {
         "name": variant.name,
-        "model": variant.config["model"],
         "seeds": list(done),
-        "settings": variant.settings,
         "failed": {run.seed: state["error"] for run, state in states.items() if state["state"] == "failed"},
     }
     if not done:
         return row
-    records = list(done.values())
+    history = variant.config["history_in_ranking"]
+    parts = {"valid": "valid_result", "test": "test_result"}
+    apart_by_part = {
+        part: [apart(record[name] or {}, history)[protocol] for record in done.values()] for part, name in parts.items()
+    }
+    return row | {part: _over_seeds(metrics) for part, metrics in apart_by_part.items()}
+
+
+def _row(variant: Variant, states: dict[Run, dict[str, Any]], protocol: str) -> dict[str, Any]:
+    """A row of the table, over the seeds that are done, with settings and costs."""
+    records = [state for state in states.values() if state["state"] == "done"]
+    row = _metric_row(variant, states, protocol)
+    row |= {"model": variant.config["model"], "settings": variant.settings}
+    if not records:
+        return row
     for cost in COSTS:
         values = [record[cost] for record in records]
         row[cost] = mean_and_std(values) if None not in values else None
@@ -50,8 +62,6 @@ def _row(variant: Variant, states: dict[Run, dict[str, Any]]) -> dict[str, Any]:
         "parameters": records[0]["parameters"],
         "epochs": [len(record["epochs"]) for record in records],
         "best_epoch": [record["best_epoch"] for record in records],
-        "valid": _over_seeds(records, "valid_result"),
-        "test": _over_seeds(records, "test_result"),
     }
 
 
@@ -80,21 +90,19 @@ def _in_groups(names: Sequence[str], rows: Aligned, group: np.ndarray, titles: S
     return groups
 
 
-def _by_steps(records: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
+def _by_steps(records: dict[str, list[dict[str, Any]]], history: str, protocol: str) -> list[dict[str, Any]]:
     """Test metrics over seeds by number of reverse steps, for the models that have such steps."""
     table = []
     for name, seeds in records.items():
         for alike in zip(*(record["by_steps"] for record in seeds), strict=True):
-            metrics = {
-                metric: mean_and_std([one["metrics"][metric] for one in alike]) for metric in alike[0]["metrics"]
-            }
+            metrics = _over_seeds([apart(one["metrics"], history)[protocol] for one in alike])
             seconds = mean_and_std([one["seconds"] for one in alike])
             table.append({"name": name, "steps": alike[0]["steps"], "seconds": seconds, "metrics": metrics})
     return table
 
 
-def _tests(plan: Plan, states: dict[Run, dict[str, Any]]) -> dict[str, Any]:
-    """Everything that is computed from the ranks of the single users."""
+def _tests(plan: Plan, states: dict[Run, dict[str, Any]], history: str, protocol: str) -> dict[str, Any]:
+    """Everything that is computed from the ranks of the single users by one ranking."""
     done = {
         variant.name: [run for run in plan.runs_of(variant) if states[run]["state"] == "done"]
         for variant in plan.variants
@@ -103,7 +111,8 @@ def _tests(plan: Plan, states: dict[Run, dict[str, Any]]) -> dict[str, Any]:
     if not done:
         return {"users": 0, "pairs": [], "estimates": {}, "by_length": [], "by_popularity": [], "by_steps": []}
     names = list(done)
-    rows = align([[load_ranks(run.folder / "ranks.npz") for run in runs] for runs in done.values()])
+    stored = [[load_ranks(run.folder / "ranks.npz") for run in runs] for runs in done.values()]
+    rows = align(stored, without_history=history == "both" and protocol == "out")
     of_users: Callable[[Any], list[np.ndarray]] = lambda metric: [by_user(rows.user, metric(r)) for r in rows.ranks]  # noqa: E731
     user_ndcg, user_hits = of_users(ndcg), of_users(hit)
     groups, titles = length_groups(rows.length)
@@ -117,7 +126,7 @@ def _tests(plan: Plan, states: dict[Run, dict[str, Any]]) -> dict[str, Any]:
         },
         "by_length": _in_groups(names, rows, groups, titles),
         "by_popularity": _in_groups(names, rows, (~head).astype(int), [f"head ({HEAD:.0%} of items)", "tail"]),
-        "by_steps": _by_steps({name: [states[run] for run in runs] for name, runs in done.items()}),
+        "by_steps": _by_steps({name: [states[run] for run in runs] for name, runs in done.items()}, history, protocol),
     }
 
 
@@ -134,6 +143,11 @@ def best_by(results: dict[str, Any], metric: str, significant: str) -> str | Non
     return best if len(against) == len(estimates) - 1 and all(pair[significant] for pair in against) else None
 
 
+def _with_best(tests: dict[str, Any]) -> dict[str, Any]:
+    significant = {f"ndcg@{K}": "ndcg_significant", f"hit@{K}": "hit_significant"}
+    return {**tests, "bold": {metric: best_by(tests, metric, key) for metric, key in significant.items()}}
+
+
 def collect(plan: Plan, command: Sequence[str] = ()) -> dict[str, Any]:
     """Collect the results of the runs of a plan.
 
@@ -147,10 +161,15 @@ def collect(plan: Plan, command: Sequence[str] = ()) -> dict[str, Any]:
     -------
     dict
         `rows` (a model each), `pairs` (tests of differences), `estimates`, `by_length`, `by_popularity`, `by_steps` and
-        `runs` (the record of every run, with configuration, command, versions, commit and machine).
+        `runs` (the record of every run, with configuration, command, versions, commit and machine). With
+        `history_in_ranking: both` these are of the ranking with the history, and `history_out` holds the same of that
+        without it, but for runs and costs.
     """
     states = {run: state_of(run) for run in plan.runs}
+    by_variant = {v: {run: states[run] for run in plan.runs_of(v)} for v in plan.variants}
     config = plan.variants[0].config
+    history = config["history_in_ranking"]
+    main, *others = protocols(history)
     results = {
         "dataset": plan.dataset,
         "command": shlex.join(command),
@@ -158,13 +177,14 @@ def collect(plan: Plan, command: Sequence[str] = ()) -> dict[str, Any]:
         "eval_args": config["eval_args"],
         "valid_metric": config["valid_metric"],
         "stopping_step": config["stopping_step"],
-        "rows": [_row(variant, {run: states[run] for run in plan.runs_of(variant)}) for variant in plan.variants],
-        **_tests(plan, states),
+        "history_in_ranking": history,
+        "rows": [_row(variant, of_it, main) for variant, of_it in by_variant.items()],
+        **_with_best(_tests(plan, states, history, main)),
     }
-    results["bold"] = {
-        f"ndcg@{K}": best_by(results, f"ndcg@{K}", "ndcg_significant"),
-        f"hit@{K}": best_by(results, f"hit@{K}", "hit_significant"),
-    }
+    for protocol in others:
+        metric_rows = [_metric_row(variant, of_it, protocol) for variant, of_it in by_variant.items()]
+        seeds = {"seeds": results["seeds"], "rows": metric_rows}
+        results[f"history_{protocol}"] = {**seeds, **_with_best(_tests(plan, states, history, protocol))}
     results["runs"] = [
         {**read_json(run.folder / "run.json"), **state, "name": run.variant.name, "seed": run.seed}
         for run, state in states.items()

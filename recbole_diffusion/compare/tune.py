@@ -26,7 +26,7 @@ from ..host.parsing import read_yaml
 from ..host.settings import load_config
 from ..training.run import prepare
 from ..training.trainer import TrainingError
-from .plan import Variant, Wanted, file_name, first_difference, make_variants, space_file
+from .plan import Variant, Wanted, comparable, file_name, first_difference, make_variants, space_file
 
 # Trials before the first is pruned, and validations before a trial can be.
 TRIALS_UNPRUNED = 2
@@ -180,7 +180,7 @@ def _open_study(folder: Path, variant: Variant, wanted: Wanted, space: Any) -> o
         load_if_exists=True,
     )
     here = {**variant.config, "space": space, "seeds": variant.seeds[:1], "trial_minutes": wanted.own["trial_minutes"]}
-    there = study.user_attrs.get("config", here)
+    there = comparable(study.user_attrs.get("config", here), here)
     key = first_difference(there, here)
     if key is not None:
         told = f"{variant.name} was tuned with {key}={there.get(key)!r} there, not {here.get(key)!r}"

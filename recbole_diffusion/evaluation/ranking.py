@@ -31,13 +31,17 @@ class UserRanks(NamedTuple):
     length : int64 [n]
         Length of the history.
     rank : int64 [n]
-        From 1; items of the same score share the mean of their ranks, rounded down.
+        From 1; items of the same score share the mean of their ranks, rounded down. The ranking is that which
+        validation follows: with the history unless `history_in_ranking` is `out`.
+    rank_out : int64 [n], optional
+        The same without the history, where `history_in_ranking` is `both`.
     """
 
     user: np.ndarray
     item: np.ndarray
     length: np.ndarray
     rank: np.ndarray
+    rank_out: np.ndarray | None = None
 
 
 def top_items(
@@ -85,19 +89,21 @@ def user_ranks(trainer: Any, eval_data: Any) -> UserRanks:
     """
     config, dataset = trainer.config, eval_data._dataset
     columns: list[tuple[Tensor, ...]] = []
+    ranks: dict[str, list[Tensor]] = {protocol: [] for protocol in trainer.protocols}
     trainer.model.eval()
     for batch in eval_data:
         interaction, _, _, target = batch
-        for piece, scores in trainer.score_pieces(batch, dataset.item_num):
-            wanted = target[piece].to(scores.device)[:, None]
-            own = scores.gather(1, wanted)
-            # A score that is not a number is beaten by all.
-            beaten_by = (~(scores <= own)).sum(dim=1)
-            tied = (scores == own).sum(dim=1).clamp(min=1)
-            rows = interaction[piece]
-            length = rows[dataset.item_list_length_field]
-            rank = (beaten_by + 1 + (tied - 1) // 2).clamp(max=dataset.item_num - 1)
-            columns.append((rows[config["USER_ID_FIELD"]], wanted[:, 0], length, rank))
-    return UserRanks(
-        *(torch.cat([part.cpu() for part in parts]).numpy().astype(np.int64) for parts in zip(*columns, strict=True))
-    )
+        columns.append((interaction[config["USER_ID_FIELD"]], target, interaction[dataset.item_list_length_field]))
+        for protocol, piece, scores in trainer.score_pieces(batch, dataset.item_num):
+            ranks[protocol].append(_ranks_of(target[piece].to(scores.device), scores))
+    found = [*zip(*columns, strict=True), *ranks.values()]
+    return UserRanks(*(torch.cat([part.cpu() for part in parts]).numpy().astype(np.int64) for parts in found))
+
+
+def _ranks_of(target: Tensor, scores: Tensor) -> Tensor:
+    """Rank int64 [n] of each target [n] by scores [n, V]."""
+    own = scores.gather(1, target[:, None])
+    # A score that is not a number is beaten by all.
+    beaten_by = (~(scores <= own)).sum(dim=1)
+    tied = (scores == own).sum(dim=1).clamp(min=1)
+    return (beaten_by + 1 + (tied - 1) // 2).clamp(max=scores.shape[1] - 1)

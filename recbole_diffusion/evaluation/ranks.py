@@ -28,6 +28,8 @@ class StoredRanks(NamedTuple):
         Number of interactions before it, of which a model may be shown only the last.
     popularity : int32 [V]
         Number of training interactions of each item.
+    rank_out : int32 [n], optional
+        The rank without the history; of runs with `history_in_ranking: both`.
     """
 
     user: np.ndarray
@@ -35,6 +37,7 @@ class StoredRanks(NamedTuple):
     length: np.ndarray
     rank: np.ndarray
     popularity: np.ndarray
+    rank_out: np.ndarray | None = None
 
 
 class Aligned(NamedTuple):
@@ -72,7 +75,7 @@ def whole_lengths(dataset: Any) -> np.ndarray:
 def save_ranks(path: Path, ranks: UserRanks, popularity: np.ndarray) -> None:
     """Write the ranks of a run, uncompressed: an archive of several runs sees what they share."""
     with atomic_write(path) as part, open(part, "wb") as file:
-        columns = {name: column.astype(np.int32) for name, column in ranks._asdict().items()}
+        columns = {name: column.astype(np.int32) for name, column in ranks._asdict().items() if column is not None}
         np.savez(file, **columns, popularity=popularity)
 
 
@@ -86,7 +89,8 @@ def load_ranks(path: Path) -> StoredRanks:
     """
     try:
         with np.load(path) as columns:
-            return StoredRanks(*(columns[name] for name in StoredRanks._fields))
+            found = {name: columns[name] for name in StoredRanks._fields if name in columns or name != "rank_out"}
+            return StoredRanks(**found)
     except (OSError, EOFError, ValueError, KeyError, BadZipFile) as error:
         raise UserError(f"{path}: the ranks cannot be read ({error})") from error
 
@@ -101,24 +105,30 @@ def ndcg(rank: np.ndarray, k: int = K) -> np.ndarray:
     return np.where(rank <= k, 1 / np.log2(rank + 1.0), 0.0)
 
 
-def align(models: Sequence[Sequence[StoredRanks]]) -> Aligned:
+def align(models: Sequence[Sequence[StoredRanks]], without_history: bool = False) -> Aligned:
     """Put the rows of all models and seeds into one order.
 
     Parameters
     ----------
     models : sequence of sequences of StoredRanks
         By model, then by seed.
+    without_history : bool
+        Whether to take `rank_out` instead of `rank`.
 
     Raises
     ------
     UserError
-        Where two of them were tested on different interactions.
+        Where two of them were tested on different interactions, or one has no such ranks.
     """
     first: StoredRanks | None = None
     ranks = []
     for seeds in models:
         rows = []
         for stored in seeds:
+            if without_history:
+                if stored.rank_out is None:
+                    raise UserError("a run has no ranks without the history: it was not run with both")
+                stored = stored._replace(rank=stored.rank_out)
             order = np.lexsort((stored.length, stored.item, stored.user))
             columns = {name: getattr(stored, name)[order] for name in ("user", "item", "length", "rank")}
             sorted_rows = stored._replace(**columns)

@@ -135,14 +135,42 @@ def check_eval_args(settings: Mapping[str, Any], sequential: bool) -> None:
         raise SettingError("eval_args.order", order, must="be RO (random) or TO (by time)")
     if sequential and order != "TO":
         raise SettingError("eval_args.order", order, must="be TO (by time) for a sequential model")
-    if sequential and not settings["repeatable"]:
-        raise SettingError("repeatable", settings["repeatable"], must="be True for a sequential model")
     if str(args.get("group_by")).lower() not in ("user", "none"):
         raise SettingError("eval_args.group_by", args["group_by"], must="be user or none")
     _known_parts("eval_args.mode", args["mode"], ("valid", "test"))
     for mode in args["mode"].values():
         if not re.fullmatch(r"full|labeled|(uni|pop)[1-9]\d*", str(mode)):
             raise SettingError("eval_args.mode", mode, must="be full, labeled, uniN or popN, such as uni100")
+
+
+def ranking_protocol(settings: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The `history_in_ranking` and the `repeatable` that follow from each other.
+
+    RecBole's samplers of training read `repeatable`, too. A sequential model's are the same either way, so that only
+    its evaluation changes.
+
+    Raises
+    ------
+    SettingError
+        Where the two contradict each other, or the evaluation cannot do it.
+    """
+    protocol, modes = settings["history_in_ranking"], settings["eval_args"]["mode"].values()
+    sequential = settings["MODEL_TYPE"] == ModelType.SEQUENTIAL
+    if not settings["repeatable"]:
+        if given.get("history_in_ranking", "out") != "out":
+            must = f"be True with history_in_ranking={protocol}; False is the same as history_in_ranking=out"
+            raise SettingError("repeatable", False, must=must)
+        protocol = "out"
+    if protocol == "both" and not sequential:
+        raise SettingError("history_in_ranking", protocol, must="be in or out for a model that is not sequential")
+    if protocol == "both" and set(modes) != {"full"}:
+        must = "be in or out with sampled items: out samples others, so that the scores are not the same"
+        raise SettingError("history_in_ranking", protocol, must=must)
+    if protocol != "in" and sequential and "labeled" in modes:
+        raise SettingError(
+            "history_in_ranking", protocol, must="be in with eval_args.mode labeled, which ranks nothing"
+        )
+    return {"history_in_ranking": protocol, "repeatable": sequential or protocol != "out"}
 
 
 def _check_split(split: Any) -> None:

@@ -29,6 +29,7 @@ from torch.utils.data import SubsetRandomSampler  # noqa: E402
 
 from ..errors import SettingError, UserError  # noqa: E402
 from .dataset import PrefixDataset, check_parts, recbole_complaints  # noqa: E402
+from .prefixes import Prefixes  # noqa: E402
 from .registry import is_recboles  # noqa: E402
 
 # Rounds of sampling with replacement before the rest comes exactly from what is left of the catalogue.
@@ -100,12 +101,57 @@ def _eval_loader(config: Any, part: Dataset, sampler: Any, phase: str) -> Abstra
     if mode[:3] in ("uni", "pop") and int(mode[3:]) > part.item_num - 2:
         must = f"sample at most {part.item_num - 2} items, all of the catalogue but the target"
         raise SettingError("eval_args.mode", mode, must=must)
+    # Other models' samplers know what RecBole takes out, and whether it does.
+    without_history = config["MODEL_TYPE"] == ModelType.SEQUENTIAL and config["history_in_ranking"] != "in"
+    if without_history:
+        _require_histories(config, part)
     if mode == "full":
-        return FullSortEvalDataLoader(config, part, sampler)
+        return (WithoutHistoryLoader if without_history else FullSortEvalDataLoader)(config, part, sampler)
     if sampler is not None:
         sampler = FixedNegatives(sampler, config["seed"], phase)
     loader = SampledEvalLoader if isinstance(part, PrefixDataset) else NegSampleEvalDataLoader
     return loader(config, part, sampler)
+
+
+def _require_histories(config: Any, part: Dataset) -> None:
+    """Refuse rows that hold the newest interactions of a history only, with no trace of the others.
+
+    Raises
+    ------
+    SettingError
+    """
+    if not isinstance(part, PrefixDataset):
+        must = (
+            f"be in for {config['model']}: its rows hold only the newest {config['MAX_ITEM_LIST_LENGTH']} interactions"
+        )
+        raise SettingError("history_in_ranking", config["history_in_ranking"], must=must)
+
+
+def history_items(dataset: PrefixDataset, index: Any) -> tuple[Tensor, Tensor]:
+    """What the users of some rows have interacted with before: number of the row, and item, int64 [m] each.
+
+    Where histories come with the files, what stands in them is all that is known.
+    """
+    rows = dataset.inter_feat[index]
+    if isinstance(rows, Prefixes):
+        return rows.earlier(dataset.iid_field)
+    items = rows[dataset.iid_field + dataset.config["LIST_SUFFIX"]]
+    row, place = items.nonzero(as_tuple=True)
+    return row, items[row, place]
+
+
+class WithoutHistoryLoader(FullSortEvalDataLoader):
+    """RecBole's batches of full ranking of a sequential model, which say what of the history is not to be ranked.
+
+    The target stays in the ranking, even where it is in the history.
+    """
+
+    def collate_fn(self, index: Any) -> tuple[Interaction, tuple[Tensor, Tensor], Tensor, Tensor]:
+        """One batch, and the rows and items that are not ranked, as RecBole's loader has them for general models."""
+        interaction, _, positive_u, positive_i = super().collate_fn(index)
+        row, item = history_items(self._dataset, np.asarray(index))
+        others = item != positive_i[row]
+        return interaction, (row[others], item[others]), positive_u, positive_i
 
 
 class _RowNumbers:
@@ -206,7 +252,7 @@ class FixedNegatives:
     """Negatives of sampled evaluation, a function of seed, phase and user alone.
 
     They are distinct as far as the catalogue goes, and none of them is among the user's positives of that part, nor,
-    where `repeatable` is off, among the user's earlier items. NumPy's global random state is not touched.
+    with `history_in_ranking: out`, among the user's earlier items. NumPy's global random state is not touched.
 
     Parameters
     ----------
@@ -229,10 +275,14 @@ class FixedNegatives:
         self.weights = weights
         self.cumulative = weights.cumsum() / weights.sum()
 
-    def sample_by_user_ids(self, user_ids: np.ndarray, item_ids: np.ndarray, num: int) -> Tensor:
-        """Negatives for one user's positives `item_ids` [k]: int64 [num * k]."""
+    def sample_by_user_ids(
+        self, user_ids: np.ndarray, item_ids: np.ndarray, num: int, history: np.ndarray | None = None
+    ) -> Tensor:
+        """Negatives for one user's positives `item_ids` [k], none of them in `history` [h]: int64 [num * k]."""
         user = int(user_ids[0])
         banned = np.asarray(item_ids)
+        if history is not None:
+            banned = np.union1d(banned, history)
         if self.used_ids is not None:
             banned = np.union1d(banned, np.fromiter(self.used_ids[user], dtype=np.int64))
         generator = np.random.default_rng([*self.entropy, user])
@@ -270,6 +320,12 @@ class SampledEvalLoader(NegSampleEvalDataLoader):
             longest = np.array([lengths[self.uid2index[uid]].max() for uid in self.uid_list])
             self.uid_list = self.uid_list[np.argsort(longest, kind="stable")]
 
+    def _history(self, span: np.ndarray) -> np.ndarray | None:
+        """What the negatives of a user must not hold, besides the positives."""
+        if self._dataset.config["history_in_ranking"] == "in":
+            return None
+        return history_items(self._dataset, span)[1].numpy()
+
     def collate_fn(self, index: Any) -> tuple[Interaction, Tensor | None, Tensor | None, Tensor | None]:
         """One batch: rows with candidates (positives first, then negatives, user by user), and where the positives are.
 
@@ -290,7 +346,7 @@ class SampledEvalLoader(NegSampleEvalDataLoader):
         for user, span in zip(users, spans, strict=True):
             positives = items[span]
             negatives = self._sampler.sample_by_user_ids(
-                np.full(len(span), user), positives.numpy(), self.neg_sample_num
+                np.full(len(span), user), positives.numpy(), self.neg_sample_num, self._history(span)
             )
             candidates += [positives, negatives]
             labels += [torch.ones(len(positives)), torch.zeros(len(negatives))]

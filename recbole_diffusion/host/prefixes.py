@@ -106,6 +106,28 @@ class Prefixes(Interaction):
         rows = self.rows.long()
         return (rows - self.sequences.start[rows]).clamp(max=self.max_length)
 
+    def earlier(self, field: str) -> tuple[Tensor, Tensor]:
+        """All interactions of the user before each row, those beyond `max_length` too.
+
+        Parameters
+        ----------
+        field : str
+            One that the sequences store.
+
+        Returns
+        -------
+        row : int64 Tensor [m]
+            Number of the row, ascending.
+        value : Tensor [m, ...]
+            The field's value, oldest first within a row.
+        """
+        rows = self.rows.long()
+        begin = self.sequences.start[rows].long()
+        lengths = rows - begin
+        row = torch.arange(len(rows), device=rows.device).repeat_interleave(lengths)
+        place = torch.arange(len(row), device=rows.device) - (lengths.cumsum(0) - lengths - begin)[row]
+        return row, self.sequences.columns[field][place]
+
     def covering(self) -> Tensor:
         """Numbers of the fewest rows whose places have every row's target once, where all places have a target.
 

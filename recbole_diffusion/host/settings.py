@@ -172,6 +172,7 @@ def resolve(
     checks.check_metrics(values)
 
     # Derive.
+    values |= checks.ranking_protocol(values, given)
     values["train_neg_sample_args"] = checks.negatives(model_class, values, given, base["train_neg_sample_args"])
     values["load_col"] = checks.columns(values, given, base)
     if values["benchmark_filename"] is not None and sequential and values["alias_of_item_id"] is None:

@@ -96,6 +96,7 @@ TRAINING: dict[str, Setting] = {
 # How a model is scored.
 EVALUATION: dict[str, Setting] = {
     "eval_args": Setting("dict", shared=True),
+    "history_in_ranking": one_of(("in", "out", "both"), shared=True),
     "repeatable": switch(shared=True),
     "metrics": Setting("list of str", "hold at least one metric", bool, at_inference=True, shared=True),
     "topk": Setting(
@@ -232,6 +233,12 @@ def changeable(model: type, resume: bool) -> set[str]:
     anew = RUN.keys() | TRAINING.keys() | {*COMPUTED, *NAMES}
     anew |= {key for key, row in {**GENERAL, **table_of(model)}.items() if row.at_inference}
     return anew if resume else anew | EVALUATION.keys() | DATA.keys()
+
+
+def with_protocol(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A saved configuration with its `history_in_ranking`, which those from before the setting lack."""
+    before = "in" if config.get("repeatable", True) else "out"
+    return {"history_in_ranking": before, **config}
 
 
 def rename(settings: Mapping[str, Any], model: type, known: Collection[str]) -> tuple[dict[str, Any], dict[str, str]]:

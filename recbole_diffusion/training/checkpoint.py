@@ -22,7 +22,7 @@ from .. import __version__
 from ..common.files import atomic_write
 from ..common.plain import plain
 from ..errors import SettingError, UserError
-from ..host.table import changeable, rename
+from ..host.table import changeable, rename, with_protocol
 from ..host.titles import read_titles
 
 FORMAT = 1
@@ -271,6 +271,7 @@ def require_model(
         raise SettingError("model", config["model"], must=f"be {state['model']}, as in {path}")
     settings, free = config.plain(), changeable(config.model_class, resume)
     trained, _ = rename(state["config"], config.model_class, settings)
+    trained = with_protocol(trained)
     for key, value in settings.items():
         if key not in free and trained.get(key, value) != value:
             raise SettingError(key, value, must=f"be {trained[key]!r}, as in {path}")

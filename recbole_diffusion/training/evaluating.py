@@ -8,12 +8,14 @@ from typing import Any
 
 import recbole.trainer
 import torch
+from recbole.evaluator import Collector
 from recbole.utils import EvaluatorType
 from torch import Tensor, nn
 
 from ..common.blocks import row_pieces
 from ..errors import SettingError
 from ..evaluation.collector import TopCollector
+from ..evaluation.protocols import protocols, with_suffix
 from . import checkpoint
 
 
@@ -28,8 +30,15 @@ class EvaluatingTrainer(recbole.trainer.Trainer):
 
     def __init__(self, config: Any, model: nn.Module) -> None:
         super().__init__(config, model)
-        if TopCollector.suffices(config):
-            self.eval_collector = TopCollector(config)
+        collector = TopCollector if TopCollector.suffices(config) else Collector
+        self.eval_collector = collector(config)
+        # Where both rankings are reported, that without the history has a collector of its own.
+        self.other_collectors = {protocol: collector(config) for protocol in self.protocols[1:]}
+
+    @property
+    def protocols(self) -> tuple[str, ...]:
+        """The rankings that are evaluated, as `evaluation.protocols` has them; validation follows the first."""
+        return protocols(self.config["history_in_ranking"])
 
     def check_catalogue(self, loader: Any) -> None:
         """Refuse cut-offs of a ranking that are longer than the catalogue.
@@ -50,18 +59,32 @@ class EvaluatingTrainer(recbole.trainer.Trainer):
         Returns
         -------
         OrderedDict
-            Metric -> value, as plain floats.
+            Metric -> value, as plain floats; with `history_in_ranking: both` also those without the history, whose
+            names end in `protocols.SUFFIX`.
         """
         self.check_catalogue(eval_data)
         before = checkpoint.random_state()
         try:
             result = super().evaluate(eval_data, load_best_model=False, show_progress=show_progress)
+            for collector in self.other_collectors.values():
+                result |= self._metrics_without_history(collector)
         finally:
             checkpoint.set_random_state(before)
         return OrderedDict((metric, float(value)) for metric, value in result.items())
 
-    def score_pieces(self, batched_data: Any, n_items: int) -> Iterator[tuple[slice, Tensor]]:
+    def _metrics_without_history(self, collector: Collector) -> dict[str, float]:
+        collected = collector.get_data_struct()
+        # What is known of the training data, such as the items' popularity.
+        for name, value in self.eval_collector.data_struct._data_dict.items():
+            collected.set(name, value)
+        metrics = with_suffix(self.evaluator.evaluate(collected))
+        self.wandblogger.log_eval_metrics(metrics, head="eval")
+        return metrics
+
+    def score_pieces(self, batched_data: Any, n_items: int) -> Iterator[tuple[str, slice, Tensor]]:
         """Scores [rows, V] of a batch of full ranking, a block of rows at a time; what may not be recommended has -inf.
+
+        With `history_in_ranking: both` each block comes twice, from the same scores.
 
         Parameters
         ----------
@@ -72,7 +95,8 @@ class EvaluatingTrainer(recbole.trainer.Trainer):
 
         Yields
         ------
-        (slice, Tensor [rows, V])
+        (str, slice, Tensor [rows, V])
+            The protocol, the rows, and their scores, which hold until the next block is asked for.
         """
         interaction, history_index, *_ = batched_data
         self.tot_item_num = n_items
@@ -81,16 +105,22 @@ class EvaluatingTrainer(recbole.trainer.Trainer):
             if history_index is not None:
                 inside = (history_index[0] >= piece.start) & (history_index[0] < piece.stop)
                 hidden = (history_index[0][inside] - piece.start, history_index[1][inside])
-            _, scores, _, _ = super()._full_sort_batch_eval((interaction[piece], hidden, None, None))
-            yield piece, scores
+            _, scores, _, _ = super()._full_sort_batch_eval((interaction[piece], None, None, None))
+            for protocol in self.protocols:
+                if protocol == "out" and hidden is not None:
+                    scores[hidden] = -torch.inf
+                yield protocol, piece, scores
 
     def _full_sort_batch_eval(self, batched_data: Any) -> tuple[Any, Tensor, Tensor, Tensor]:
-        if not isinstance(self.eval_collector, TopCollector):
-            return super()._full_sort_batch_eval(batched_data)
         interaction, _, positive_u, positive_i = batched_data
-        pieces = self.score_pieces(batched_data, self.tot_item_num)
-        best = torch.cat([self.eval_collector.best(scores) for _, scores in pieces])
-        return interaction, best, positive_u, positive_i
+        best_only = isinstance(self.eval_collector, TopCollector)
+        parts: dict[str, list[Tensor]] = {protocol: [] for protocol in self.protocols}
+        for protocol, _, scores in self.score_pieces(batched_data, self.tot_item_num):
+            parts[protocol].append(self.eval_collector.best(scores) if best_only else scores.clone())
+        main, *others = (torch.cat(part) for part in parts.values())
+        for collector, collected in zip(self.other_collectors.values(), others, strict=True):
+            collector.eval_batch_collect(collected, interaction, positive_u, positive_i)
+        return interaction, main, positive_u, positive_i
 
     def _neg_sample_batch_eval(self, batched_data: Any) -> tuple[Any, Tensor, Tensor, Tensor]:
         interaction, scores, positive_u, positive_i = super()._neg_sample_batch_eval(batched_data)

@@ -18,6 +18,7 @@ from recbole.utils import init_seed  # noqa: E402
 
 from ..common.log import run_logging, shows_progress  # noqa: E402
 from ..errors import SettingError, UserError  # noqa: E402
+from ..evaluation.protocols import TITLES, apart  # noqa: E402
 from ..host.dataset import build_dataset  # noqa: E402
 from ..host.loaders import build_loaders  # noqa: E402
 from ..host.registry import is_recboles  # noqa: E402
@@ -40,6 +41,8 @@ class RunResult(NamedTuple):
     log_file : Path or None
     seconds : float
         Wall time from reading the data to the test metrics.
+    history_in_ranking : str
+        As it was set. With `both` the result's metrics without the history end in `protocols.SUFFIX`.
     """
 
     title: str
@@ -47,15 +50,18 @@ class RunResult(NamedTuple):
     model_file: Path | None
     log_file: Path | None
     seconds: float
+    history_in_ranking: str = "in"
 
     def table(self) -> str:
-        """The metrics as a table, and where model and log are."""
-        valid, test = self.result["best_valid_result"] or {}, self.result["test_result"] or {}
-        rows = [(metric, valid.get(metric), test.get(metric)) for metric in test or valid]
-        lines = [
-            f"{self.title}, {self.seconds:.0f} s",
-            tabulate(rows, headers=("metric", "valid", "test"), floatfmt=".4f"),
-        ]
+        """The metrics as a table, or a table for each ranking, and where model and log are."""
+        parts = (self.result[part] or {} for part in ("best_valid_result", "test_result"))
+        valid, test = (apart(part, self.history_in_ranking) for part in parts)
+        lines = [f"{self.title}, {self.seconds:.0f} s"]
+        for protocol in test:
+            metrics = test[protocol] or valid[protocol]
+            rows = [(metric, valid[protocol].get(metric), test[protocol].get(metric)) for metric in metrics]
+            lines += [TITLES[protocol]] if self.history_in_ranking != "in" else []
+            lines.append(tabulate(rows, headers=("metric", "valid", "test"), floatfmt=".4f"))
         lines += [f"model: {self.model_file}"] if self.model_file else []
         lines += [f"log:   {self.log_file}"] if self.log_file else []
         return "\n".join(lines)
@@ -190,7 +196,8 @@ def run_config(config: Any, saved: bool = True) -> RunResult:
     }
     title = f"{config['model']} on {config['dataset']}, seed {config['seed']}"
     model_file = Path(trainer.saved_model_file) if saved else None
-    return RunResult(title, result, model_file, log_file, time.perf_counter() - begin)
+    seconds = time.perf_counter() - begin
+    return RunResult(title, result, model_file, log_file, seconds, config["history_in_ranking"])
 
 
 def run(

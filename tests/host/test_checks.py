@@ -76,7 +76,22 @@ from recbole_diffusion.host.settings import load_config
         ({"eval_args": {"split": {"XS": 1}}}, "eval_args.split must be {LS: valid_and_test}, {RS: [0.8, 0.1, 0.1]} or"),
         ({"eval_args": {"split": {"LS": "test_only", "RS": [8, 1, 1]}}}, "eval_args.split must be {LS"),
         ({"eval_args": "full"}, "eval_args must be a mapping such as {key: value}"),
-        ({"repeatable": False}, "repeatable must be True for a sequential model, got False"),
+        (
+            {"repeatable": False, "history_in_ranking": "both"},
+            "repeatable must be True with history_in_ranking=both; False is the same as history_in_ranking=out, got False",
+        ),
+        ({"history_in_ranking": "no"}, "history_in_ranking must be one of in, out, both, got 'no'"),
+        (
+            {"history_in_ranking": "both", "eval_args": {"mode": "uni50"}},
+            "history_in_ranking must be in or out with sampled items",
+        ),
+        (
+            {
+                **{"history_in_ranking": "out", "threshold": {"rating": 3}, "metrics": ["AUC"], "valid_metric": "AUC"},
+                "eval_args": {"mode": "labeled"},
+            },
+            "history_in_ranking must be in with eval_args.mode labeled, which ranks nothing, got 'out'",
+        ),
         ({"loss_type": "MSE"}, "loss_type must be CE or BPR, got 'MSE'"),
         ({"loss_type": "ce"}, "loss_type must be CE or BPR, got 'ce'"),
         (
