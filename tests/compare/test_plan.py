@@ -200,6 +200,26 @@ def test_a_folder_with_other_settings_is_refused() -> None:
         plan(model_list="SASRec", seeds="1", n_layers="1")
 
 
+def test_runs_serve_the_rankings_that_they_have() -> None:
+    def leave(value: str | None) -> None:
+        (run,) = plan(model_list="SASRec", seeds="1", output="free").runs
+        config = {key: was for key, was in run.variant.config.items() if key != "history_in_ranking"}
+        kept = {"config": config if value is None else {**config, "history_in_ranking": value}}
+        write_json(Path("kept", "runs", "SASRec", "1", "run.json"), kept)
+
+    def use(value: str) -> None:
+        plan(model_list="SASRec", seeds="1", output="kept", history_in_ranking=value)
+
+    for there, here in ((None, "in"), ("in", "in"), ("both", "in"), ("both", "both"), ("out", "out")):
+        leave(there)
+        use(here)
+    for there, here in ((None, "both"), ("in", "both"), ("in", "out"), ("out", "in"), ("both", "out")):
+        leave(there)
+        told = f"output=kept: SASRec was run with history_in_ranking='{there or 'in'}' there, not '{here}'; set it so"
+        with pytest.raises(UserError, match=told):
+            use(here)
+
+
 def test_a_run_from_before_a_setting_was_renamed_is_taken() -> None:
     (run,) = plan(model_list="DiffuRec", seeds="1", off_switch="False", noise_scale="0.1").runs
     before = {key: value for key, value in run.variant.config.items() if key != "noise_scale"}

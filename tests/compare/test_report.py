@@ -7,13 +7,13 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from small_plans import InThisProcess
+from small_plans import SMALL, InThisProcess
 
 from recbole_diffusion.cli import compare as cli
 from recbole_diffusion.compare import runner
 from recbole_diffusion.compare.plan import Run
 from recbole_diffusion.compare.plots import PLOTS
-from recbole_diffusion.compare.report import metric_rows, to_html, to_latex, to_markdown
+from recbole_diffusion.compare.report import final_table, metric_rows, to_html, to_latex, to_markdown
 from recbole_diffusion.errors import UserError
 
 
@@ -129,6 +129,35 @@ def test_every_machine_that_shared_the_work_is_told_of(compared: dict[str, Any])
     results["runs"][1]["machine"] |= {"gpu": "H200", "system": "Elsewhere"}
     (told,) = re.findall("The runs' own times add up to .*", to_markdown(results, {}))
     assert told.count("recbole 1.2.1") == 2 and re.search(r"; and on .*, H200 \(Elsewhere\) with ", told)
+
+
+def test_two_rankings_have_tables_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, archive = tmp_path / "out", tmp_path / "runs.tar.xz"
+    settings = {**SMALL, "model_list": "Pop,SASRec", "seeds": "1", "history_in_ranking": "both", "epochs": "1"}
+    settings |= {"output": str(folder), "archive": str(archive)}
+    monkeypatch.setattr(runner, "_start", InThisProcess)
+    cli.run_settings(settings, [], "ml-100k", ["--model_list=Pop,SASRec"])
+    text = (folder / "report.md").read_text()
+    for ranking in ("history in the ranking", "history out of the ranking"):
+        for heading in ("Test metrics", "Differences", "Validation metrics"):
+            assert text.count(f"## {heading}: {ranking}\n") == 1
+    assert (
+        "## Plots: history in the ranking" in text and "history_out" not in text.split("## Settings")[0].split("```")[2]
+    )
+    results = json.loads((folder / "results.json").read_text())
+    for row in (*results["rows"], *results["history_out"]["rows"]):
+        assert set(row["test"]) == {f"{metric}@{k}" for metric in ("hit", "ndcg", "mrr") for k in (5, 10, 20)}
+    assert results["rows"][1]["test"] != results["history_out"]["rows"][1]["test"]
+    for part in ("valid", "test", "differences"):
+        both = [(folder / f"{part}{suffix}.tex").read_text() for suffix in ("", "-history-out")]
+        assert "history in the ranking" in both[0] and "history out of the ranking" in both[1]
+    shown = final_table(results)
+    assert shown.count("history in the ranking") == shown.count("history out of the ranking") == 2
+    # The archive keeps the ranks of both.
+    monkeypatch.setattr(runner, "_start", None)
+    again = {**settings, "output": str(tmp_path / "again")}
+    cli.run_settings(again, [], "ml-100k", ["--model_list=Pop,SASRec"])
+    assert (tmp_path / "again" / "report.md").read_text() == text
 
 
 def test_a_mean_that_lacks_seeds_says_so(compared: dict[str, Any]) -> None:

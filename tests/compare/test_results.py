@@ -1,16 +1,17 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from small_plans import small_plan, write_wanted
 
-from recbole_diffusion.common.files import write_json
+from recbole_diffusion.common.files import read_json, write_json
 from recbole_diffusion.compare.plan import Plan
 from recbole_diffusion.compare.results import best_by, collect, mean_and_std
 from recbole_diffusion.evaluation.ranking import UserRanks
-from recbole_diffusion.evaluation.ranks import ndcg, save_ranks
+from recbole_diffusion.evaluation.ranks import hit, load_ranks, ndcg, save_ranks
 
 USERS = 200
 
@@ -74,6 +75,43 @@ def test_groups_hold_every_user_once(plan: Plan) -> None:
         assert total / USERS == pytest.approx(results["estimates"]["ndcg@10"]["Pop"]["mean"])
     # Items 9 and 10 of ten are the most popular fifth, with which a tenth of the users each is tested.
     assert [group["users"] for group in results["by_popularity"]] == [USERS // 5, USERS * 4 // 5]
+
+
+def leave_both(made: Plan) -> None:
+    """Runs of two rows: the first is ahead with the history in the ranking, the second without it."""
+    user = np.arange(1, USERS + 1)
+    leave(made, better=made.runs[0].variant.name)
+    for run in made.runs:
+        record = read_json(run.folder / "record.json")
+        ranks = load_ranks(run.folder / "ranks.npz")
+        rank_out = np.full(USERS, 2) if run.variant is made.runs[-1].variant else user % 40 + 1
+        without = {
+            "hit@10_history_out": float(hit(rank_out).mean()),
+            "ndcg@10_history_out": float(ndcg(rank_out).mean()),
+        }
+        record |= {part: record[part] | without for part in ("valid_result", "test_result")}
+        write_json(run.folder / "record.json", record | {"by_steps": []})
+        whose = {name: getattr(ranks, name) for name in ("user", "item", "length", "rank")}
+        save_ranks(run.folder / "ranks.npz", UserRanks(**whose, rank_out=rank_out), ranks.popularity)
+
+
+def test_two_rankings_are_apart(tmp_path: Path) -> None:
+    wanted = {"model_list": "a=Pop,b=Pop(epochs=3)", "seeds": "1,2", "output": str(tmp_path / "out")}
+    made = small_plan(**wanted, history_in_ranking="both")
+    leave_both(made)
+    results = collect(made)
+    other = results["history_out"]
+    for part in (results, other):
+        assert all(set(row["test"]) == set(row["valid"]) == {"hit@10", "ndcg@10"} for row in part["rows"])
+        for row in part["rows"]:
+            assert part["estimates"]["ndcg@10"][row["name"]]["mean"] == pytest.approx(row["test"]["ndcg@10"]["mean"])
+    assert (results["bold"]["ndcg@10"], other["bold"]["ndcg@10"]) == ("a", "b")
+    assert results["pairs"][0]["difference"] > 0 > other["pairs"][0]["difference"]
+    # The runs serve a comparison of the one ranking as well, which is the same then.
+    alone = collect(small_plan(**wanted))
+    assert "history_out" not in alone
+    assert all(alone[part] == results[part] for part in ("pairs", "estimates", "by_length", "bold"))
+    assert [row["test"] for row in alone["rows"]] == [row["test"] for row in results["rows"]]
 
 
 def test_a_seed_that_is_missing(plan: Plan) -> None:

@@ -67,11 +67,26 @@ def test_lengths_and_popularity_are_those_of_the_data() -> None:
 
 
 def test_ranks_come_back_from_disk(tmp_path: Path) -> None:
-    save_ranks(tmp_path / "ranks.npz", UserRanks(*[np.arange(3)] * 4), np.arange(5))
+    save_ranks(tmp_path / "ranks.npz", UserRanks(*[np.arange(3)] * 5), np.arange(5))
     stored = load_ranks(tmp_path / "ranks.npz")
     assert stored.rank.dtype == np.int32
     assert stored.user.tolist() == [0, 1, 2] and stored.popularity.tolist() == [0, 1, 2, 3, 4]
     assert [path.name for path in tmp_path.iterdir()] == ["ranks.npz"]
+
+
+def test_ranks_of_both_rankings_and_of_one_alone_come_back(tmp_path: Path) -> None:
+    both = UserRanks(*[np.arange(3)] * 4, rank_out=np.arange(3) + 7)
+    for ranks in (both, both._replace(rank_out=None)):
+        save_ranks(tmp_path / "ranks.npz", ranks, np.arange(5))
+        stored = load_ranks(tmp_path / "ranks.npz")
+        assert stored.rank.tolist() == [0, 1, 2]
+        assert (stored.rank_out is None) == (ranks.rank_out is None)
+        if stored.rank_out is not None:
+            assert stored.rank_out.dtype == np.int32
+            assert align([[stored]], without_history=True).ranks[0].tolist() == [[7, 8, 9]]
+            assert align([[stored]]).ranks[0].tolist() == [[0, 1, 2]]
+    with pytest.raises(UserError, match="a run has no ranks without the history"):
+        align([[stored]], without_history=True)
 
 
 @pytest.mark.parametrize("content", [None, b"", b"PK\x03\x04 torn"])

@@ -78,7 +78,7 @@ from recbole_diffusion.host.settings import load_config
         ({"eval_args": "full"}, "eval_args must be a mapping such as {key: value}"),
         (
             {"repeatable": False, "history_in_ranking": "both"},
-            "repeatable must be True with history_in_ranking=both; False is the same as history_in_ranking=out, got False",
+            "repeatable must be True with history_in_ranking=both; False is the same as history_in_ranking=out",
         ),
         ({"history_in_ranking": "no"}, "history_in_ranking must be one of in, out, both, got 'no'"),
         (
