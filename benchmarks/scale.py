@@ -190,7 +190,7 @@ def measure_growth(config_files: Sequence[str], settings: Mapping[str, Any], out
         if config["model"] == "BERT4Rec":
             raise SettingError("model", "BERT4Rec", "it reads masked histories, which are not made up here")
         # Plain data, so that a process of its own can have them.
-        plain = config.given
+        plain = {**config.given, "model": settings.get("model", config["model"]), "dataset": DATASET}
         init_seed(config["seed"], config["reproducibility"])
         tables = _measure_all(config, plain, quick)
     draw(tables, f"{config['model']}, {device_name(config['device'])}", output / "scale.png")

@@ -29,6 +29,10 @@ class SettingError(UserError):
         super().__init__(f"{key} must {must}, got {value!r}" if must else f"{key}={value!r}: {wanted}")
         self.key, self.value, self.wanted = key, value, wanted or f"must {must}"
 
+    def __reduce__(self) -> tuple[type[UserError], tuple[str, ...]]:
+        # What another process raises arrives as its message alone.
+        return UserError, self.args
+
 
 class ModelError(UserError, NotImplementedError):
     """A mistake in the file of a model: a method that is missing, or that gives something else than it must."""

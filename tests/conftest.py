@@ -1,7 +1,8 @@
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run every test in a folder of its own, so that no run leaves files in the checkout."""
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def process_as_new() -> Iterator[None]:
+    """What a test, or the first import of RecBole's trainer, leaves in the process does not reach the next test."""
+    import torch
+
+    torch.autograd.set_detect_anomaly(False)
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    torch.autograd.set_detect_anomaly(False)
+    for handler in [handler for handler in root.handlers if handler not in handlers]:
+        root.removeHandler(handler)
+        handler.close()
+    root.setLevel(level)
 
 
 @pytest.fixture

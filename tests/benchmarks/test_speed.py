@@ -120,7 +120,7 @@ def test_mistakes_are_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Pat
     assert "eval_users='x'" in mistake(capsys, *flags(model="DiffuRec", eval_users="x"))
     assert "model='BPR': the speed of sequential models" in mistake(capsys, *flags(model="BPR"))
     assert "DiffuRek" in mistake(capsys, *flags(model="DiffuRek"))
-    assert "model=None" in mistake(capsys)
+    assert "model must be the name of a model, such as DiffuRec, got None" in mistake(capsys)
     assert "--scale" in mistake(capsys, "--quick", "--model=DiffuRec")
     occupied = tmp_path / "file"
     occupied.touch()

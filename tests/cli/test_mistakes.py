@@ -99,12 +99,12 @@ def test_checkpoints(capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
     for file in ("cut.pth", "foreign.pth"):
         assert f"{file}: not a checkpoint" in one_line(capsys, *SMALL, f"--resume={file}")
-    assert "of the model DiffuRec, not of DiffRec" in one_line(capsys, *SMALL, "--model=DiffRec", f"--resume={saved}")
+    assert "model must be DiffuRec, as in " in one_line(capsys, *SMALL, "--model=DiffRec", f"--resume={saved}")
     other = [*SMALL[1:], "--user_inter_num_interval=[0,30]"]
     assert "of another catalogue" in one_line(capsys, *other, f"--resume={saved}")
     sized = [*SMALL, "--hidden_size=32"]
     sized.remove("--hidden_size=16")
-    assert "hidden_size=16" in one_line(capsys, *sized, f"--resume={saved}")
+    assert "hidden_size must be 16, as in " in one_line(capsys, *sized, f"--resume={saved}")
 
 
 def test_loss_that_is_not_a_number(capsys: pytest.CaptureFixture[str]) -> None:
