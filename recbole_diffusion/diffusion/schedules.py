@@ -6,8 +6,8 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 
+import scipy  # which loads its parts on first use: `recommend` needs none
 import torch
-from scipy.special import betaincinv
 from torch import Tensor
 
 _LARGEST_BETA = 0.999
@@ -62,7 +62,7 @@ def _exp(steps: int) -> Tensor:
 
 
 def _beta(steps: int) -> Tensor:
-    quantile = betaincinv(0.3, 10.0, (1 - torch.arange(steps + 1, dtype=torch.float64) / steps).numpy())
+    quantile = scipy.special.betaincinv(0.3, 10.0, (1 - torch.arange(steps + 1, dtype=torch.float64) / steps).numpy())
     abar = torch.from_numpy(quantile)
     return 1 - abar[1:] / abar[:-1]
 

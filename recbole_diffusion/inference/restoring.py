@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import scipy.sparse
+import scipy  # which loads its parts on first use: `recommend` needs none
 import torch
 
 from ..common.setting import table_of

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, MutableMapping, Set
 from typing import Any
 
 import numpy as np
-import scipy.sparse
+import scipy  # which loads its parts on first use: `recommend` needs none
 import torch
 from torch import Tensor, nn
 

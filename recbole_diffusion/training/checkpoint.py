@@ -14,7 +14,7 @@ from typing import Any, cast
 from uuid import uuid4
 
 import numpy as np
-import scipy.sparse
+import scipy  # which loads its parts on first use: `recommend` needs none
 import torch
 from torch import Tensor, nn
 
