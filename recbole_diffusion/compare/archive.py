@@ -16,6 +16,7 @@ from typing import Final
 
 from ..common.files import atomic_write
 from ..errors import UserError
+from ..evaluation.ranks import shallow
 from .plan import Plan, Run, check_same
 
 # The record is the last to be written: where it stands, the run is done.
@@ -70,6 +71,12 @@ def _names(plan: Plan, run: Run) -> dict[str, str]:
     return {file: f"{folder}/{file}" for file in RUN_FILES}
 
 
+def _kept(file: Path) -> bytes:
+    """What an archive keeps of a run's file."""
+    content = file.read_bytes()
+    return shallow(content) if file.name == "ranks.npz" else content
+
+
 def unpack(plan: Plan) -> None:
     """Put the finished runs that the plan's archive holds into its folder, unless they are done there.
 
@@ -96,6 +103,8 @@ def unpack(plan: Plan) -> None:
 def pack(plan: Plan) -> None:
     """Add the finished runs of the plan's folder to its archive; what the archive holds already stays as it is.
 
+    Of the ranks it keeps the first hundred: see `evaluation.ranks.shallow`.
+
     Raises
     ------
     UserError
@@ -105,7 +114,7 @@ def pack(plan: Plan) -> None:
         return
     members = read_archive(plan.archive)
     new = {
-        name: (run.folder / file).read_bytes()
+        name: _kept(run.folder / file)
         for run in plan.runs
         if (run.folder / "record.json").exists()
         for file, name in _names(plan, run).items()

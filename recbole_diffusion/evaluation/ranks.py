@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +16,8 @@ from ..errors import UserError
 from .ranking import UserRanks
 
 K = 10
+# The deepest rank that an archive tells from those behind it. Metrics end earlier, and deep ranks hardly compress.
+DEEPEST = 100
 # Share of the items that make up the head, the most popular first.
 HEAD = 0.2
 
@@ -93,6 +96,15 @@ def load_ranks(path: Path) -> StoredRanks:
             return StoredRanks(**found)
     except (OSError, EOFError, ValueError, KeyError, BadZipFile) as error:
         raise UserError(f"{path}: the ranks cannot be read ({error})") from error
+
+
+def shallow(stored: bytes) -> bytes:
+    """A file of `save_ranks` in which every rank behind `DEEPEST` is `DEEPEST` + 1."""
+    file = io.BytesIO()
+    with np.load(io.BytesIO(stored)) as columns:
+        cut = {name: np.minimum(columns[name], DEEPEST + 1) for name in ("rank", "rank_out") if name in columns}
+        np.savez(file, **{**columns, **cut})
+    return file.getvalue()
 
 
 def hit(rank: np.ndarray, k: int = K) -> np.ndarray:

@@ -20,6 +20,7 @@ from recbole_diffusion.evaluation.ranks import (
     load_ranks,
     ndcg,
     save_ranks,
+    shallow,
     training_popularity,
     whole_lengths,
 )
@@ -87,6 +88,19 @@ def test_ranks_of_both_rankings_and_of_one_alone_come_back(tmp_path: Path) -> No
             assert align([[stored]]).ranks[0].tolist() == [[0, 1, 2]]
     with pytest.raises(UserError, match="a run has no ranks without the history"):
         align([[stored]], without_history=True)
+
+
+def test_an_archive_keeps_the_first_hundred_ranks(tmp_path: Path) -> None:
+    path = tmp_path / "ranks.npz"
+    ranks = np.array([1, 100, 101, 5000])
+    for without in (None, ranks - 1):
+        save_ranks(path, UserRanks(*[np.arange(4) + 500] * 3, ranks, without), np.arange(500, 505))
+        path.write_bytes(shallow(path.read_bytes()))
+        stored = load_ranks(path)
+        assert stored.rank.tolist() == [1, 100, 101, 101]
+        assert stored.rank_out is None or stored.rank_out.tolist() == [0, 99, 100, 101]
+        assert (stored.rank_out is None) == (without is None)
+        assert stored.user.tolist() == [500, 501, 502, 503] and stored.popularity.tolist() == [500, 501, 502, 503, 504]
 
 
 @pytest.mark.parametrize("content", [None, b"", b"PK\x03\x04 torn"])
