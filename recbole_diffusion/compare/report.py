@@ -16,7 +16,7 @@ from tabulate import tabulate
 from ..common.files import write_json, write_text
 from ..evaluation.protocols import TITLES, protocols
 from ..evaluation.ranks import HEAD, K
-from ..evaluation.statistics import LEVEL, RESAMPLES
+from ..evaluation.statistics import LEVEL, MARGIN, RESAMPLES
 from .plan import Plan
 from .plots import plot_all
 from .results import COSTS
@@ -123,6 +123,42 @@ def pair_rows(results: Mapping[str, Any]) -> list[dict[str, str]]:
     ]
 
 
+def _finding(pair: Mapping[str, Any]) -> str:
+    """What a test of a row against its `-off` row says, in a word or two."""
+    if pair["ndcg_significant"]:
+        return "**better with noise**" if pair["difference"] > 0 else "**worse with noise**"
+    if pair["equivalent"]:
+        return f"equal within {MARGIN:.0%}"
+    return f"open within ±{max(abs(pair['low']), abs(pair['high'])) / pair['off_mean']:.0%}"
+
+
+def noise_rows(results: Mapping[str, Any]) -> list[dict[str, str]]:
+    """What the noise of each model is worth, a model a row."""
+    return [
+        {
+            "model": pair["first"],
+            f"NDCG@{K}": f"{pair['mean']:.4f}",
+            "with diffusion off": f"{pair['off_mean']:.4f}",
+            "difference": f"{pair['difference']:+.4f}",
+            f"{LEVEL:.0%} interval": f"{pair['low']:+.4f} to {pair['high']:+.4f}",
+            "in per cent": f"{pair['difference'] / pair['off_mean']:+.1%}",
+            "Wilcoxon, Holm": _p(pair["wilcoxon_holm"]),
+            f"Hit@{K}": _bold(f"{pair['hit_difference']:+.4f}", pair["hit_significant"]),
+            "the noise": _finding(pair),
+        }
+        for pair in results["noise"]
+    ]
+
+
+def _how_noise(results: Mapping[str, Any]) -> str:
+    return (
+        f"Each model against the same network without noise. *Better* and *worse*: significant, as below, with Holm's"
+        f" correction for these {len(results['noise'])} pairs. *Equal*: two one-sided tests (TOST) at"
+        f" {1 - LEVEL:.2f} show that NDCG@{K} differs by less than {MARGIN:.0%}. *Open*: neither; a difference beyond"
+        " the bound that stands there would have been seen."
+    )
+
+
 def _how_tested(results: Mapping[str, Any]) -> str:
     several = len(results["seeds"]) > 1
     resampled = "users and, where a model has several, seeds" if several else "users alone, since there is one seed"
@@ -181,6 +217,9 @@ def to_markdown(results: Mapping[str, Any], plots: Mapping[str, Path]) -> str:
     ]
     for title, _, of_ranking in _rankings(results):
         parts += [f"## Test metrics{title}", _table(metric_rows(of_ranking)), _how_measured(of_ranking)]
+    for title, _, of_ranking in _rankings(results):
+        if of_ranking["noise"]:
+            parts += [f"## What the noise is worth{title}", _table(noise_rows(of_ranking)), _how_noise(of_ranking)]
     failed = [
         f"- {row['name']}, seed {seed}: {_code(why)}" for row in results["rows"] for seed, why in row["failed"].items()
     ]

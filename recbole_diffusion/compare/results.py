@@ -101,6 +101,16 @@ def _by_steps(records: dict[str, list[dict[str, Any]]], history: str, protocol: 
     return table
 
 
+def _noise_worth(
+    names: Sequence[str], ndcg_of: Sequence[np.ndarray], hits: Sequence[np.ndarray]
+) -> list[dict[str, Any]]:
+    """Each row that has an `-off` row, tested against it; Holm's correction is for these pairs."""
+    pairs = [(name, f"{name}-off") for name in names if f"{name}-off" in names]
+    mean = {name: float(scores.mean()) for name, scores in zip(names, ndcg_of, strict=True)}
+    tested = statistics.compare_pairs(names, ndcg_of, hits, pairs=pairs)
+    return [{**pair._asdict(), "mean": mean[pair.first], "off_mean": mean[pair.second]} for pair in tested]
+
+
 def _tests(plan: Plan, states: dict[Run, dict[str, Any]], history: str, protocol: str) -> dict[str, Any]:
     """Everything that is computed from the ranks of the single users by one ranking."""
     done = {
@@ -109,7 +119,8 @@ def _tests(plan: Plan, states: dict[Run, dict[str, Any]], history: str, protocol
     }
     done = {name: runs for name, runs in done.items() if runs}
     if not done:
-        return {"users": 0, "pairs": [], "estimates": {}, "by_length": [], "by_popularity": [], "by_steps": []}
+        lists: dict[str, Any] = {key: [] for key in ("pairs", "noise", "by_length", "by_popularity", "by_steps")}
+        return {"users": 0, "estimates": {}, **lists}
     names = list(done)
     stored = [[load_ranks(run.folder / "ranks.npz") for run in runs] for runs in done.values()]
     rows = align(stored, without_history=history == "both" and protocol == "out")
@@ -120,6 +131,7 @@ def _tests(plan: Plan, states: dict[Run, dict[str, Any]], history: str, protocol
     return {
         "users": len(np.unique(rows.user)),
         "pairs": [pair._asdict() for pair in statistics.compare_pairs(names, user_ndcg, user_hits, plan.against)],
+        "noise": _noise_worth(names, user_ndcg, user_hits),
         "estimates": {
             f"ndcg@{K}": _estimates(names, user_ndcg),
             f"hit@{K}": _estimates(names, user_hits),
@@ -160,10 +172,10 @@ def collect(plan: Plan, command: Sequence[str] = ()) -> dict[str, Any]:
     Returns
     -------
     dict
-        `rows` (a model each), `pairs` (tests of differences), `estimates`, `by_length`, `by_popularity`, `by_steps` and
-        `runs` (the record of every run, with configuration, command, versions, commit and machine). With
-        `history_in_ranking: both` these are of the ranking with the history, and `history_out` holds the same of that
-        without it, but for runs and costs.
+        `rows` (a model each), `pairs` (tests of differences), `noise` (tests of models against their `-off` rows),
+        `estimates`, `by_length`, `by_popularity`, `by_steps` and `runs` (the record of every run, with configuration,
+        command, versions, commit and machine). With `history_in_ranking: both` these are of the ranking with the
+        history, and `history_out` holds the same of that without it, but for runs and costs.
     """
     states = {run: state_of(run) for run in plan.runs}
     by_variant = {v: {run: states[run] for run in plan.runs_of(v)} for v in plan.variants}

@@ -11,6 +11,8 @@ from scipy import stats
 
 RESAMPLES = 10_000
 LEVEL = 0.95
+# The largest difference that counts as none, a share of the second model's mean.
+MARGIN = 0.02
 # Means of equal numbers taken in another order are equal to so many places.
 PLACES = 12
 
@@ -41,6 +43,12 @@ class Pair(NamedTuple):
     wilcoxon, mcnemar : float
         p-values, as they are and corrected by Holm over the pairs tested.
     wilcoxon_holm, mcnemar_holm : float
+    margin : float
+        The largest difference of NDCG that counts as none: `MARGIN` times the second model's mean.
+    tost_low, tost_high : float
+        The middle 1 - 2 (1 - `LEVEL`) of the resampled differences of NDCG.
+    equivalent : bool
+        Whether it lies within the margin: two one-sided tests at 1 - `LEVEL` (TOST, Schuirmann 1987) then both reject.
     ndcg_significant, hit_significant : bool
         Whether the interval excludes zero, so that other seeds are covered too, the corrected p-value is below
         1 - `LEVEL`, and the test favours the model with the higher mean: ranks and means can disagree.
@@ -58,6 +66,10 @@ class Pair(NamedTuple):
     mcnemar: float
     wilcoxon_holm: float
     mcnemar_holm: float
+    margin: float
+    tost_low: float
+    tost_high: float
+    equivalent: bool
     ndcg_significant: bool
     hit_significant: bool
 
@@ -145,6 +157,8 @@ class Compared(NamedTuple):
     difference: float
     low: float
     high: float
+    tost_low: float
+    tost_high: float
     p: float
     p_holm: float
     significant: bool
@@ -161,15 +175,20 @@ def _compared(
     for (i, j), verdict, p_holm in zip(chosen, verdicts, holm([verdict.p for verdict in verdicts]), strict=True):
         difference = float(scores[i].mean() - scores[j].mean())
         low, high = interval(means[:, i] - means[:, j])
+        tost = interval(means[:, i] - means[:, j], 2 * LEVEL - 1)
         significant = (low > 0 or high < 0) and p_holm < 1 - LEVEL and verdict.sign == np.sign(difference)
-        compared.append(Compared(difference, low, high, verdict.p, p_holm, bool(significant)))
+        compared.append(Compared(difference, low, high, *tost, verdict.p, p_holm, bool(significant)))
     return compared
 
 
 def compare_pairs(
-    names: Sequence[str], ndcg: Sequence[np.ndarray], hits: Sequence[np.ndarray], against: str | None = None
+    names: Sequence[str],
+    ndcg: Sequence[np.ndarray],
+    hits: Sequence[np.ndarray],
+    against: str | None = None,
+    pairs: Sequence[tuple[str, str]] | None = None,
 ) -> list[Pair]:
-    """Every pair of models, tested, or every other model and `against`; Holm's correction is for the pairs tested.
+    """Every pair of models, tested, or every other model and `against`, or `pairs`; Holm's correction is for those.
 
     Parameters
     ----------
@@ -178,12 +197,17 @@ def compare_pairs(
         NDCG@k and Hit@k of each user, a model an array; users in the same order.
     against : str, optional
         The model that is second of each pair.
+    pairs : sequence of (str, str), optional
+        What is tested, instead of either.
     """
     chosen = list(combinations(range(len(names)), 2))
     if against is not None:
         chosen = [(i, j) for i, j in permutations(range(len(names)), 2) if names[j] == against]
+    if pairs is not None:
+        chosen = [(names.index(first), names.index(second)) for first, second in pairs]
     if not chosen:
         return []
+    margins = [MARGIN * float(ndcg[j].mean()) for _, j in chosen]
     of_ndcg, of_hits = _compared(ndcg, wilcoxon, chosen), _compared(hits, mcnemar, chosen)
     return [
         Pair(
@@ -199,8 +223,12 @@ def compare_pairs(
             mcnemar=hit.p,
             wilcoxon_holm=rank.p_holm,
             mcnemar_holm=hit.p_holm,
+            margin=margin,
+            tost_low=rank.tost_low,
+            tost_high=rank.tost_high,
+            equivalent=-margin < rank.tost_low and rank.tost_high < margin,
             ndcg_significant=rank.significant,
             hit_significant=hit.significant,
         )
-        for (i, j), rank, hit in zip(chosen, of_ndcg, of_hits, strict=True)
+        for (i, j), margin, rank, hit in zip(chosen, margins, of_ndcg, of_hits, strict=True)
     ]

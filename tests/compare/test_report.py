@@ -30,12 +30,12 @@ def test_everything_stands_in_the_folder(compared: dict[str, Any]) -> None:
 def test_the_report_tells_of_every_row(compared: dict[str, Any]) -> None:
     text = (compared["folder"] / "report.md").read_text()
     results = json.loads((compared["folder"] / "results.json").read_text())
-    assert re.findall(r"^\| (\S+) ", text.split("## Failed")[0], re.MULTILINE) == [
-        "model",
-        "DiffuRec",
-        "DiffuRec-off",
-        "SASRec",
-    ]
+    metrics, noise = text.split("## Failed")[0].split("## What the noise is worth")
+    assert re.findall(r"^\| (\S+) ", metrics, re.MULTILINE) == ["model", "DiffuRec", "DiffuRec-off", "SASRec"]
+    assert re.findall(r"^\| (\S+) ", noise, re.MULTILINE) == ["model", "DiffuRec"]
+    assert re.search(
+        r"\| (open within ±\d+%|equal within 2%|\*\*(better|worse) with noise\*\*) \|$", noise, re.MULTILINE
+    )
     score = results["rows"][0]["test"]["ndcg@10"]
     assert f"{score['mean']:.4f} ± {score['std']:.4f}" in text
     assert re.search(r"- SASRec, seed 1: .*learning_rate=1e\+30 is probably too high", text)
@@ -51,7 +51,7 @@ def test_the_page_is_one_file(compared: dict[str, Any]) -> None:
     sources = re.findall(r'src="([^"]{0,30})', page)
     assert len(sources) == len(PLOTS) and all(source.startswith("data:image/png;base64,") for source in sources)
     assert not re.search(r"https?:|<link|<script|@import", page)
-    assert page.count("<table>") == 4
+    assert page.count("<table>") == 5
 
 
 def test_results_hold_what_is_needed_to_do_it_again(compared: dict[str, Any]) -> None:

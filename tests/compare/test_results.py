@@ -65,6 +65,16 @@ def test_rows_and_tests(plan: Plan) -> None:
     ]
 
 
+def test_a_row_is_tested_against_its_off_row() -> None:
+    plan = small_plan(model_list="a=Pop,a-off=Pop(epochs=3),c=Pop(epochs=4)", seeds="1,2")
+    ranks = leave(plan, better="a")
+    (worth,) = collect(plan)["noise"]
+    assert (worth["first"], worth["second"]) == ("a", "a-off")
+    assert worth["mean"] == pytest.approx(float(ndcg(ranks[0]).mean()))
+    assert worth["difference"] == pytest.approx(worth["mean"] - worth["off_mean"])
+    assert worth["ndcg_significant"] and worth["wilcoxon_holm"] == worth["wilcoxon"]
+
+
 def test_groups_hold_every_user_once(plan: Plan) -> None:
     leave(plan, better="b")
     results = collect(plan)

@@ -147,6 +147,34 @@ def test_pairs() -> None:
     assert [pair.mcnemar_holm for pair in pairs] == holm([pair.mcnemar for pair in pairs])
 
 
+def test_equivalence_needs_an_interval_within_two_per_cent() -> None:
+    base = scores(3, 400)
+    close, far = base + base.mean() * 0.01, base + base.mean() * 0.03
+    # Shifted alike for every user: the interval has the width of the seeds' spread alone, here none.
+    even = np.tile(base.mean(axis=0), (3, 1))
+    names, models = (
+        ["close", "far", "noisy", "base"],
+        [even + base.mean() * 0.01, even + base.mean() * 0.03, close, even],
+    )
+    tested = compare_pairs(names, models, models, against="base")
+    assert [pair.equivalent for pair in tested][:2] == [True, False]
+    for pair in tested:
+        assert pair.margin == pytest.approx(0.02 * base.mean())
+        assert pair.low <= pair.tost_low <= pair.difference <= pair.tost_high <= pair.high
+        assert pair.equivalent == (-pair.margin < pair.tost_low and pair.tost_high < pair.margin)
+    wide = scores(3, 400, seed=5)
+    (unlike,) = compare_pairs(["a", "b"], [wide, base], [wide, base])
+    assert not unlike.equivalent and unlike.tost_high - unlike.tost_low > 2 * unlike.margin
+    assert far.mean() > close.mean()
+
+
+def test_chosen_pairs_are_corrected_for_these() -> None:
+    base = scores(2, 300)
+    models = [base, base + 0.2, base + np.tile([0.1, -0.1], 150)]
+    (pair,) = compare_pairs(["a", "b", "c"], models, models, pairs=[("c", "a")])
+    assert (pair.first, pair.second) == ("c", "a") and pair.wilcoxon_holm == pair.wilcoxon
+
+
 def test_no_difference_holds_where_test_and_mean_disagree() -> None:
     # The first has the higher mean by far, the second is ahead of it for most users.
     ahead = np.concatenate([np.full(300, 0.5), np.full(600, -0.1)])
