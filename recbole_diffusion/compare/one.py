@@ -24,7 +24,7 @@ from ..common.log import run_logging
 from ..errors import UserError
 from ..evaluation.environment import commit_of, machine, peak_gpu_memory, peak_memory, seconds_since_start, versions
 from ..evaluation.ranking import user_ranks
-from ..evaluation.ranks import save_ranks, training_popularity, whole_lengths
+from ..evaluation.ranks import save_ranks, times, training_popularity, whole_lengths
 from ..host.settings import load_config
 from ..inference.sampling import asked_for
 from ..model.base import DiffusionRecommender
@@ -148,7 +148,7 @@ def run_one(folder: Path) -> None:
         memory = {key: progress.content[key] for key in ("peak_memory", "peak_gpu_memory")}
         tested = prepared.test_data._dataset
         ranks = user_ranks(trainer, prepared.test_data)._replace(length=whole_lengths(tested))
-        save_ranks(folder / "ranks.npz", ranks, training_popularity(prepared.train_data._dataset))
+        save_ranks(folder / "ranks.npz", ranks, training_popularity(prepared.train_data._dataset), times(tested))
         by_steps = accuracy_by_steps(prepared, config)
         progress.write()
     epochs = progress.content["epochs"]

@@ -94,6 +94,8 @@ class Plan(NamedTuple):
         Runs at a time.
     archive : Path or None
         Holds finished runs.
+    tuned : Path or None
+        What a tuning wrote, from which settings were taken.
     """
 
     dataset: str
@@ -104,6 +106,7 @@ class Plan(NamedTuple):
     against: str | None
     jobs: int
     archive: Path | None
+    tuned: Path | None = None
 
     @property
     def variants(self) -> list[Variant]:
@@ -361,8 +364,8 @@ def make_plan(wanted: Wanted) -> Plan:
     names = list(dict.fromkeys(run.variant.name for run in runs))
     if against is not None and against not in names:
         raise SettingError("against", against, f"one of the rows is wanted: {', '.join(names)}")
-    archive = None if wanted.own["archive"] is None else Path(wanted.own["archive"])
-    plan = Plan(wanted.dataset, folder, runs, valid_latex, test_latex, against, wanted.own["jobs"], archive)
+    archive, tuned = (None if wanted.own[key] is None else Path(wanted.own[key]) for key in ("archive", "tuned"))
+    plan = Plan(wanted.dataset, folder, runs, valid_latex, test_latex, against, wanted.own["jobs"], archive, tuned)
     for run in runs:
         before = read_json(run.folder / "run.json")
         check_same(run, before, f"output={folder}", "choose another folder by --output")

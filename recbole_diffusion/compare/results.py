@@ -12,8 +12,10 @@ from ..common.files import read_json
 from ..evaluation import statistics
 from ..evaluation.protocols import apart, protocols
 from ..evaluation.ranks import HEAD, Aligned, K, align, by_user, hit, is_head, length_groups, load_ranks, ndcg
+from .cuts import by_cut
 from .plan import Plan, Run, Variant
 from .runner import state_of
+from .trials import tuning_of
 
 # For the many intervals of the plots; those of the tables have more.
 GROUP_RESAMPLES = 1000
@@ -120,7 +122,7 @@ def _tests(plan: Plan, states: dict[Run, dict[str, Any]], history: str, protocol
     done = {name: runs for name, runs in done.items() if runs}
     if not done:
         lists: dict[str, Any] = {key: [] for key in ("pairs", "noise", "by_length", "by_popularity", "by_steps")}
-        return {"users": 0, "estimates": {}, **lists}
+        return {"users": 0, "estimates": {}, "by_cut": {}, **lists}
     names = list(done)
     stored = [[load_ranks(run.folder / "ranks.npz") for run in runs] for runs in done.values()]
     rows = align(stored, without_history=history == "both" and protocol == "out")
@@ -128,9 +130,13 @@ def _tests(plan: Plan, states: dict[Run, dict[str, Any]], history: str, protocol
     user_ndcg, user_hits = of_users(ndcg), of_users(hit)
     groups, titles = length_groups(rows.length)
     head = is_head(rows.popularity)[rows.item]
+    pairs = statistics.compare_pairs(names, user_ndcg, user_hits, plan.against)
+    parted_by = {"length": rows.length, "popularity": rows.popularity[rows.item], "time": rows.time}
+    tested = [(pair.first, pair.second) for pair in pairs]
+    cuts = {key: by_cut(names, rows, value, tested) for key, value in parted_by.items() if value is not None}
     return {
         "users": len(np.unique(rows.user)),
-        "pairs": [pair._asdict() for pair in statistics.compare_pairs(names, user_ndcg, user_hits, plan.against)],
+        "pairs": [pair._asdict() for pair in pairs],
         "noise": _noise_worth(names, user_ndcg, user_hits),
         "estimates": {
             f"ndcg@{K}": _estimates(names, user_ndcg),
@@ -138,6 +144,7 @@ def _tests(plan: Plan, states: dict[Run, dict[str, Any]], history: str, protocol
         },
         "by_length": _in_groups(names, rows, groups, titles),
         "by_popularity": _in_groups(names, rows, (~head).astype(int), [f"head ({HEAD:.0%} of items)", "tail"]),
+        "by_cut": {key: cut for key, cut in cuts.items() if cut is not None},
         "by_steps": _by_steps({name: [states[run] for run in runs] for name, runs in done.items()}, history, protocol),
     }
 
@@ -173,9 +180,10 @@ def collect(plan: Plan, command: Sequence[str] = ()) -> dict[str, Any]:
     -------
     dict
         `rows` (a model each), `pairs` (tests of differences), `noise` (tests of models against their `-off` rows),
-        `estimates`, `by_length`, `by_popularity`, `by_steps` and `runs` (the record of every run, with configuration,
-        command, versions, commit and machine). With `history_in_ranking: both` these are of the ranking with the
-        history, and `history_out` holds the same of that without it, but for runs and costs.
+        `estimates`, `by_length`, `by_popularity`, `by_cut`, `by_steps`, `tuning` (trials) and `runs` (the record of
+        every run, with configuration, command, versions, commit and machine). With `history_in_ranking: both` these are
+        of the ranking with the history, and `history_out` holds the same of that without it, but for runs, costs and
+        trials.
     """
     states = {run: state_of(run) for run in plan.runs}
     by_variant = {v: {run: states[run] for run in plan.runs_of(v)} for v in plan.variants}
@@ -197,6 +205,7 @@ def collect(plan: Plan, command: Sequence[str] = ()) -> dict[str, Any]:
         metric_rows = [_metric_row(variant, of_it, protocol) for variant, of_it in by_variant.items()]
         seeds = {"seeds": results["seeds"], "rows": metric_rows}
         results[f"history_{protocol}"] = {**seeds, **_with_best(_tests(plan, states, history, protocol))}
+    results["tuning"] = tuning_of(plan)
     results["runs"] = [
         {**read_json(run.folder / "run.json"), **state, "name": run.variant.name, "seed": run.seed}
         for run, state in states.items()

@@ -33,6 +33,8 @@ class StoredRanks(NamedTuple):
         Number of training interactions of each item.
     rank_out : int32 [n], optional
         The rank without the history; of runs with `history_in_ranking: both`.
+    time : int64 [n], optional
+        When each test interaction took place, in the dataset's unit; of data with times.
     """
 
     user: np.ndarray
@@ -41,6 +43,7 @@ class StoredRanks(NamedTuple):
     rank: np.ndarray
     popularity: np.ndarray
     rank_out: np.ndarray | None = None
+    time: np.ndarray | None = None
 
 
 class Aligned(NamedTuple):
@@ -51,6 +54,7 @@ class Aligned(NamedTuple):
     popularity : int32 [V]
     ranks : list of int32 [S, n]
         One entry a model.
+    time : int64 [n] or None
     """
 
     user: np.ndarray
@@ -58,6 +62,7 @@ class Aligned(NamedTuple):
     length: np.ndarray
     popularity: np.ndarray
     ranks: list[np.ndarray]
+    time: np.ndarray | None = None
 
 
 def training_popularity(dataset: Any) -> np.ndarray:
@@ -75,10 +80,20 @@ def whole_lengths(dataset: Any) -> np.ndarray:
     return (rows - prefixes.sequences.start[rows]).numpy()
 
 
-def save_ranks(path: Path, ranks: UserRanks, popularity: np.ndarray) -> None:
+def times(dataset: Any) -> np.ndarray | None:
+    """When each row's target took place, int64 [n], in the order of the dataset; None where the data have no times."""
+    scale = getattr(dataset, "time_scale", None)
+    if scale is None:
+        return None
+    offset, factor = scale
+    return (offset + factor * dataset.inter_feat[dataset.time_field].numpy().astype(float)).round().astype(np.int64)
+
+
+def save_ranks(path: Path, ranks: UserRanks, popularity: np.ndarray, time: np.ndarray | None = None) -> None:
     """Write the ranks of a run, uncompressed: an archive of several runs sees what they share."""
     with atomic_write(path) as part, open(part, "wb") as file:
         columns = {name: column.astype(np.int32) for name, column in ranks._asdict().items() if column is not None}
+        columns |= {} if time is None else {"time": time}
         np.savez(file, **columns, popularity=popularity)
 
 
@@ -92,7 +107,8 @@ def load_ranks(path: Path) -> StoredRanks:
     """
     try:
         with np.load(path) as columns:
-            found = {name: columns[name] for name in StoredRanks._fields if name in columns or name != "rank_out"}
+            optional = StoredRanks._field_defaults
+            found = {name: columns[name] for name in StoredRanks._fields if name in columns or name not in optional}
             return StoredRanks(**found)
     except (OSError, EOFError, ValueError, KeyError, BadZipFile) as error:
         raise UserError(f"{path}: the ranks cannot be read ({error})") from error
@@ -133,6 +149,7 @@ def align(models: Sequence[Sequence[StoredRanks]], without_history: bool = False
         Where two of them were tested on different interactions, or one has no such ranks.
     """
     first: StoredRanks | None = None
+    time: np.ndarray | None = None
     ranks = []
     for seeds in models:
         rows = []
@@ -148,10 +165,12 @@ def align(models: Sequence[Sequence[StoredRanks]], without_history: bool = False
                 first = sorted_rows
             elif not all(np.array_equal(getattr(first, name), getattr(sorted_rows, name)) for name in ("user", "item")):
                 raise UserError("the runs were tested on different interactions, so that they cannot be compared")
+            if time is None and stored.time is not None:
+                time = stored.time[order]
             rows.append(sorted_rows.rank)
         ranks.append(np.stack(rows))
     assert first is not None
-    return Aligned(first.user, first.item, first.length, first.popularity, ranks)
+    return Aligned(first.user, first.item, first.length, first.popularity, ranks, time)
 
 
 def by_user(user: np.ndarray, values: np.ndarray) -> np.ndarray:

@@ -84,7 +84,20 @@ class PrefixDataset(SequentialDataset):
 
     # Whether batches are padded to their longest history only.
     trim = False
+    # Times as RecBole keeps them times the second, plus the first, are those of the files; None without times.
+    time_scale: tuple[float, float] | None = None
     inter_feat: Any
+
+    def _normalize(self) -> None:
+        """Normalize as RecBole does, which is by default to [0, 1], and keep what leads back to the times."""
+        if self.time_field not in self.inter_feat:
+            super()._normalize()
+            return
+        first, last = self.inter_feat[self.time_field].agg(["min", "max"])
+        super()._normalize()
+        low, high = self.inter_feat[self.time_field].agg(["min", "max"])
+        factor = (last - first) / (high - low) if last > first else 0.0
+        self.time_scale = (float(first - factor * low), float(factor))
 
     def data_augmentation(self) -> None:
         """Make one row for each interaction but the first of each user."""

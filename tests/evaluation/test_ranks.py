@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from recbole.data import dataset as recbole_dataset
 
 from recbole_diffusion.errors import UserError
 from recbole_diffusion.evaluation.ranking import UserRanks, user_ranks
@@ -21,12 +22,14 @@ from recbole_diffusion.evaluation.ranks import (
     ndcg,
     save_ranks,
     shallow,
+    times,
     training_popularity,
     whole_lengths,
 )
 from recbole_diffusion.host.settings import load_config
 from recbole_diffusion.training.run import prepare
 
+ML_100K = Path(recbole_dataset.__file__).parents[2] / "dataset_example" / "ml-100k"
 SETTINGS = {
     "user_inter_num_interval": "[0,30]",
     "hidden_size": 16,
@@ -73,6 +76,26 @@ def test_ranks_come_back_from_disk(tmp_path: Path) -> None:
     assert stored.rank.dtype == np.int32
     assert stored.user.tolist() == [0, 1, 2] and stored.popularity.tolist() == [0, 1, 2, 3, 4]
     assert [path.name for path in tmp_path.iterdir()] == ["ranks.npz"]
+
+
+def test_times_are_those_of_the_targets_and_come_back_in_order(tmp_path: Path) -> None:
+    data = prepare(load_config("Pop", "ml-100k", config_dict=SETTINGS)).test_data._dataset
+    found = times(data)
+    assert found is not None and found.dtype == np.int64
+    # Leave-one-out tests on the last interaction of each user.
+    last = pd.read_csv(ML_100K / "ml-100k.inter", sep="\t").groupby("user_id:token")["timestamp:float"].max()
+    tokens = data.id2token(data.uid_field, data.inter_feat[data.uid_field].numpy())
+    assert np.abs(found - last[tokens.astype(int)].to_numpy()).max() <= 2
+    # ml-100k was gathered from September 1997 to April 1998.
+    assert found.min() > 874_000_000 and found.max() < 894_000_000
+    path = tmp_path / "ranks.npz"
+    user = np.array([2, 0, 1])
+    save_ranks(path, UserRanks(*[user] * 4), np.arange(5), user + 10**12)
+    path.write_bytes(shallow(path.read_bytes()))
+    aligned = align([[load_ranks(path)]]).time
+    assert aligned is not None and aligned.tolist() == [10**12, 10**12 + 1, 10**12 + 2]
+    data.time_scale = None
+    assert times(data) is None
 
 
 def test_ranks_of_both_rankings_and_of_one_alone_come_back(tmp_path: Path) -> None:
