@@ -130,7 +130,7 @@ def load_data_and_model(
         If the checkpoint cannot be read, or the data has other items now (or, for a general model, other users).
     """
     path = checkpoint.newest(os.fspath(model_file))
-    state = checkpoint.load(path)
+    state = checkpoint.load_model(path)
     settings = {key: value for key, value in state["config"].items() if key not in OF_THE_RUN}
     config = load_config(model or state["model"], state["dataset"], None, settings)
     init_seed(config["seed"], config["reproducibility"])
@@ -142,5 +142,5 @@ def load_data_and_model(
     init_seed(config["seed"], config["reproducibility"])
     trained = build_model(config, train_data.dataset)
     checkpoint.require_model(path, state, trained, config)
-    checkpoint.set_weights(trained, checkpoint.best_weights(state), config["device"])
+    checkpoint.use_best(path, state, trained, config["device"])
     return config, trained, dataset, train_data, valid_data, test_data

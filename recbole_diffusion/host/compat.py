@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 import re
 import sys
 import textwrap
@@ -166,6 +167,25 @@ def anomaly_detection_as_found() -> Iterator[None]:
         yield
     finally:
         torch.autograd.set_detect_anomaly(*found)
+
+
+@contextmanager
+def files_as_data() -> Iterator[None]:
+    """Have models that read files while they are built run no code that stands in them."""
+    # model/general_recommender/ldiffrec.py 232 loads item_emb.npy of a dataset with allow_pickle; s3rec.py 120,
+    # neumf.py 84, nais.py 127 and others call torch.load, which before torch 2.6 unpickles anything. Can go when
+    # RecBole asks for weights and arrays alone.
+    force, load = "TORCH_FORCE_WEIGHTS_ONLY_LOAD", np.load
+    before = os.environ.get(force)
+    os.environ[force] = "1"
+    np.load = lambda *args, **options: load(*args, **{**options, "allow_pickle": False})  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        np.load = load
+        os.environ.pop(force)
+        if before is not None:
+            os.environ[force] = before
 
 
 def mend_loss(model: nn.Module) -> None:

@@ -133,7 +133,7 @@ def read_users(path: str | Path, state: Mapping[str, Any], model: Any, data_path
 
     changes = {} if data_path is None else {"data_path": data_path}
     settings = {**state["config"], "resume": None, **changes}
-    if settings["benchmark_filename"] is not None:
+    if settings.get("benchmark_filename") is not None:
         problem = "recommending to users needs a dataset of interactions; give histories instead"
         raise SettingError("benchmark_filename", settings["benchmark_filename"], problem)
     config = load_config(type(model), state["dataset"], None, settings)

@@ -177,7 +177,7 @@ class Recommender:
             Where the checkpoint cannot be used, in one line.
         """
         path = checkpoint.newest(path)
-        state = checkpoint.load(path)
+        state = checkpoint.load_model(path)
         return cls(path, state, restore(path, state, device, model, settings), data_path)
 
     @property
@@ -307,6 +307,10 @@ class Recommender:
             items, scores, measured = *best, None
         ids, numbers = items.cpu().numpy(), scores.float().cpu().numpy()
         missing = (ids == 0) | np.isneginf(numbers)
+        if not np.isfinite(numbers[~missing]).all():
+            raise UserError(
+                f"{self.path}: the scores are NaN or infinite: the weights are damaged, or some are too large"
+            )
         numbers[missing], ids[missing] = np.nan, 0
         tokens = self.vocabulary.tokens[ids]
         tokens[missing] = None

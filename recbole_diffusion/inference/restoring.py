@@ -71,11 +71,7 @@ def restore(
     """
     chosen = pick_device(device)
     built = build(path, state, chosen, model, settings)
-    try:
-        checkpoint.set_weights(built, checkpoint.best_weights(state), chosen)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path}: the weights do not fit {type(built).__name__}: {reason}") from error
+    checkpoint.use_best(path, state, built, chosen)
     return built
 
 
@@ -119,11 +115,14 @@ def build(
         # The weights are drawn from the global generator.
         with torch.random.fork_rng(devices=[]):
             built: Any = model_class(config, sizes)
-    except (AttributeError, TypeError) as error:
-        if not is_recboles(model_class):
-            raise
-        wanted = f"{path}: {state['model']} cannot be built without its dataset, which no checkpoint holds ({error})"
-        raise UserError(wanted) from error
+    except UserError:
+        raise
+    except Exception as error:
+        problem = "from what the checkpoint holds"
+        if is_recboles(model_class) and isinstance(error, AttributeError | TypeError):
+            problem = "without its dataset, which no checkpoint holds"
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise UserError(f"{path}: {state['model']} cannot be built {problem} ({reason})") from error
     return built.to(device).eval()
 
 
@@ -157,6 +156,9 @@ def _settings(
     for warning in {**warnings, **more}.values():
         logger.warning(warning)
     trained.update(saved)
+    for key, row in table.items():
+        trained[key] = typed(key, trained.get(key), row.kind)
+        row.check(key, trained[key])
     # Compiling pays for a training, and may not be possible where the model is used.
     config = Settings({**trained, "device": device, "model": model_class.__name__, "compile": False})
     free = [key for key, row in table.items() if row.at_inference]

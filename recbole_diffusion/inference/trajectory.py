@@ -88,6 +88,8 @@ def trace(
     best = [top_items(partial(_scores, model, x), 1, model.n_items, k, hidden).items for x in states]
     items, x = torch.cat(best), torch.cat([model.points(state) for state in states])
     distance = (directions(embeddings(model)[items]) - directions(x)[:, None]).norm(dim=-1)
+    if not bool(x.isfinite().all() and distance.isfinite().all()):
+        raise UserError("the reverse process ends in NaN or infinity: the weights are damaged, or some are too large")
     timesteps = [step.timestep for step in chain.steps]
     return Trajectory([*timesteps, None], *(part.cpu().numpy() for part in (x, items, distance)))
 

@@ -7,6 +7,7 @@ import errno
 import functools
 import os
 import random
+import zipfile
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -27,6 +28,34 @@ from ..host.titles import read_titles
 
 FORMAT = 1
 PACKED = "packed as"
+# What a checkpoint must hold so that its model can be used, and so that its training can go on.
+_ABSENT = type(None)
+MODEL_FORM: dict[str, tuple[type, ...]] = {
+    "model": (str,),
+    "dataset": (str,),
+    "config": (dict,),
+    "item_tokens": (list,),
+    "user_tokens": (list,),
+    "state_dict": (dict,),
+    "other_parameter": (dict,),
+    "best_state_dict": (dict, _ABSENT),
+    "best_other_parameter": (dict, _ABSENT),
+    "average": (dict, _ABSENT),
+    "item_titles": (list, _ABSENT),
+}
+TRAINING_FORM: dict[str, tuple[type, ...]] = {
+    "optimizer": (dict,),
+    "attributes": (dict,),
+    "unsaved_attributes": (list,),
+    "epoch": (int,),
+    "best_epoch": (int, _ABSENT),
+    "cur_step": (int,),
+    "best_valid_score": (int, float),
+    "best_valid_result": (dict, _ABSENT),
+    "train_loss": (dict,),
+    "random": (dict,),
+    "loader_random": (list,),
+}
 
 
 def last_path(best: str | Path) -> Path:
@@ -100,12 +129,15 @@ def load(path: str | Path) -> dict[str, Any]:
     Raises
     ------
     UserError
-        If it is missing, truncated, of another program, or of a newer version.
+        If it is missing, damaged, truncated, of another program, or of a newer version.
     """
     try:
+        _require_whole(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise UserError(f"{path}: the checkpoint cannot be read ({error.strerror})") from error
+    except UserError:
+        raise
     except Exception as error:
         raise UserError(f"{path}: not a checkpoint of recbole-diffusion, or a truncated one") from error
     if not isinstance(state, dict) or not isinstance(state.get("format"), int):
@@ -114,6 +146,59 @@ def load(path: str | Path) -> dict[str, Any]:
         writer = state.get("version")
         raise UserError(f"{path}: written by recbole-diffusion {writer}, newer than this one ({__version__})")
     return state
+
+
+def _require_whole(path: str | Path) -> None:
+    """Refuse a file of which a byte is another than was written; torch's reader looks at no sum."""
+    with zipfile.ZipFile(path) as archive:
+        damaged = archive.testzip()
+    if damaged is not None:
+        raise UserError(f"{path}: the checkpoint is damaged: {damaged} in it does not have the sum it was written with")
+
+
+def load_model(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint that holds a model.
+
+    Raises
+    ------
+    UserError
+        Where `load` refuses it, or a part is missing or of another type.
+    """
+    state = load(path)
+    require_form(path, state, MODEL_FORM)
+    if not state["model"].isidentifier():
+        # Else a checkpoint could name a file, whose code would run.
+        name = state["model"]
+        raise UserError(f"{path}: {name!r} is no name of a model; a class of your own is named by model=FILE.py:CLASS")
+    for key in ("item_tokens", "user_tokens"):
+        if not state[key] or not all(isinstance(token, str) for token in state[key]):
+            raise _malformed(path, key)
+    if state.get("item_titles") is not None and len(state["item_titles"]) != len(state["item_tokens"]):
+        raise _malformed(path, "item_titles")
+    for key in ("USER_ID_FIELD", "ITEM_ID_FIELD", "TIME_FIELD"):
+        if not isinstance(state["config"].get(key), str):
+            raise _malformed(path, f"config.{key}")
+    for key in ("state_dict", "best_state_dict", "average"):
+        if not all(isinstance(value, Tensor) for value in (state.get(key) or {}).values()):
+            raise _malformed(path, key)
+    return state
+
+
+def require_form(path: str | Path, state: Mapping[str, Any], form: Mapping[str, tuple[type, ...]]) -> None:
+    """Refuse a checkpoint that lacks a part, or has it in another type.
+
+    Raises
+    ------
+    UserError
+        Naming the first such part.
+    """
+    for key, types in form.items():
+        if not isinstance(state.get(key), types):
+            raise _malformed(path, key)
+
+
+def _malformed(path: str | Path, key: str) -> UserError:
+    return UserError(f"{path}: the checkpoint is damaged: its {key} is missing or of another form")
 
 
 def pack(value: Any) -> Any:
@@ -181,6 +266,35 @@ def set_weights(model: Any, learnt: Mapping[str, Any], device: torch.device | st
     """Put what `weights` gave into a model on `device`."""
     model.load_state_dict(learnt["state_dict"])
     model.load_other_parameter(unpack(learnt["other_parameter"], device))
+
+
+def use_best(path: str | Path, state: Mapping[str, Any], model: Any, device: torch.device | str) -> None:
+    """Put the best weights of a checkpoint into a model on `device`.
+
+    Raises
+    ------
+    UserError
+        Where they do not fit the model, or are no numbers.
+    """
+    use_weights(path, best_weights(state), model, device)
+
+
+def use_weights(path: str | Path, learnt: Mapping[str, Any], model: Any, device: torch.device | str) -> None:
+    """As `set_weights`, for weights that come from a file.
+
+    Raises
+    ------
+    UserError
+        Where they do not fit the model, or are no numbers.
+    """
+    try:
+        set_weights(model, learnt, device)
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path}: the weights do not fit {type(model).__name__}: {reason}") from error
+    for name, parameter in model.named_parameters():
+        if not bool(parameter.detach().isfinite().all()):
+            raise UserError(f"{path}: the checkpoint is damaged: {name} holds NaN or infinity")
 
 
 def random_state() -> dict[str, Any]:

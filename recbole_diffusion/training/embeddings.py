@@ -45,7 +45,7 @@ def take_embeddings(path: str | Path, model: nn.Module, config: Any, dataset: An
     if not isinstance(own, nn.Embedding):
         raise SettingError(KEY, str(path), must=f"be ~, as {config['model']} has no item_embedding")
     file = checkpoint.newest(path)
-    state = checkpoint.load(file)
+    state = checkpoint.load_model(file)
     theirs = checkpoint.best_weights(state)["state_dict"].get(WEIGHT)
     if theirs is None:
         raise SettingError(KEY, str(path), must=f"be of a model with an item_embedding; {state['model']} has none")

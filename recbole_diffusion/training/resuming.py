@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,16 @@ from .steps import TrainingSteps
 
 class TrainingError(UserError):
     """Training went to NaN or infinity."""
+
+
+@contextmanager
+def _complaints_of(path: str | Path) -> Iterator[None]:
+    """Name the checkpoint where what it holds cannot be put back."""
+    try:
+        yield
+    except (AttributeError, IndexError, KeyError, OverflowError, RuntimeError, TypeError, ValueError) as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise UserError(f"{path}: cannot be resumed, the checkpoint is damaged ({reason})") from error
 
 
 def _generators(loader: Any) -> Iterator[torch.Generator]:
@@ -88,9 +98,10 @@ class ResumableTrainer(EvaluatingTrainer):
         if resumed is not None:
             state = resumed["state"]
             self._require_ours(resumed["path"], state, train_data, resume=True)
-            for generator, at in zip(_generators(train_data), state["loader_random"], strict=True):
-                generator.set_state(at)
-            checkpoint.set_random_state(state["random"])
+            with _complaints_of(resumed["path"]):
+                for generator, at in zip(_generators(train_data), state["loader_random"], strict=True):
+                    generator.set_state(at)
+                checkpoint.set_random_state(state["random"])
         elif self.steps.taken == 0 and self.steps.average is not None:
             # Whoever built the model may have set its weights since.
             self.steps.average.restart()
@@ -209,17 +220,27 @@ class ResumableTrainer(EvaluatingTrainer):
             Where the checkpoint cannot be read, is of another model, catalogue, size or `learner`, or lacks what
             training has changed.
         """
-        state = checkpoint.load(resume_file)
+        state = checkpoint.load_model(resume_file)
         self._require_ours(resume_file, state, train_data, resume=True)
-        if state["config"]["learner"] != self.learner:
-            learner = state["config"]["learner"]
+        learner = state["config"].get("learner")
+        if learner != self.learner:
             raise SettingError("learner", self.learner, must=f"be {learner} to resume {resume_file}")
         if "steps" not in state:
             raise UserError(f"{resume_file}: cannot be resumed, as an earlier version wrote it without what that takes")
+        checkpoint.require_form(resume_file, state, checkpoint.TRAINING_FORM)
         if state["unsaved_attributes"]:
             name = state["unsaved_attributes"][0]
             raise UserError(f"{resume_file}: cannot be resumed, as training changes {name}, which no checkpoint holds")
-        checkpoint.set_weights(self.model, state, self.device)
+        checkpoint.use_weights(resume_file, state, self.model, self.device)
+        with _complaints_of(resume_file):
+            self._put_back(state)
+        self.last_checkpoint = Path(resume_file)
+        self._embeddings = None
+        self._resumed = {"path": resume_file, "state": state}
+        self.logger.info(f"resumed {resume_file} after epoch {self.epoch}")
+
+    def _put_back(self, state: dict[str, Any]) -> None:
+        """Take over what a checkpoint holds beside the weights."""
         attributes.put(self.model, state["attributes"], self.device)
         self.steps.load(state)
         optimizers = self._optimizers()
@@ -234,10 +255,6 @@ class ResumableTrainer(EvaluatingTrainer):
         self.train_loss_dict = state["train_loss"]
         self.best_epoch = state["best_epoch"]
         self._best = None if self.best_epoch is None else checkpoint.best_weights(state)
-        self.last_checkpoint = Path(resume_file)
-        self._embeddings = None
-        self._resumed = {"path": resume_file, "state": state}
-        self.logger.info(f"resumed {resume_file} after epoch {self.epoch}")
 
     def evaluate(
         self,
@@ -272,9 +289,9 @@ class ResumableTrainer(EvaluatingTrainer):
         if not eval_data:
             return OrderedDict()
         if load_best_model and model_file is not None:
-            state = checkpoint.load(model_file)
+            state = checkpoint.load_model(model_file)
             self._require_ours(model_file, state, eval_data, resume=False)
-            checkpoint.set_weights(self.model, checkpoint.best_weights(state), self.device)
+            checkpoint.use_best(model_file, state, self.model, self.device)
         elif load_best_model and self._best is not None:
             checkpoint.set_weights(self.model, self._best, self.device)
         use_average = load_best_model and model_file is None and self._best is None

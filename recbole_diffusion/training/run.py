@@ -76,7 +76,8 @@ def build_model(config: Any, dataset: Any) -> Any:
         Where a package is missing, or a model of RecBole's refuses its settings.
     """
     try:
-        return config.model_class(config, dataset).to(config["device"])
+        with compat.files_as_data():
+            return config.model_class(config, dataset).to(config["device"])
     except ImportError as error:
         raise SettingError("model", config["model"], f"it needs the package {error.name}") from error
     except (ValueError, AssertionError, NotImplementedError) as error:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -222,3 +223,14 @@ def test_a_trainer_writes_no_tensorboard_files() -> None:
     writer.add_hparams({}, {})
     writer.close()
     assert not list(Path().iterdir())
+
+
+def test_no_code_of_a_file_runs_while_a_model_is_built(tmp_path: Path) -> None:
+    np.save(tmp_path / "code.npy", np.array([Path], dtype=object), allow_pickle=True)
+    np.save(tmp_path / "data.npy", np.ones(3))
+    before, environment = np.load, dict(os.environ)
+    with compat.files_as_data():
+        with pytest.raises(ValueError, match="allow_pickle"):
+            np.load(tmp_path / "code.npy", allow_pickle=True)
+        assert np.load(tmp_path / "data.npy", allow_pickle=True).sum() == 3
+    assert np.load is before and dict(os.environ) == environment

@@ -15,6 +15,8 @@ from saved_models import Saved
 from recbole_diffusion.errors import UserError
 from recbole_diffusion.inference import Recommender
 from recbole_diffusion.inference.restoring import restore
+from recbole_diffusion.inference.trajectory import trace
+from recbole_diffusion.quick_start import load_data_and_model
 from recbole_diffusion.training import checkpoint
 
 HISTORY = ["50", "286", "258"]
@@ -108,6 +110,48 @@ def test_what_cannot_be_built_is_told(
     with pytest.raises(UserError, match=re.escape(message)) as caught:
         Recommender.load(tmp_path / "a.pth", **arguments)
     assert "\n" not in str(caught.value)
+
+
+def test_a_checkpoint_names_no_code_to_run(tmp_path: Path, file: Path) -> None:
+    evil, trace = tmp_path / "evil.py", tmp_path / "trace"
+    evil.write_text(f"open({str(trace)!r}, 'w')\nfrom recbole_diffusion.model.diffurec import DiffuRec\n")
+    for name in (f"{evil}:DiffuRec", "os.path", ""):
+        checkpoint.save(tmp_path / "a.pth", {**checkpoint.load(file), "model": name})
+        for read in (Recommender.load, load_data_and_model, checkpoint.load_model):
+            with pytest.raises(UserError, match="is no name of a model") as caught:
+                read(tmp_path / "a.pth")
+            assert "\n" not in str(caught.value)
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_refused(tmp_path: Path, file: Path, value: float) -> None:
+    state = checkpoint.load(file)
+    state["state_dict"]["item_embedding.weight"][5, 0] = value
+    checkpoint.save(tmp_path / "a.pth", state)
+    with pytest.raises(UserError, match=r"item_embedding\.weight holds NaN or infinity"):
+        Recommender.load(tmp_path / "a.pth")
+
+
+def test_scores_that_are_no_numbers_are_no_table(tmp_path: Path, file: Path) -> None:
+    state = checkpoint.load(file)
+    state["state_dict"] = {name: tensor.fill_(3e38) for name, tensor in state["state_dict"].items()}
+    checkpoint.save(tmp_path / "a.pth", state)
+    recommender = Recommender.load(tmp_path / "a.pth")
+    with pytest.raises(UserError, match="the scores are NaN or infinite"):
+        recommender.recommend(HISTORY)
+    with pytest.raises(UserError, match="the reverse process ends in NaN or infinity"):
+        trace(recommender.model, torch.tensor([1, 2]), 3)
+
+
+def test_a_part_that_is_missing_or_of_another_type_is_named(tmp_path: Path, file: Path) -> None:
+    state = checkpoint.load(file)
+    for key in checkpoint.MODEL_FORM:
+        for changed in ({**state, key: 7}, {name: value for name, value in state.items() if name != key}):
+            if key in changed or type(None) not in checkpoint.MODEL_FORM[key]:
+                checkpoint.save(tmp_path / "a.pth", changed)
+                with pytest.raises(UserError, match=f"damaged: its {key} is missing or of another form"):
+                    Recommender.load(tmp_path / "a.pth")
 
 
 def test_a_model_of_the_users_own(tmp_path: Path, file: Path, items: list[list[str]]) -> None:

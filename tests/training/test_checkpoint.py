@@ -305,3 +305,22 @@ def test_a_folder_stands_for_its_newest_best_state(tmp_path: Path) -> None:
     (tmp_path / ".1.half.pth").touch()
     assert checkpoint.newest(tmp_path) == tmp_path / "new.pth"
     assert checkpoint.newest(tmp_path / "old.pth") == tmp_path / "old.pth"
+
+
+def test_a_changed_bit_is_noticed_or_changes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "a.pth"
+    checkpoint.save(path, {"names": ["a", "b"] * 20, "tensor": torch.arange(50.0)})
+    whole, content = checkpoint.load(path), path.read_bytes()
+    drawn, refused = random.Random(0), 0
+    for _ in range(300):
+        place, bit = drawn.randrange(len(content)), 1 << drawn.randrange(8)
+        path.write_bytes(content[:place] + bytes([content[place] ^ bit]) + content[place + 1 :])
+        try:
+            state = checkpoint.load(path)
+        except UserError as error:
+            assert str(path) in str(error) and "\n" not in str(error)
+            refused += 1
+        else:
+            # Between the parts of the file there is padding.
+            assert state["names"] == whole["names"] and torch.equal(state["tensor"], whole["tensor"])
+    assert 50 < refused < 300
