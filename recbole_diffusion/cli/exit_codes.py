@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Callable
 from contextlib import suppress
 
+from ..common.signals import Ended, signals_interrupt
 from ..errors import UserError
 
 
@@ -24,11 +25,13 @@ def run_command(action: Callable[[], None], debug: bool = False) -> int:
     Returns
     -------
     int
-        0 done; 1 an error of the program; 2 a mistake of the user's; 130 interrupted; 141 nobody reads stdout any more.
+        0 done; 1 an error of the program; 2 a mistake of the user's; 130 interrupted, 143 or 129 ended by SIGTERM or
+        SIGHUP; 141 nobody reads stdout any more.
     """
     try:
         try:
-            action()
+            with signals_interrupt():
+                action()
         except SystemExit as ended:  # argparse's after --help
             if ended.code:
                 raise
@@ -36,6 +39,9 @@ def run_command(action: Callable[[], None], debug: bool = False) -> int:
     except BrokenPipeError:
         _give_up_stdout()
         return 141
+    except Ended as ended:
+        print(f"ended by {ended.name}", file=sys.stderr)
+        return 128 + ended.number
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

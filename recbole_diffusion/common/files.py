@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+
+# What the name of a file begins with that is being written, and the seconds after which its writer is gone.
+PART = ".part-"
+STALE_SECONDS = 3600
+
+
+@functools.cache
+def _remove_left_parts(folder: Path) -> None:
+    """Remove what writers that were killed have left in a folder; once a process."""
+    for part in folder.glob(f"{PART}[0-9]*-*"):
+        with suppress(OSError):
+            if time.time() - part.stat().st_mtime > STALE_SECONDS:
+                part.unlink()
 
 
 @contextmanager
@@ -21,9 +36,10 @@ def atomic_write(path: Path) -> Iterator[Path]:
     UserError
         Where nothing can be written there.
     """
-    part = path.with_name(f".{os.getpid()}.{path.name}")
+    part = path.with_name(f"{PART}{os.getpid()}-{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_left_parts(path.parent)
         yield part
         # Else the name may be on the disk before the content is, should the power fail.
         with open(part, "rb+") as file:

@@ -7,7 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ from uuid import uuid4
 from tqdm import tqdm
 
 from ..errors import SettingError
+
+logger = logging.getLogger(__name__)
 
 COLOUR_CODE = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -35,6 +37,24 @@ class ScreenHandler(logging.StreamHandler):
             tqdm.write(self.format(record), file=self.stream)
         except Exception:
             self.handleError(record)
+
+
+class LogFile(logging.FileHandler):
+    """A log file that ends, with one warning elsewhere, where it cannot be written to: the run goes on."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+            return
+        root = logging.getLogger()
+        if self in root.handlers:
+            root.removeHandler(self)
+            logger.warning("%s cannot be written to (%s); the log ends here", self.baseFilename, error.strerror)
+
+    def close(self) -> None:
+        with suppress(OSError):
+            super().close()
 
 
 def screen_handler() -> logging.Handler:
@@ -59,7 +79,7 @@ def file_handler(folder: str, model: str, dataset: str) -> logging.FileHandler:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # "x" makes sure that no two runs share a file.
-        handler = logging.FileHandler(path, mode="x", encoding="utf-8")
+        handler = LogFile(path, mode="x", encoding="utf-8")
     except OSError as error:
         must = f"be a folder that can be written to, or ~ for no log file ({error.strerror})"
         raise SettingError("log_dir", folder, must=must) from error

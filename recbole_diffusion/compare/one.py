@@ -21,6 +21,7 @@ import numpy as np
 
 from ..common.files import read_json, write_json
 from ..common.log import run_logging
+from ..common.signals import signals_interrupt
 from ..errors import UserError
 from ..evaluation.environment import commit_of, machine, peak_gpu_memory, peak_memory, seconds_since_start, versions
 from ..evaluation.ranking import user_ranks
@@ -177,7 +178,8 @@ def run_one(folder: Path) -> None:
 def main(folder: Path) -> int:
     """Do the run of a folder; gives the exit code."""
     try:
-        run_one(folder)
+        with signals_interrupt():
+            run_one(folder)
         return 0
     except KeyboardInterrupt:
         return 130

@@ -33,6 +33,8 @@ from .plan import Plan, Run
 
 # Seconds between two looks at the runs.
 LOOK_EVERY = 0.5
+# Seconds that a run has to end in when the comparison is broken off.
+SECONDS_TO_END = 10
 
 logger = logging.getLogger(__name__)
 
@@ -194,7 +196,11 @@ def _processes() -> Iterator[dict[Run, subprocess.Popen[bytes]]]:
         for process in left:
             process.terminate()
         for process in left:
-            process.wait()
+            try:
+                process.wait(SECONDS_TO_END)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
 
 
 @contextmanager
@@ -225,7 +231,8 @@ def _require_none_trains(plan: Plan) -> None:
         with suppress(psutil.Error):
             # The number may be that of another program by now.
             if f"{__package__}.one" in psutil.Process(progress["pid"]).cmdline():
-                raise UserError(f"output={plan.folder}: process {progress['pid']} trains {run.title} in it")
+                way_out = f"it ends by itself after its epoch; `kill {progress['pid']}` ends it now"
+                raise UserError(f"output={plan.folder}: process {progress['pid']} trains {run.title} in it; {way_out}")
 
 
 def _write_wanted(plan: Plan, run: Run, command: Sequence[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -26,6 +27,8 @@ from .resuming import ResumableTrainer, TrainingError
 from .steps import Losses
 
 compat.apply()
+
+logger = logging.getLogger(__name__)
 
 __all__ = ["Epoch", "NCLTrainer", "Trainer", "TrainingError", "build_trainer"]
 
@@ -56,6 +59,24 @@ class Epoch(NamedTuple):
 
 
 EpochCallback = Callable[[Epoch], Any]
+
+
+class Board:
+    """A tensorboard writer that ends, with one warning, where its folder cannot be written to any more."""
+
+    def __init__(self, writer: SummaryWriter, folder: Path) -> None:
+        self._writer: SummaryWriter | compat.NullWriter = writer
+        self._folder = folder
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        def call(*args: Any, **options: Any) -> Any:
+            try:
+                return getattr(self._writer, name)(*args, **options)
+            except OSError as error:
+                self._writer = compat.NullWriter()
+                logger.warning("%s cannot be written to (%s); tensorboard's record ends here", self._folder, error)
+
+        return call
 
 
 class Trainer(ResumableTrainer):
@@ -96,9 +117,9 @@ class Trainer(ResumableTrainer):
                 group["fused"] = True
         return optimizer
 
-    def _tensorboard(self, folder: Path) -> SummaryWriter:
+    def _tensorboard(self, folder: Path) -> Board:
         try:
-            return SummaryWriter(str(folder))
+            return Board(SummaryWriter(str(folder)), folder)
         except OSError as error:
             must = f"be a folder that can be written to, or ~ for none ({error.strerror})"
             raise SettingError("tensorboard_dir", self.config["tensorboard_dir"], must=must) from error

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from recbole_diffusion.cli.exit_codes import run_command
+from recbole_diffusion.common.signals import Ended
 from recbole_diffusion.errors import UserError
 
 
@@ -16,6 +18,7 @@ from recbole_diffusion.errors import UserError
         (None, 0, ""),
         (UserError("x=1: less\n  is wanted"), 2, "error: x=1: less is wanted\n"),
         (KeyboardInterrupt(), 130, "interrupted\n"),
+        (Ended(signal.SIGTERM), 143, "ended by SIGTERM\n"),
         (ValueError("odd"), 1, "internal error: ValueError: odd; run again with --debug for the stack\n"),
     ],
 )

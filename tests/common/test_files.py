@@ -39,3 +39,13 @@ def test_mistakes_are_told_in_one_line(tmp_path: Path) -> None:
         read_json(tmp_path / "torn.json")
     with pytest.raises(UserError, match="cannot be written"):
         write_json(tmp_path / "torn.json" / "a.json", 1)
+
+
+def test_what_a_killed_writer_has_left_is_removed_when_it_is_old(tmp_path: Path) -> None:
+    left, fresh, other = (tmp_path / name for name in (".part-1-a.json", ".part-2-b.json", ".1.part"))
+    for path in (left, fresh, other):
+        path.touch()
+    for path in (left, other):
+        os.utime(path, (0, 0))
+    write_json(tmp_path / "a.json", {})
+    assert sorted(path.name for path in tmp_path.iterdir()) == [other.name, fresh.name, "a.json"]

@@ -134,3 +134,17 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match="log_dir") as error, run_logging(settings(tmp_path / "file")):
         pass
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full here")
+def test_a_full_disk_ends_the_log_with_one_warning_not_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = show(monkeypatch)
+    with run_logging(settings(tmp_path)):
+        in_file = next(h for h in logging.getLogger().handlers if isinstance(h, logging.FileHandler))
+        in_file.stream.close()
+        in_file.stream = open("/dev/full", "w")  # noqa: SIM115 (the handler closes it)
+        logging.getLogger().info("first")
+        logging.getLogger().info("second")
+    lines = screen.getvalue().splitlines()
+    assert [line.split("INFO  ")[-1] for line in (lines[0], lines[2])] == ["first", "second"] and len(lines) == 3
+    assert "cannot be written to (No space left on device); the log ends here" in lines[1]

@@ -146,6 +146,24 @@ def test_all_at_work_end_when_it_is_broken_off(plan: Plan, scripts: Scripts, mon
     assert not sleepers()
 
 
+def test_a_run_that_does_not_end_when_told_is_killed(
+    plan: Plan, scripts: Scripts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    up = plan.folder.resolve() / "up"
+    deaf = "import signal, pathlib, time; signal.signal(signal.SIGTERM, signal.SIG_IGN)"
+    scripts[plan.runs[0].folder] = f"{deaf}; pathlib.Path({str(up)!r}).touch(); time.sleep(60)"
+
+    def impatient(seconds: float) -> None:
+        if up.exists():
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(runner.time, "sleep", impatient)
+    monkeypatch.setattr(runner, "SECONDS_TO_END", 0.1)
+    with pytest.raises(KeyboardInterrupt):
+        run_all(plan, [])
+    assert not sleepers()
+
+
 def test_a_run_is_a_process_of_its_own() -> None:
     plan = small_plan(model_list="Pop", seeds="1")
     run_all(plan, [])
@@ -162,7 +180,7 @@ def test_a_folder_in_use_is_refused(plan: Plan) -> None:
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None and process.stdout.readline()
         write_json(run.folder / "progress.json", {"pid": process.pid})
-        with pytest.raises(UserError, match=f"process {process.pid} trains Pop, seed 1 in it"):
+        with pytest.raises(UserError, match=f"process {process.pid} trains Pop, seed 1 in it; it ends by itself"):
             run_all(plan, [])
         process.kill()
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import math
 import os
 import random
@@ -633,6 +634,18 @@ def test_a_tensorboard_folder_that_is_a_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(SettingError, match="tensorboard_dir"):
         make(tmp_path / "saved", tensorboard_dir=str(tmp_path / "file"))
+
+
+def test_a_full_disk_ends_tensorboards_record_not_the_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run = make(tmp_path / "saved", tensorboard_dir=str(tmp_path / "board"))
+
+    def full(*args: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    run.trainer.tensorboard._writer.add_scalar = full
+    score, _ = run.fit()
+    assert score > 0
+    assert caplog.text.count("cannot be written to ([Errno 28] No space left on device)") == 1
 
 
 def test_wandb_gets_recboles_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

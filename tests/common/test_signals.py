@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import os
+import signal
+import threading
+
+import pytest
+
+from recbole_diffusion.common.signals import Ended, signals_interrupt
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_what_would_end_the_process_interrupts_it(number: signal.Signals) -> None:
+    cleaned = False
+    with pytest.raises(KeyboardInterrupt) as caught, signals_interrupt():
+        try:
+            os.kill(os.getpid(), number)
+            signal.pause()
+        finally:
+            cleaned = True
+    assert cleaned and isinstance(caught.value, Ended) and caught.value.name == number.name
+    assert signal.getsignal(number) == signal.SIG_DFL
+
+
+def test_an_ignored_signal_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with signals_interrupt():
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_another_thread_changes_nothing() -> None:
+    def enter() -> None:
+        with signals_interrupt():
+            seen.append(signal.getsignal(signal.SIGTERM))
+
+    seen: list[object] = []
+    thread = threading.Thread(target=enter)
+    thread.start()
+    thread.join()
+    assert seen == [signal.SIG_DFL]
