@@ -71,11 +71,15 @@ class Drawn(NamedTuple):
         The outcome by number of draws and by whether the list covers these instead of following their mean.
     distance, entropy : float [B]
         See `certainty.Certainty`; of all draws.
+    score_entropy, margin : float [B]
+        See `score_certainty`; of the first draw alone, what a model without noise could say as well.
     """
 
     ways: dict[tuple[int, bool], Outcome]
     distance: np.ndarray
     entropy: np.ndarray
+    score_entropy: np.ndarray
+    margin: np.ndarray
 
 
 def held_out(recommender: Recommender, most: int | None = None, seed: int = 0) -> HeldOut:
@@ -118,11 +122,19 @@ def ask(recommender: Recommender, part: HeldOut, options: Options, samples: Sequ
             for number, cover in ways:
                 items = certainty.cover(tops[:number]) if cover else _best_by_mean(model, x_0[:number])
                 found[number, cover].append(items)
-            figures.append((certainty.relative_distance(x_0), certainty.choice_entropy(tops[:, :, 0])))
+            of_draws = certainty.relative_distance(x_0), certainty.choice_entropy(tops[:, :, 0])
+            figures.append((*of_draws, *score_certainty(model.score(x_0[:1])[:, 1:])))
     back = np.argsort(order)
-    distance, entropy = (torch.cat(parts).cpu().numpy()[back] for parts in zip(*figures, strict=True))
+    columns = [torch.cat(parts).cpu().numpy()[back] for parts in zip(*figures, strict=True)]
     outcomes = {way: _outcome(torch.cat(parts).cpu().numpy()[back], part.targets) for way, parts in found.items()}
-    return Drawn(outcomes, distance, entropy)
+    return Drawn(outcomes, *columns)
+
+
+def score_certainty(scores: Tensor) -> tuple[Tensor, Tensor]:
+    """How sure scores [B, V] are by themselves: entropy [B] of their softmax in nats, and the first's lead [B]."""
+    log_share = torch.log_softmax(scores, dim=-1)
+    best = log_share.topk(2, dim=-1).values
+    return -(log_share.exp() * log_share).sum(dim=-1), best[:, 0] - best[:, 1]
 
 
 def _best_by_mean(model: Any, x_0: Tensor) -> Tensor:
@@ -183,6 +195,10 @@ def correlations(part: HeldOut, scale: float, drawn: Drawn, outcome: Outcome) ->
         "ρ(distance, NDCG@10) at equal length": _correlation(drawn.distance, outcome.ndcg, lengths),
         "ρ(entropy, NDCG@10)": _correlation(drawn.entropy, outcome.ndcg),
         "ρ(entropy, NDCG@10) at equal length": _correlation(drawn.entropy, outcome.ndcg, lengths),
+        "ρ(score entropy, NDCG@10)": _correlation(drawn.score_entropy, outcome.ndcg),
+        "ρ(margin, NDCG@10)": _correlation(drawn.margin, outcome.ndcg),
+        "ρ(distance, NDCG@10) at equal score entropy": _correlation(drawn.distance, outcome.ndcg, drawn.score_entropy),
+        "ρ(score entropy, NDCG@10) at equal distance": _correlation(drawn.score_entropy, outcome.ndcg, drawn.distance),
         "ρ(distance, history's length)": _correlation(drawn.distance, lengths),
     }
 
@@ -329,7 +345,7 @@ def run(argv: Sequence[str]) -> None:
     model, dataset = type(recommender.model).__name__, recommender.dataset
     title = f"{model} on {dataset}, {len(part.users)} test users"
     by_mean = {scale: at_scale.ways[samples[-1], False] for scale, at_scale in drawn.items()}
-    tables = {scale: deciles(by_mean[scale], *at_scale[1:]) for scale, at_scale in drawn.items()}
+    tables = {scale: deciles(by_mean[scale], at_scale.distance, at_scale.entropy) for scale, at_scale in drawn.items()}
     figures = [correlations(part, scale, at_scale, by_mean[scale]) for scale, at_scale in drawn.items()]
     rows = trade(recommender, drawn)
     stem = f"{model}-{dataset}-certainty"
@@ -365,8 +381,9 @@ def report(
             f"Reverse steps: {steps}. The noise scale multiplies x_T and the noise of the reverse steps.",
             f"## Accuracy by uncertainty\n\n{samples} draws a user, their mean ranked. Distance: between two draws of "
             "x_0, as a share of their length. Entropy: of their best item, in nats. ρ: Spearman's rank correlation "
-            "over users; a figure that tells accuracy has a negative one. At equal length: the partial one, given the "
-            "history's length, which alone could make both vary.",
+            "over users; a figure that tells accuracy has a negative one, the margin a positive one. At equal length: "
+            "the partial one, given the history's length, which alone could make both vary. Score entropy and margin "
+            "are those of one draw's scores: of their softmax, in nats, and between the best two.",
             _markdown(figures),
             f"![NDCG@10 by decile of uncertainty]({stem}-deciles.png)",
             tabulate(cells, headers, tablefmt="pipe", disable_numparse=True),

@@ -48,7 +48,7 @@ def test_a_change_is_measured_user_by_user(diffurec: Recommender) -> None:
     items = np.arange(1, 31).reshape(3, 10)
     ndcg = np.array([0.0, 0.5, 1.0])
     ways = {(1, False): study.Outcome(items, ndcg, ndcg), (2, False): study.Outcome(items, ndcg - 0.25, ndcg)}
-    first, second = study.trade(diffurec, {1.0: study.Drawn(ways, ndcg, ndcg)})
+    first, second = study.trade(diffurec, {1.0: study.Drawn(ways, ndcg, ndcg, ndcg, ndcg)})
     assert (first["change"], first["error of the change"]) == (0, 0)
     # All users lose the same, so that nothing is uncertain about it, however much the users differ.
     assert (second["change"], second["error of the change"]) == (-0.25, 0)
@@ -70,11 +70,22 @@ def test_correlations_are_spearmans_and_a_common_cause_is_taken_off() -> None:
     figure, other = (np.exp(cause / 8 + random.standard_normal(2000)) for _ in range(2))
     part = study.HeldOut([], [np.zeros(length) for length in cause], cause)
     outcome = study.Outcome(np.zeros((2000, 1)), other, other)
-    row = study.correlations(part, 1.0, study.Drawn({}, figure, np.zeros(2000)), outcome)
+    row = study.correlations(part, 1.0, study.Drawn({}, figure, np.zeros(2000), cause / 1.0, -figure), outcome)
     wanted = spearmanr(figure, other)
     assert row["ρ(distance, NDCG@10)"] == f"{wanted.statistic:.3f} (p {wanted.pvalue:.2g})"
     assert wanted.statistic > 0.5 and abs(float(row["ρ(distance, NDCG@10) at equal length"].split()[0])) < 0.1
     assert row["ρ(entropy, NDCG@10)"] == ""
+    assert row["ρ(margin, NDCG@10)"] == f"{-wanted.statistic:.3f} (p {wanted.pvalue:.2g})"
+    # Here the score's entropy is the common cause.
+    assert row["ρ(distance, NDCG@10) at equal score entropy"] == row["ρ(distance, NDCG@10) at equal length"]
+    assert abs(float(row["ρ(distance, NDCG@10) at equal score entropy"].split()[0])) < 0.1
+
+
+def test_what_a_score_says_by_itself() -> None:
+    share = torch.tensor([[0.5, 0.25, 0.25], [0.0, 1.0, 0.0]]).clamp(min=1e-30)
+    entropy, margin = study.score_certainty(share.log() + torch.tensor([[3.0], [-2.0]]))
+    assert entropy.tolist() == pytest.approx([1.5 * np.log(2), 0.0], abs=1e-6)
+    assert margin.tolist() == pytest.approx([np.log(2), 30 * np.log(10)], rel=1e-5)
 
 
 def test_deciles_are_of_equal_size_and_in_order() -> None:
