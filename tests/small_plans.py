@@ -13,6 +13,7 @@ import pytest
 from recbole_diffusion.cli import compare as cli
 from recbole_diffusion.compare import one, runner
 from recbole_diffusion.compare.plan import Plan, Run, make_plan, read_wanted
+from recbole_diffusion.errors import UserError
 
 # The users of ml-100k with few interactions: an epoch takes less than a second.
 SMALL = {
@@ -67,5 +68,6 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     }
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runner, "_start", InThisProcess)
-        cli.run_settings(settings, [], "ml-100k", ["--model_list=DiffuRec,SASRec"])
+        with pytest.raises(UserError, match="2 of 6 runs failed; the first is SASRec, seed 1: "):
+            cli.run_settings(settings, [], "ml-100k", ["--model_list=DiffuRec,SASRec"])
     return {"settings": settings, "folder": folder / "out"}

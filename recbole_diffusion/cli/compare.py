@@ -75,6 +75,7 @@ def run_settings(
         For any mistake in settings or data.
     """
     require_extra("compare", "a comparison")
+    from ..compare.data import check_data
     from ..compare.plan import make_plan, read_wanted
     from ..compare.report import final_table, write_report
     from ..compare.results import collect
@@ -93,10 +94,13 @@ def run_settings(
         print(tune_all(wanted))
         return
     plan, command = make_plan(wanted), [*COMMAND, *argv]
+    check_data(plan)
     run_all(plan, command)
     results = collect(plan, command)
     report = write_report(plan, results)
     print(final_table(results))
     print(f"report: {report}")
-    if not results["users"]:
-        raise UserError(f"no run could be done; {results['runs'][0]['error']}")
+    failed = [run for run in results["runs"] if run["state"] == "failed"]
+    if failed:
+        first = f"{failed[0]['name']}, seed {failed[0]['seed']}: {failed[0]['error']}"
+        raise UserError(f"{len(failed)} of {len(results['runs'])} runs failed; the first is {first}")

@@ -10,7 +10,7 @@ import pytest
 from recbole.utils import set_color
 from tqdm import tqdm
 
-from recbole_diffusion.common.log import run_logging
+from recbole_diffusion.common.log import LogFile, run_logging
 from recbole_diffusion.errors import SettingError
 
 
@@ -140,7 +140,7 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 def test_a_full_disk_ends_the_log_with_one_warning_not_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     screen = show(monkeypatch)
     with run_logging(settings(tmp_path)):
-        in_file = next(h for h in logging.getLogger().handlers if isinstance(h, logging.FileHandler))
+        in_file = next(h for h in logging.getLogger().handlers if isinstance(h, LogFile))
         in_file.stream.close()
         in_file.stream = open("/dev/full", "w")  # noqa: SIM115 (the handler closes it)
         logging.getLogger().info("first")

@@ -86,7 +86,8 @@ def test_the_same_command_trains_nothing_that_is_done(
 
     monkeypatch.setattr(runner, "_start", start)
     before = (compared["folder"] / "results.csv").read_text()
-    cli.run_settings(compared["settings"], [], "ml-100k", ["--again"])
+    with pytest.raises(UserError, match="2 of 6 runs failed"):
+        cli.run_settings(compared["settings"], [], "ml-100k", ["--again"])
     # The report names the command that made it; a run's record, that which made the run.
     assert "```sh\npython -m recbole_diffusion --again\n```" in (compared["folder"] / "report.md").read_text()
     results = json.loads((compared["folder"] / "results.json").read_text())
@@ -103,7 +104,7 @@ def test_where_every_run_fails_the_command_does(
 ) -> None:
     monkeypatch.setattr(runner, "_start", InThisProcess)
     settings = {**compared["settings"], "model_list": "SASRec", "seeds": "1", "output": str(tmp_path / "out")}
-    with pytest.raises(UserError, match=r"no run could be done; .*learning_rate"):
+    with pytest.raises(UserError, match=r"runs failed; the first is .*learning_rate"):
         cli.run_settings(settings, [], "ml-100k", [])
     assert "| SASRec" in (tmp_path / "out" / "report.md").read_text()
 

@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from small_plans import small_plan
+
+from recbole_diffusion.compare import data
+from recbole_diffusion.compare.data import check_data
+from recbole_diffusion.compare.plan import make_plan, read_wanted
+from recbole_diffusion.errors import UserError
+
+
+def test_rows_on_other_data_are_refused_before_they_train(atomic: Callable[..., str]) -> None:
+    rows = "".join(f"u{user}\ti{item}\t{item}\n" for user in range(9) for item in range(9))
+    items = "item_id:token\n" + "".join(f"i{item}\n" for item in range(8))
+    path = atomic("toy", inter="user_id:token\titem_id:token\ttimestamp:float\n" + rows, item=items)
+    settings = {"model_list": "Pop,other=Pop", "data_path": path, "topk": "5", "valid_metric": "NDCG@5"}
+    alike = make_plan(read_wanted({**settings, "other.load_col": "{user: [user_id]}"}, [], "toy"))
+    check_data(alike)
+    # Interactions with items that the file of the items lacks are left out.
+    plan = make_plan(read_wanted({**settings, "other.load_col": "{item: [item_id]}"}, [], "toy"))
+    with pytest.raises(UserError) as caught:
+        check_data(plan)
+    assert "other works on other data than Pop: 9 users, 8 items and 72 rows, not 9 users, 9 items and 81 rows; " in (
+        str(caught.value)
+    )
+
+
+def test_data_is_read_only_where_settings_of_it_differ(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data, "build_dataset", None)
+    check_data(small_plan(model_list="Pop,SASRec,short=SASRec(MAX_ITEM_LIST_LENGTH=5)", seeds="1,2"))
