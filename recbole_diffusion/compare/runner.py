@@ -8,12 +8,12 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from statistics import mean
+from time import sleep
 from typing import Any
 
 import psutil
@@ -300,4 +300,4 @@ def _train_all(plan: Plan, command: Sequence[str], threads: int) -> None:
                     del at_work[run]
                     _tell_end(screen, run, code)
             if at_work:
-                time.sleep(LOOK_EVERY)
+                sleep(LOOK_EVERY)

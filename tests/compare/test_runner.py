@@ -99,7 +99,7 @@ def test_broken_off_between_and_in_runs(
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(runner.time, "sleep", impatient)
+        patch.setattr(runner, "sleep", impatient)
         run_all(plan, [])
     assert caplog.messages[-1] == "broken off; the same command goes on from here"
     assert [state_of(run)["state"] for run in plan.runs] == ["done", "waiting", "waiting", "waiting"]
@@ -140,7 +140,7 @@ def test_all_at_work_end_when_it_is_broken_off(plan: Plan, scripts: Scripts, mon
         assert len(scripts.started) == 3
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(runner.time, "sleep", impatient)
+    monkeypatch.setattr(runner, "sleep", impatient)
     with pytest.raises(KeyboardInterrupt):
         run_all(plan._replace(jobs=3), [])
     assert not sleepers()
@@ -157,7 +157,7 @@ def test_a_run_that_does_not_end_when_told_is_killed(
         if up.exists():
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(runner.time, "sleep", impatient)
+    monkeypatch.setattr(runner, "sleep", impatient)
     monkeypatch.setattr(runner, "SECONDS_TO_END", 0.1)
     with pytest.raises(KeyboardInterrupt):
         run_all(plan, [])
@@ -194,7 +194,7 @@ def test_two_commands_in_one_folder(plan: Plan, scripts: Scripts, monkeypatch: p
             run_all(plan._replace(runs=plan.runs[2:]), [])
         refused.append(str(caught.value))
 
-    monkeypatch.setattr(runner.time, "sleep", meanwhile)
+    monkeypatch.setattr(runner, "sleep", meanwhile)
     run_all(plan, [])
     assert set(refused) == {"output=compare/ml-100k: another command is at work in it; --output names another"}
     assert len(scripts.started) == 4
