@@ -82,15 +82,28 @@ def _training_rows(config: Any, part: Dataset) -> Tensor | None:
     "prefixes", the default, are a row for each interaction but a user's first. "sequences" are as few rows as have each
     of these interactions as a target once, where every place of a history has the next interaction as its target.
     """
-    trains_on = getattr(config.model_class, "trains_on", "prefixes")
-    if trains_on == "prefixes":
+    kind = trains_on(config.model_class)
+    if kind == "prefixes":
         return None
-    if trains_on != "sequences":
-        raise UserError(f"{config['model']}.trains_on must be prefixes or sequences, got {trains_on!r}")
+    if kind != "sequences":
+        raise UserError(f"{config['model']}.trains_on must be prefixes or sequences, got {kind!r}")
     if config["benchmark_filename"] is not None:
         must = f"be ~ for {config['model']}, which trains on sequences: these files hold prefixes"
         raise SettingError("benchmark_filename", config["benchmark_filename"], must=must)
     return part.inter_feat.covering()
+
+
+def trains_on(model: Any) -> str:
+    """What a model or its class trains on, "prefixes" or "sequences"; RecBole's models do not say."""
+    return getattr(model, "trains_on", "prefixes")
+
+
+def epoch_rows(loader: Any) -> int:
+    """How many rows an epoch of a training loader has, ours or RecBole's."""
+    for name in ("epoch_rows", "sample_size"):
+        if hasattr(loader, name):
+            return getattr(loader, name)
+    return len(loader._dataset)
 
 
 def _eval_loader(config: Any, part: Dataset, sampler: Any, phase: str) -> AbstractDataLoader:
@@ -177,6 +190,11 @@ class RowLoader(TrainDataLoader):
     ----------
     rows : int64 Tensor [m], optional
         Numbers of the rows of an epoch; all by default.
+
+    Attributes
+    ----------
+    epoch_rows : int
+        How many rows an epoch has.
     """
 
     def __init__(
@@ -187,6 +205,7 @@ class RowLoader(TrainDataLoader):
             # torch lets a loader's dataset be set once; RecBole's list has done that.
             object.__setattr__(self, "dataset", _RowNumbers(self.sample_size))
             self.sampler.data_source = _RowNumbers(self.sample_size)
+        self.epoch_rows = len(dataset) if rows is None else len(rows)
         if rows is not None:
             chosen = rows.tolist()
             self.batch_sampler.sampler = SubsetRandomSampler(chosen, self.generator) if shuffle else chosen
@@ -201,7 +220,7 @@ class LengthBatchLoader(RowLoader):
     def __init__(
         self, config: Any, dataset: PrefixDataset, sampler: Any, shuffle: bool = False, rows: Tensor | None = None
     ) -> None:
-        super().__init__(config, dataset, sampler, shuffle=shuffle)
+        super().__init__(config, dataset, sampler, shuffle=shuffle, rows=rows)
         lengths = dataset.inter_feat[dataset.item_list_length_field]
         self.length_batches = LengthBatches(lengths, self.step, self.generator if shuffle else None, rows)
 

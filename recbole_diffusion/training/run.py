@@ -20,7 +20,7 @@ from ..common.log import run_logging, shows_progress  # noqa: E402
 from ..errors import SettingError, UserError  # noqa: E402
 from ..evaluation.protocols import TITLES, apart  # noqa: E402
 from ..host.dataset import build_dataset  # noqa: E402
-from ..host.loaders import build_loaders  # noqa: E402
+from ..host.loaders import build_loaders, epoch_rows, trains_on  # noqa: E402
 from ..host.registry import is_recboles  # noqa: E402
 from ..host.settings import load_config  # noqa: E402
 from .process import process_as_found  # noqa: E402
@@ -128,14 +128,16 @@ def prepare(config: Any) -> Prepared:
 
 
 def log_settings(config: Any, prepared: Prepared) -> None:
-    """Log what a run is about to do: warnings, settings, data, network and the number of rows."""
+    """Log what a run is about to do: warnings, settings, data, network and the numbers of rows."""
     for warning in config.warnings:
         logger.warning(warning)
     for part in (config, prepared.data, prepared.model):
         logger.info(part)
-    loaders = (prepared.train_data, prepared.valid_data, prepared.test_data)
-    rows = [0 if part is None else len(part._dataset) for part in loaders]
-    logger.info("rows for training, validation and test: %d, %d, %d", *rows)
+    evaluated = [0 if part is None else len(part._dataset) for part in (prepared.valid_data, prepared.test_data)]
+    rows = epoch_rows(prepared.train_data)
+    logger.info("rows for training, validation and test: %d, %d, %d", rows, *evaluated)
+    if trains_on(config.model_class) == "sequences":
+        logger.info("every place of a training row has a target: %d in all", len(prepared.train_data._dataset))
 
 
 @process_as_found()

@@ -15,7 +15,7 @@ from recbole.utils import init_seed
 
 from recbole_diffusion.errors import UserError
 from recbole_diffusion.host.dataset import build_dataset
-from recbole_diffusion.host.loaders import FixedNegatives, LengthBatches, LengthBatchLoader, build_loaders
+from recbole_diffusion.host.loaders import FixedNegatives, LengthBatches, LengthBatchLoader, build_loaders, epoch_rows
 from recbole_diffusion.host.settings import load_config
 
 SMALL = {"MAX_ITEM_LIST_LENGTH": 10, "train_batch_size": 4096, "user_inter_num_interval": "[20,60]"}
@@ -152,7 +152,8 @@ def test_sequences_have_every_target_of_the_prefixes_once(longest: int, length_b
     assert targets_of(train) == expected
     lasts = Counter(user for user, _ in expected)
     rows = sum(-(-number // longest) for number in lasts.values())
-    assert sum(len(batch) for batch in train) == rows and len(train) == -(-rows // 64)
+    assert sum(len(batch) for batch in train) == rows == epoch_rows(train) and len(train) == -(-rows // 64)
+    assert epoch_rows(loaders_of(**settings)[0]) == len(prefixes)
     for batch in train:
         width = int(batch["item_length"].max()) if length_batching else longest
         assert batch["item_id_list"].shape[1] == width

@@ -73,6 +73,22 @@ def test_tables_say_where_the_model_is() -> None:
     assert outcome.log_file is not None and "test result" in outcome.log_file.read_text()
 
 
+def test_the_log_counts_the_rows_of_training(tmp_path: Path) -> None:
+    log = {}
+    for model, unread in (("ADRec", {}), ("DreamRec", {"inner_size", "n_layers", "n_heads"})):
+        settings = {key: value for key, value in SMALL.items() if key not in unread}
+        settings |= {"log_dir": str(tmp_path / model), "epochs": 1, "MAX_ITEM_LIST_LENGTH": 10}
+        train_and_test(model, "ml-100k", config_dict=settings, saved=False)
+        log[model] = next((tmp_path / model).rglob("*.log")).read_text()
+    told = re.compile(r"rows for training, validation and test: (\d+), (\d+), (\d+)")
+    sequences, prefixes = (told.search(log[model]) for model in log)
+    assert sequences is not None and prefixes is not None
+    assert sequences.groups()[1:] == prefixes.groups()[1:] and int(sequences[1]) < int(prefixes[1]) / 4
+    # Each prefix is a place of a sequence.
+    assert f"every place of a training row has a target: {prefixes[1]} in all" in log["ADRec"]
+    assert "every place" not in log["DreamRec"]
+
+
 def test_nothing_is_written_where_nothing_is_wanted(tmp_path: Path) -> None:
     config = {**SMALL, "epochs": 1, "log_dir": None, "tensorboard_dir": None}
     recbole_diffusion.run("DiffuRec", "ml-100k", config_dict=config, saved=False)
