@@ -22,7 +22,7 @@ compat.apply()
 from recbole.data import create_dataset, data_preparation  # noqa: E402
 from recbole.utils import ModelType, get_trainer, init_seed  # noqa: E402
 
-from benchmarks.flops import BLOCK, FORMULAS, TRAINING, evaluation_work, training_work  # noqa: E402
+from benchmarks.flops import BLOCK, HISTORY, TRAINING, evaluation_work, formula_of, training_work  # noqa: E402
 from benchmarks.machine import device_name, matmul_peak, peak_rss_mb  # noqa: E402
 from benchmarks.scale import measure_growth  # noqa: E402
 from benchmarks.timing import (  # noqa: E402
@@ -53,6 +53,7 @@ TOLD = (
     "hidden_size",
     "inner_size",
     "n_layers",
+    "decoder_layers",
     "n_heads",
     "MAX_ITEM_LIST_LENGTH",
     "train_batch_size",
@@ -60,6 +61,9 @@ TOLD = (
     "length_batching",
     "attention_mask",
     "loss_type",
+    "ce_weight",
+    "guidance_scale",
+    "fold_chain",
     "inference_seeds",
     "enable_amp",
     "compile",
@@ -72,8 +76,9 @@ Measure how fast a sequential model trains and ranks, against the machine's own 
 
 usage: python -m benchmarks.speed --model=NAME --dataset=NAME [--KEY=VALUE ...]
 
-One JSON object goes to stdout, all else to stderr. Settings are those of run_recbole_diffusion.py. A model of RecBole's
-is measured through this package's data and trainer, and through RecBole's own.
+One JSON object goes to stdout, all else to stderr. Settings are those of run_recbole_diffusion.py. A sample is a row;
+a row of a model that trains on sequences has many targets. A model of RecBole's is measured through this package's data
+and trainer, and through RecBole's own.
 
   --timed_batches N  batches timed, spread over the epoch's history lengths (default 20; of RecBole's
                      own, which are all padded to one length, 10)
@@ -183,9 +188,10 @@ def _measure(config: DiffusionConfig, batches: int, rounds: int, users: int | No
 
     items, evaluated = dataset.item_num - 1, row_lengths(test_data._dataset)
     _tell_formula(config, items)
+    steps = len(getattr(prepared.model, "timesteps", (0,)))
     needed = (
-        training_work(config, items, training.lengths, training.read),
-        evaluation_work(config, items, evaluated),
+        training_work(config, items, training.lengths, training.targets),
+        evaluation_work(config, items, evaluated, steps),
     )
     # Only training is in lower precision.
     fractions = [
@@ -197,7 +203,7 @@ def _measure(config: DiffusionConfig, batches: int, rounds: int, users: int | No
         "dataset": config["dataset"],
         **_rates(training, evaluation, len(evaluated)),
         "eval_users": len(evaluated),
-        "eval_steps": config["inference_steps"] or 1,
+        "eval_steps": steps,
         "matmul_peak_gflops": round(fp32 / 1e9, 1),
         **({"matmul_peak_gflops_amp": round(peak / 1e9, 1)} if half else {}),
         "train_fraction_of_peak": fractions[0],
@@ -252,6 +258,7 @@ def _recboles_own_way(anomaly_detection: bool) -> Iterator[None]:
 def _rates(training: TrainingTimes, evaluation: float, users: int) -> dict[str, float]:
     return {
         "train_samples_per_s": round(training.samples_per_s, 1),
+        "train_targets_per_s": round(training.targets_per_s, 1),
         "train_tokens_per_s": round(training.tokens_per_s, 1),
         "train_epoch_s": round(training.epoch_s, 2),
         "eval_users_per_s": round(users / evaluation, 1),
@@ -259,13 +266,14 @@ def _rates(training: TrainingTimes, evaluation: float, users: int) -> dict[str, 
 
 
 def _tell_formula(config: DiffusionConfig, items: int) -> None:
-    formula = FORMULAS.get(config["model"])
+    formula = formula_of(config)
     if formula is None:
         logger.warning("no formula counts the operations of %s, so no fraction of the peak is given", config["model"])
         return
-    d, inner, layers = config["hidden_size"], config["inner_size"], config["n_layers"]
-    logger.info("operations needed, multiply-adds as two, of a history of n real items: %s", formula)
-    logger.info("%s, d = %d, inner = %d, layers = %d, V = %d", BLOCK, d, inner, layers, items)
+    names = {"d": "hidden_size", "inner": "inner_size", "layers": "n_layers", "heads": "n_heads"}
+    sizes = ", ".join(f"{name} = {config[key]}" for name, key in names.items() if config[key] is not None)
+    logger.info("operations needed, multiply-adds as two, of a history of n real items: %s", formula.text)
+    logger.info("%s; %s, V = %d", BLOCK if "block" in formula.text else HISTORY, sizes, items)
     logger.info("training: %d times a forward pass; a step's encoding and its MLP are not counted", TRAINING)
 
 

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from benchmarks.machine import synchronise
 from recbole_diffusion.common.log import shows_progress
 from recbole_diffusion.errors import SettingError
+from recbole_diffusion.host.loaders import epoch_rows, trains_on
 
 FEWEST_STEPS = 10
 # Steps between two looks at the clock where the host runs ahead of the device.
@@ -30,21 +31,27 @@ class TrainingTimes(NamedTuple):
 
     seconds : float
         Sum over the batches of the sample, of each its median.
-    lengths, read : int [n]
-        History length and number of masked positions (1 where the model masks none) of each row of the sample.
+    lengths, targets : int [n]
+        History length and number of targets of each row of the sample: all places of a row for a model that trains on
+        sequences, the masked ones for one that masks, else 1.
     rows : int
         Of the whole epoch.
     """
 
     seconds: float
     lengths: NDArray[np.int64]
-    read: NDArray[np.int64]
+    targets: NDArray[np.int64]
     rows: int
 
     @property
     def samples_per_s(self) -> float:
         """Rows a second."""
         return len(self.lengths) / self.seconds
+
+    @property
+    def targets_per_s(self) -> float:
+        """Targets a second."""
+        return float(self.targets.sum()) / self.seconds
 
     @property
     def tokens_per_s(self) -> float:
@@ -132,9 +139,10 @@ def time_training(trainer: Any, loader: Any, batches: int, rounds: int) -> Train
             seconds[step] = (perf_counter() - begin) / times
             bar.update()
     lengths = [again.batch[length_field].cpu().numpy() for again in sample]
-    read = [_masked(again.batch) for again in sample]
+    everywhere = trains_on(loader._dataset.config.model_class) == "sequences"
+    targets = lengths if everywhere else [_masked(again.batch) for again in sample]
     total = float(np.median(seconds[1:], axis=0).sum())
-    return TrainingTimes(total, np.concatenate(lengths), np.concatenate(read), len(loader._dataset))
+    return TrainingTimes(total, np.concatenate(lengths), np.concatenate(targets), epoch_rows(loader))
 
 
 def _masked(batch: Any) -> NDArray[np.int64]:

@@ -23,6 +23,7 @@ SMALL = {
 }
 ASKED = {
     "train_samples_per_s",
+    "train_targets_per_s",
     "train_tokens_per_s",
     "eval_users_per_s",
     "eval_steps",
@@ -76,6 +77,29 @@ def test_one_json_object_that_agrees_with_itself(
     assert told["eval_fraction_of_peak"] > 0 and told["peak_rss_mb"] > 50
     assert "2dV a user" in log and "4kd²" in log and "V = " in log
     assert list(tmp_path.iterdir()) == []
+
+
+UNREAD = {
+    "DreamRec": ("n_layers", "n_heads", "inner_size"),
+    "PreferDiff": ("inner_size",),
+    "PreferGrow": ("inner_size",),
+}
+
+
+@pytest.mark.parametrize("model", ["DreamRec", "PreferDiff", "ADRec", "BBDRec", "FMRec", "RFMRec", "PreferGrow"])
+def test_every_model_of_the_family_is_counted(capsys: pytest.CaptureFixture[str], model: str) -> None:
+    unread = UNREAD.get(model, ())
+    words = [word for word in flags(model=model, eval_users=200) if word[2:].split("=")[0] not in unread]
+    words += ["--decoder_depth=0"] if model == "FMRec" else []
+    assert run_command(lambda: speed.run(words)) == 0
+    told = capsys.readouterr()
+    figures = json.loads(told.out)
+    assert set(figures) >= ASKED
+    assert 0 < figures["train_fraction_of_peak"] < 1 and 0 < figures["eval_fraction_of_peak"] < 1
+    places = figures["train_targets_per_s"] / figures["train_samples_per_s"]
+    assert places > 3 if model in ("ADRec", "BBDRec", "RFMRec") else places == pytest.approx(1)
+    assert "operations needed" in told.err and "d = 16" in told.err and "None" not in told.err
+    assert "Warning" not in told.err and "has no effect" not in told.err
 
 
 def test_recboles_own_path_stands_beside_ours(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ def test_a_sample_of_batches_estimates_the_epoch(clock: Clock, recboles: bool) -
     assert times.epoch_s == pytest.approx(epoch, rel=0.05)
     assert times.tokens_per_s == pytest.approx(lengths.sum() / epoch, rel=0.05)
     assert times.lengths.mean() == pytest.approx(lengths.mean(), rel=0.05)
-    assert (times.read == 1).all()
+    assert (times.targets == 1).all()
 
 
 def test_warming_up_and_a_disturbance_do_not_count(clock: Clock) -> None:
@@ -103,7 +103,20 @@ def test_masked_positions_are_counted(clock: Clock) -> None:
     config = config_of("BERT4Rec", mask_ratio=0.5)
     train = build_loaders(config, build_dataset(config))[0]
     times = timing.time_training(clock.trainer(), train, 3, 1)
-    assert 0 < times.read.mean() < times.lengths.mean()
+    assert 0 < times.targets.mean() < times.lengths.mean()
+
+
+@pytest.mark.parametrize("length_batching", [True, False])
+def test_rows_and_targets_of_a_model_that_trains_on_sequences(clock: Clock, length_batching: bool) -> None:
+    config = config_of("ADRec", length_batching=length_batching)
+    dataset = build_dataset(config)
+    train = build_loaders(config, dataset)[0]
+    rows = sum(len(batch) for batch in train)
+    times = timing.time_training(clock.trainer(), train, len(train), 1)
+    assert times.rows == len(times.lengths) == rows < len(train._dataset)
+    # Each interaction of the training part but a user's first is a target once.
+    assert times.targets.sum() == len(train._dataset)
+    assert times.targets_per_s == times.tokens_per_s > times.samples_per_s
 
 
 @pytest.mark.parametrize("length_batching", [True, False])
