@@ -22,10 +22,11 @@ from recbole_diffusion.inference import Recommender
 from recbole_diffusion.model.plain import at_last
 from recbole_diffusion.training.run import Prepared, prepare, train_and_test
 
-MODELS = ["LastItem"]
+MODELS = ["BSARec", "LastItem"]
 SMALL: dict[str, Any] = {
     "user_inter_num_interval": "[0,30]",
     "hidden_size": 16,
+    "MAX_ITEM_LIST_LENGTH": 10,
     "show_progress": False,
     "log_dir": None,
     "tensorboard_dir": None,
