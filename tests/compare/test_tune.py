@@ -42,7 +42,7 @@ def scores(monkeypatch: pytest.MonkeyPatch) -> Scores:
 
 
 def trials_of(model: str = "SASRec") -> pd.DataFrame:
-    return pd.read_csv(Path("tune", "ml-100k", model, "trials.csv"))
+    return pd.read_csv(Path("tune", "ml-100k", model, "trials.csv"), float_precision="round_trip")
 
 
 def study_of(model: str = "SASRec") -> optuna.Study:
