@@ -13,6 +13,8 @@ from small_plans import SMALL
 from recbole_diffusion.compare import tune
 from recbole_diffusion.compare.plan import Wanted, read_wanted
 from recbole_diffusion.errors import UserError
+from recbole_diffusion.host.registry import PROPERTIES
+from recbole_diffusion.host.settings import load_config
 from recbole_diffusion.training.trainer import TrainingError
 
 DEFAULT = 0.001  # SASRec's learning rate
@@ -218,6 +220,20 @@ def test_a_space_of_ones_own_is_searched_from_what_was_found_before(scores: Scor
     assert scores == [0.004] * 3
     trials = pd.read_csv("own/SASRec/trials.csv")
     assert trials["params_n_layers"].iloc[0] == int(SMALL["n_layers"]) and set(trials["params_n_layers"]) <= {1, 2}
+
+
+@pytest.mark.parametrize("model", [file.stem for file in sorted((PROPERTIES / "tune").glob("*.yaml"))])
+def test_every_end_of_a_space_can_be_run(model: str) -> None:
+    for key, choice in tune.read_space(model).items():
+        for value in choice if isinstance(choice, list) else (choice["low"], choice["high"]):
+            config = load_config(model, "ml-100k", None, {key: value})
+            assert config[key] == value and not config.warnings
+
+
+def test_published_ceilings_are_inside_of_the_spaces() -> None:
+    for model in ("SASRec", "BSARec", "BERT4Rec", "LightSANs"):
+        space = tune.read_space(model)
+        assert space["learning_rate"]["low"] <= 1e-4 and space["hidden_dropout_prob"]["high"] >= 0.6
 
 
 def test_kinds_of_ranges() -> None:
