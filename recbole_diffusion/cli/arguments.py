@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -135,7 +137,12 @@ def number(key: str, kind: type[int] | type[float]) -> Callable[[str], Any]:
 
 
 def tokens(text: str) -> list[str]:
-    """The tokens of a list separated by commas."""
+    """The tokens of a list separated by commas, or of a json list, in which they may hold commas and outer spaces."""
+    if text.lstrip().startswith("["):
+        with suppress(ValueError):
+            listed = json.loads(text)
+            if all(type(token) in (str, int) for token in listed):
+                return [str(token) for token in listed]
     return [token.strip() for token in text.split(",") if token.strip()]
 
 

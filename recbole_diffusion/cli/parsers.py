@@ -124,8 +124,12 @@ def recommend_parser() -> Parser:
     parser = Parser(f"{PROGRAM} recommend", "Recommend the next items with a saved model.", RECOMMEND_HELP, RENAMED)
     add_saved_model(parser)
     users = parser.add_argument_group("for whom, one of").add_mutually_exclusive_group(required=True)
-    users.add_argument("--history", metavar="ITEMS", help="tokens of items, oldest first, separated by commas")
-    users.add_argument("--users", metavar="USERS", help="users of the dataset, separated by commas, or `all`")
+    users.add_argument(
+        "--history", metavar="ITEMS", help="tokens of items, oldest first, separated by commas, or a json list of them"
+    )
+    users.add_argument(
+        "--users", metavar="USERS", help="users of the dataset, separated by commas, or a json list of them, or `all`"
+    )
     users.add_argument("--input", metavar="FILE", help="a file with a history in each line; - for stdin")
     parser.add_argument(
         "--input_format", metavar="FORMAT", help="jsonl or csv (default: the input's ending; stdin jsonl)"

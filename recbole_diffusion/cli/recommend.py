@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -17,7 +18,6 @@ from .arguments import tokens
 if TYPE_CHECKING:  # else --help would wait for torch
     import numpy as np
 
-    from ..inference.histories import UserHistories
     from ..inference.recommender import Options, Recommender
     from ..inference.results import Recommendations
 
@@ -124,22 +124,24 @@ def _queries(args: argparse.Namespace, recommender: Recommender) -> Iterator[Que
     elif args.users == "all":
         known = recommender.users
         for row, token in enumerate(known.tokens):
-            yield Query(token, known.row(row))
+            yield _of_user(token, partial(known.row, row, args.skip_unknown))
     elif args.users is not None:
         users = tokens(args.users)
         if not users:
             raise SettingError("users", args.users, must="be users of the dataset, separated by commas, or all")
+        known = recommender.users
         for token in users:
-            yield _of_user(recommender.users, token)
+            yield _of_user(token, partial(known.of, token, args.skip_unknown))
     else:
         yield from _of_file(args, recommender)
 
 
-def _of_user(users: UserHistories, token: str) -> Query:
+def _of_user(token: str, history: Callable[[], np.ndarray]) -> Query:
     try:
-        return Query(token, users.of(token))
+        return Query(token, history())
     except UserError as error:
-        return Query(token, None, str(error))
+        problem = str(error)
+        return Query(token, None, problem if problem.startswith("user ") else f"user {token!r}: {problem}")
 
 
 def _of_file(args: argparse.Namespace, recommender: Recommender) -> Iterator[Query]:

@@ -34,7 +34,9 @@ def load(parser: Parser, args: argparse.Namespace, data_path: str | None = None)
         path, colon, column = args.titles.rpartition(":")
         if not colon:
             raise SettingError("titles", args.titles, must="be FILE:COLUMN, as in ml-1m.item:movie_title")
-        recommender.vocabulary.entitle(read_titles(path, column))
+        titles = read_titles(path, column, item_column=recommender.item_field)
+        if not recommender.vocabulary.entitle(titles):
+            raise SettingError("titles", args.titles, must="have items of the model in its column of items")
     return recommender
 
 

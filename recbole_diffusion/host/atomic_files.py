@@ -7,6 +7,8 @@ mark, cuts the last character of a header that no line end follows, and drops ro
 from __future__ import annotations
 
 import csv
+import math
+import re
 from collections.abc import Callable, Iterator
 from itertools import islice
 from logging import Logger
@@ -17,6 +19,8 @@ import pandas as pd
 
 from ..errors import UserError, suggestion
 
+# Bytes of a file that are looked at together.
+BLOCK = 2**26
 # Cells of a float column that mean "missing". In a token column only the empty cell does.
 MISSING_FLOATS = ["", "NA", "N/A", "NaN", "nan", "NULL", "null", "None"]
 
@@ -60,13 +64,17 @@ def load_feat(self: Any, filepath: str, source: Any) -> pd.DataFrame | None:
             if "float" in ftype.value:
                 self.field2bucketnum[field] = 2
     table = file.read(fields)
+    whole = [*ids, *_history_fields(self, source)]
     if self.config["drop_incomplete_rows"]:
-        table = _complete_rows(table, ids, filepath, self.logger)
+        table = _complete_rows(table, whole, filepath, self.logger)
     times = [self.time_field] if _orders_by_time(self, source) else []
-    for field in (*ids, *times):
+    for field in (*whole, *times):
         if table[field].isna().any():
-            instead = "; drop_incomplete_rows=True drops such rows" if field in ids else ""
+            instead = "" if field in times else "; drop_incomplete_rows=True drops such rows"
             raise UserError(f"{filepath}: column {field} is empty in {file.where(field, _is_hole)}{instead}")
+    for field, ftype in fields.items():
+        if ftype == FeatureType.FLOAT and np.isinf(table[field].to_numpy()).any():
+            raise UserError(f"{filepath}: column {field} is infinite in {file.where(field, _is_infinite)}")
     for field, ftype in fields.items():
         if ftype == FeatureType.TOKEN_SEQ or ftype == FeatureType.FLOAT_SEQ:
             sequences = file.sequences(table[field], ftype, self.config["seq_separator"])
@@ -122,10 +130,12 @@ class _AtomicFile:
 
         cells = {field: f"{field}:{ftype.value}" for field, ftype in fields.items()}
         floats = [field for field, ftype in fields.items() if ftype == FeatureType.FLOAT]
+        self._refuse_long_rows()
         try:
             table = pd.read_csv(
                 self.path,
-                sep=self.separator,
+                # pandas takes several characters for a pattern.
+                sep=self.separator if len(self.separator) == 1 else re.escape(self.separator),
                 usecols=list(cells.values()),
                 dtype={cell: np.float64 if field in floats else str for field, cell in cells.items()},
                 encoding=self.encoding,
@@ -149,6 +159,34 @@ class _AtomicFile:
             raise UserError(f"{self.path}: there is a header, but no row below it")
         table.columns = list(fields)
         return table
+
+    def _refuse_long_rows(self) -> None:
+        """Refuse rows with more cells than the header, which pandas shifts; empty ones at the end are no cells."""
+        width = len(self.fields)
+        if not self._may_have_long_rows(width):
+            return
+        rows = islice(self._lines(), 1, None)
+        for number, cells in rows:
+            if any(cells[width:]):
+                raise UserError(f"{self.path}: line {number} has {len(cells)} cells, the header {width}")
+
+    def _may_have_long_rows(self, width: int) -> bool:
+        """Whether a line has more cells than `width`, for a large file without a loop over its lines."""
+        mark = self.separator.encode(self.encoding.removesuffix("-sig"))
+        if len(mark) != 1 or mark == b"\n" or "\n".encode(self.encoding.removesuffix("-sig")) != b"\n":
+            return True
+        carried = 0
+        with open(self.path, "rb") as file:
+            while block := file.read(BLOCK):
+                content = np.frombuffer(block, dtype=np.uint8)
+                ends = np.flatnonzero(content == ord("\n"))
+                marks = np.searchsorted(np.flatnonzero(content == mark[0]), np.append(ends, len(content)))
+                counts = np.diff(marks, prepend=0)
+                counts[0] += carried
+                if counts.max() >= width:
+                    return True
+                carried = counts[-1]
+        return False
 
     def sequences(self, column: pd.Series, ftype: Any, separator: str) -> list[np.ndarray]:
         """The cells of a sequence column, cut at the separator; an empty cell gives an empty sequence."""
@@ -184,6 +222,10 @@ def _is_hole(cell: str) -> bool:
     return cell.strip() in MISSING_FLOATS
 
 
+def _is_infinite(cell: str) -> bool:
+    return not _is_word(cell) and not _is_hole(cell) and math.isinf(float(cell))
+
+
 def _is_word(cell: str) -> bool:
     if _is_hole(cell):
         return False
@@ -203,6 +245,16 @@ def _id_fields(dataset: Any, source: Any) -> list[str]:
     return [field for field in fields.get(source, []) if field]
 
 
+def _history_fields(dataset: Any, source: Any) -> list[str]:
+    """The column of histories in files that bring them along."""
+    from recbole.utils import FeatureSource, ModelType
+
+    config = dataset.config
+    sequential = config["MODEL_TYPE"] == ModelType.SEQUENTIAL
+    brings = source == FeatureSource.INTERACTION and config["benchmark_filename"] is not None and sequential
+    return [dataset.iid_field + config["LIST_SUFFIX"]] if brings else []
+
+
 def _orders_by_time(dataset: Any, source: Any) -> bool:
     """Whether the rows of a file are put into order by their time field."""
     from recbole.utils import FeatureSource, ModelType
@@ -217,14 +269,11 @@ def _check_columns(
     dataset: Any, file: _AtomicFile, fields: dict[str, Any], ids: list[str], load_col: set[str] | None, source: Any
 ) -> None:
     """Refuse a file that lacks a column that the settings need."""
-    from recbole.utils import FeatureSource, FeatureType, ModelType
+    from recbole.utils import FeatureType
 
-    config, time_field = dataset.config, dataset.time_field
-    sequential = config["MODEL_TYPE"] == ModelType.SEQUENTIAL
+    time_field = dataset.time_field
     needs_time = _orders_by_time(dataset, source)
-    needed = dict.fromkeys([*ids, *([time_field] if needs_time else [])])
-    if source == FeatureSource.INTERACTION and config["benchmark_filename"] is not None and sequential:
-        needed[dataset.iid_field + config["LIST_SUFFIX"]] = None
+    needed = dict.fromkeys([*ids, *_history_fields(dataset, source), *([time_field] if needs_time else [])])
     # RecBole's and our defaults name the time field for every model.
     needed |= dict.fromkeys(sorted((load_col or set()) - (set() if needs_time else {time_field})))
     there = ", ".join(file.fields)

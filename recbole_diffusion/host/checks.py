@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import inspect
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -34,6 +35,19 @@ SHORTHANDS = {
 # Settings that RecBole's transforms read without a default.
 TRANSFORM_NEEDS = {"mask_itemseq": ("mask_ratio",), "crop_itemseq": ("eta",), "reorder_itemseq": ("beta",)}
 DISTRIBUTIONS = ("uniform", "popularity")
+# What a model must read for a setting to have an effect on it, as it stands in its code.
+READ_AS = {
+    "preload_weight": "get_preload_weight",
+    "mask_itemseq": "MASK_ITEM_SEQ",
+    "inverse_itemseq": "INVERSE_ITEM_SEQ",
+    "crop_itemseq": "CROP_ITEM_SEQ",
+    "reorder_itemseq": "REORDER_ITEM_SEQ",
+}
+# Settings that choose interactions, which pre-split files are without.
+FILTERS = ("val_interval", "user_inter_num_interval", "item_inter_num_interval", "rm_dup_inter")
+ALL = ("[0,inf)", "[0,inf]")
+# The files of a dataset, DATASET.SUFFIX.
+SUFFIXES = ("inter", "user", "item", "kg", "link", "net")
 # RecBole's form of "no negatives are sampled".
 NO_NEGATIVES = {"distribution": "none", "sample_num": "none", "alpha": "none", "dynamic": False, "candidate_num": 0}
 _TOP_LEVEL_KEY = re.compile(r"^([\w-]+)[ \t]*:", re.MULTILINE)
@@ -83,6 +97,36 @@ def check_transform(settings: Mapping[str, Any]) -> None:
     for parameter in TRANSFORM_NEEDS.get(settings["transform"] or "", ()):
         if settings.get(parameter) is None:
             raise SettingError("transform", settings["transform"], must=f"be given together with {parameter}")
+
+
+def check_presplit(settings: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    """Check that nothing is to be filtered in files that are split already: RecBole takes them as they are.
+
+    Raises
+    ------
+    SettingError
+    """
+    for key in FILTERS if settings["benchmark_filename"] is not None else ():
+        if given.get(key) and given[key] not in ALL:
+            raise SettingError(key, given[key], must="be left out with benchmark_filename: its files stay as they are")
+
+
+def without_effect(model: type, given: Mapping[str, Any]) -> dict[str, str]:
+    """The settings that add something to the data which the model does not read, each with a warning."""
+    warnings = {}
+    for key in ("preload_weight", "transform"):
+        word = READ_AS.get(str(given.get(key))) if key == "transform" else READ_AS[key]
+        if given.get(key) and word and not _reads(model, word):
+            warnings[key] = f"{key}={given[key]} has no effect, as {model.__name__} does not read what it adds"
+    return warnings
+
+
+def _reads(model: type, word: str) -> bool:
+    """Whether a word stands in the code of a class or of one that it derives from; True where no code is found."""
+    try:
+        return any(word in inspect.getsource(base) for base in model.__mro__ if base is not object)
+    except (OSError, TypeError):
+        return True
 
 
 def check_metrics(settings: Mapping[str, Any]) -> None:
@@ -285,6 +329,10 @@ def columns(settings: Mapping[str, Any], given: Mapping[str, Any], default_field
     if load_col is None:
         return None
     load_col.setdefault("inter", "*")
+    suffixes = (*SUFFIXES, *(settings.get("additional_feat_suffix") or ()))
+    for suffix in load_col:
+        if suffix not in suffixes:
+            raise SettingError("load_col", load_col, must=f"name files by {', '.join(suffixes)}, not {suffix}")
     for suffix, names in load_col.items():
         if names != "*" and not isinstance(names, list):
             raise SettingError(f"load_col.{suffix}", names, must="be a list of fields, or '*' for all")

@@ -170,8 +170,12 @@ def resolve(
     checks.check_transform(values)
     checks.check_eval_args(values, sequential)
     checks.check_metrics(values)
+    checks.check_presplit(values, given)
 
     # Derive.
+    unread = checks.without_effect(model_class, given)
+    warnings |= dict.fromkeys(unread.values())
+    values |= dict.fromkeys(unread)
     values |= checks.ranking_protocol(values, given)
     values["train_neg_sample_args"] = checks.negatives(model_class, values, given, base["train_neg_sample_args"])
     values["load_col"] = checks.columns(values, given, base)

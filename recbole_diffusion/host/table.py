@@ -37,10 +37,16 @@ def _are_intervals(value: Mapping[str, Any]) -> bool:
     return all(is_interval(part) for part in value.values() if isinstance(part, str))
 
 
+def _clips(parts: Mapping[str, Any]) -> bool:
+    """Whether a mapping is what torch clips gradients by."""
+    numbers = all(isinstance(part, int | float) and part > 0 for part in parts.values())
+    return "max_norm" in parts and parts.keys() <= {"max_norm", "norm_type"} and numbers
+
+
 _ONE_PROCESS = "be 1: several processes are not supported yet"
 _GPUS = r"\s*|-1|\d+(\s*,\s*\d+)*"
 LEARNERS = ("adam", "adamw", "sgd", "adagrad", "rmsprop", "sparse_adam")
-TRANSFORMS = ("mask_itemseq", "inverse_itemseq", "crop_itemseq", "reorder_itemseq", "user_defined")
+TRANSFORMS = ("mask_itemseq", "inverse_itemseq", "crop_itemseq", "reorder_itemseq")
 
 # Where and how a run is computed and what it writes; no figure depends on it.
 _run: dict[str, Setting] = {
@@ -82,7 +88,7 @@ TRAINING: dict[str, Setting] = {
     "frozen": Setting("list of str"),
     "frozen_epochs": at_least(0, "int"),
     "weight_decay": at_least(0, "float"),
-    "clip_grad_norm": Setting("dict or ~", "hold max_norm, as in {max_norm: 5.0}", lambda parts: "max_norm" in parts),
+    "clip_grad_norm": Setting("dict or ~", "hold a positive max_norm, as in {max_norm: 5.0}", _clips),
     "train_neg_sample_args": Setting("dict or ~"),
     "eval_step": at_least(0, "int", shared=True),
     "stopping_step": at_least(0, "int", shared=True),

@@ -14,17 +14,21 @@ from ..errors import UserError, suggestion
 NAME_LIKE = ("title", "name")
 
 
-def read_titles(path: str | Path, column: str | None = None, encoding: str | None = None) -> dict[str, str]:
+def read_titles(
+    path: str | Path, column: str | None = None, encoding: str | None = None, item_column: str = "item_id"
+) -> dict[str, str]:
     """Titles by item token, from an atomic file of RecBole's, a tab-separated or a comma-separated file with a header.
 
     Parameters
     ----------
     path : str or Path
-        The items stand in the column `item_id`, or else in the first one.
+        The items stand in the column `item_column`, or else in `item_id`, or else in the first one.
     column : str, optional
         Column of the titles; by default the first whose name holds `title`, or else `name`.
     encoding : str, optional
         UTF-8 if not given.
+    item_column : str
+        The dataset's ITEM_ID_FIELD.
 
     Returns
     -------
@@ -52,7 +56,8 @@ def read_titles(path: str | Path, column: str | None = None, encoding: str | Non
         if found not in names:
             there = f"(there are: {', '.join(names)}){suggestion(found, names)}"
             raise UserError(f"{path}: there is no column {found} {there}")
-        where = [names.index("item_id") if "item_id" in names else 0, names.index(found)]
+        items = next((name for name in (item_column, "item_id") if name in names), names[0])
+        where = [names.index(items), names.index(found)]
         table = pd.read_csv(
             path,
             sep="\t" if tabs else ",",

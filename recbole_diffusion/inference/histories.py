@@ -11,8 +11,7 @@ import numpy as np
 import pandas as pd
 
 from ..errors import SettingError, UserError, suggestion
-from ..training import checkpoint
-from .vocabulary import LARGEST_TO_SEARCH
+from .vocabulary import LARGEST_TO_SEARCH, Vocabulary
 
 
 class Labelled(NamedTuple):
@@ -70,46 +69,59 @@ def _of_frame(frame: pd.DataFrame, columns: Mapping[str, str]) -> Labelled:
 
 
 class UserHistories:
-    """The items of every user of a dataset, by internal id, oldest first.
+    """The items of every user of a dataset, oldest first.
 
     Parameters
     ----------
     tokens : sequence of str
         The users.
     items : int64 array [N]
-        All histories, one after the other.
+        All histories, one after the other, as numbers of the items in `names`.
     start : int64 array [users + 1]
         Where each begins and ends in `items`.
+    names : object array [V]
+        Tokens of the dataset's items.
+    vocabulary : Vocabulary
+        The items that the model knows, which may be others.
     """
 
-    def __init__(self, tokens: Sequence[str], items: np.ndarray, start: np.ndarray) -> None:
+    def __init__(
+        self, tokens: Sequence[str], items: np.ndarray, start: np.ndarray, names: np.ndarray, vocabulary: Vocabulary
+    ) -> None:
         self.tokens = list(tokens)
         self.items, self.start = items, start
+        self.names, self.vocabulary = names, vocabulary
+        # 0 where the model does not know the item.
+        self._known = np.array([0, *(vocabulary.id_of(name) for name in names[1:])], dtype=np.int64)
         self._rows = {token: row for row, token in enumerate(self.tokens)}
 
     def __len__(self) -> int:
         return len(self.tokens)
 
-    def row(self, row: int) -> np.ndarray:
-        """Internal ids int64 [L] of one history."""
-        return self.items[self.start[row] : self.start[row + 1]]
+    def row(self, row: int, skip_unknown: bool = False) -> np.ndarray:
+        """The model's ids int64 [L] of one history; see `Vocabulary.ids`."""
+        items = self.items[self.start[row] : self.start[row + 1]]
+        ids = self._known[items]
+        return ids if ids.all() else self.vocabulary.ids(self.names[items], skip_unknown)
 
-    def of(self, user: Any) -> np.ndarray:
-        """Internal ids int64 [L] of the user with this token.
+    def of(self, user: Any, skip_unknown: bool = False) -> np.ndarray:
+        """The model's ids int64 [L] of the history of the user with this token.
 
         Raises
         ------
         UserError
-            Where there is no such user.
+            Where there is no such user, or the model does not know an item of the history.
         """
         row = self._rows.get(str(user))
         if row is None:
             hint = suggestion(str(user), self._rows) if len(self) <= LARGEST_TO_SEARCH else ""
             raise UserError(f"user {str(user)!r}: not among the {len(self):,} users of the dataset{hint}")
-        return self.row(row)
+        return self.row(row, skip_unknown)
 
 
-def read_users(path: str | Path, state: Mapping[str, Any], model: Any, data_path: str | None = None) -> UserHistories:
+def read_users(
+    path: str | Path, state: Mapping[str, Any], model: Any, vocabulary: Vocabulary, data_path: str | None = None
+) -> UserHistories:
     """The histories of a checkpoint's dataset, filtered as in training, with the held-out interactions at their ends.
 
     Parameters
@@ -119,13 +131,15 @@ def read_users(path: str | Path, state: Mapping[str, Any], model: Any, data_path
     state : mapping
         What it holds.
     model : nn.Module
+    vocabulary : Vocabulary
+        The items of the checkpoint.
     data_path : str, optional
         Folder of the dataset; by default where it was in training.
 
     Raises
     ------
     UserError
-        Where the dataset cannot be read or has other items.
+        Where the dataset cannot be read, or has none of the model's items.
     """
     # Reading a dataset takes all of RecBole; recommending from a history must not wait for it.
     from ..host.dataset import build_dataset
@@ -138,7 +152,11 @@ def read_users(path: str | Path, state: Mapping[str, Any], model: Any, data_path
         raise SettingError("benchmark_filename", settings["benchmark_filename"], problem)
     config = load_config(type(model), state["dataset"], None, settings)
     dataset = build_dataset(config)
-    checkpoint.require_catalogue(path, state, dataset, ["item"])
+    names = np.array([str(token) for token in dataset.field2id_token[dataset.iid_field]], dtype=object)
+    if not set(names[1:]) & set(vocabulary.tokens[1:]):
+        raise UserError(
+            f"{path}: the checkpoint is of another catalogue: it knows no item of dataset={state['dataset']}"
+        )
     user, item, time = dataset.uid_field, dataset.iid_field, dataset.time_field
     table = dataset.inter_feat
     order = [user, time] if time in table else [user]
@@ -146,4 +164,4 @@ def read_users(path: str | Path, state: Mapping[str, Any], model: Any, data_path
     ids, counts = np.unique(table[user].to_numpy(), return_counts=True)
     tokens = [str(token) for token in dataset.field2id_token[user][ids]]
     items = table[item].to_numpy(dtype=np.int64, copy=True)
-    return UserHistories(tokens, items, np.concatenate([[0], counts.cumsum()]))
+    return UserHistories(tokens, items, np.concatenate([[0], counts.cumsum()]), names, vocabulary)

@@ -141,7 +141,7 @@ class Recommender:
         self.path, self.model = path, model
         self.vocabulary = Vocabulary(state["item_tokens"], state.get("item_titles"))
         # What reading the dataset takes; the weights in it are in the model already.
-        self._state = {key: state[key] for key in ("dataset", "config", "item_tokens", "user_tokens")}
+        self._state = {key: state[key] for key in ("dataset", "config")}
         self.dataset: str = state["dataset"]
         self._data_path = data_path
         self._users: UserHistories | None = None
@@ -181,6 +181,11 @@ class Recommender:
         return cls(path, state, restore(path, state, device, model, settings), data_path)
 
     @property
+    def item_field(self) -> str:
+        """What the dataset calls its column of items."""
+        return self._state["config"]["ITEM_ID_FIELD"]
+
+    @property
     def users(self) -> UserHistories:
         """Histories of the users of the dataset, read when they are first asked for.
 
@@ -190,7 +195,7 @@ class Recommender:
             Where the dataset is not there or is another one.
         """
         if self._users is None:
-            self._users = read_users(self.path, self._state, self.model, self._data_path)
+            self._users = read_users(self.path, self._state, self.model, self.vocabulary, self._data_path)
         return self._users
 
     def recommend(self, histories: Any, topk: int = 10, **options: Any) -> Recommendations:
@@ -235,7 +240,7 @@ class Recommender:
         """
         chosen = self._options(topk, options)
         users = [str(user) for user in user_tokens]
-        return self.recommend_ids(users, [self.users.of(user) for user in users], chosen)
+        return self.recommend_ids(users, [self.users.of(user, chosen.skip_unknown) for user in users], chosen)
 
     def recommend_all(self, topk: int = 10, chunk_size: int = 4096, **options: Any) -> Iterator[Recommendations]:
         """Recommend to all users of the dataset, `chunk_size` of them at a time.
@@ -259,7 +264,9 @@ class Recommender:
         for begin in range(0, len(self.users), chunk_size):
             rows = range(begin, min(begin + chunk_size, len(self.users)))
             yield self.recommend_ids(
-                [self.users.tokens[row] for row in rows], [self.users.row(row) for row in rows], chosen
+                [self.users.tokens[row] for row in rows],
+                [self.users.row(row, chosen.skip_unknown) for row in rows],
+                chosen,
             )
 
     def _options(self, topk: int, options: Mapping[str, Any]) -> Options:

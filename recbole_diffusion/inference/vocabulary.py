@@ -32,16 +32,23 @@ class Vocabulary:
     def __len__(self) -> int:
         return len(self._ids)
 
-    def entitle(self, titles: Mapping[str, str]) -> None:
-        """Take titles by token; an item without one has an empty title."""
+    def entitle(self, titles: Mapping[str, str]) -> int:
+        """Take titles by token, and give how many items have one; that of the others is empty."""
         self.titles = np.array([titles.get(token, "") for token in self.tokens], dtype=object)
+        return sum(token in titles for token in self._ids)
 
     def names(self) -> np.ndarray:
         """What to call each item, by internal id: its title, or its token where it has none."""
         return self.tokens if self.titles is None else np.where(self.titles == "", self.tokens, self.titles)
 
+    def id_of(self, token: str) -> int:
+        """Internal id of an item; 0 where the model does not know it."""
+        return self._ids.get(token) or self._ids.get(token.strip(), 0)
+
     def ids(self, history: Iterable[Any], skip_unknown: bool = False) -> np.ndarray:
         """Internal ids, int64 [L], of a history of tokens; numbers are read as tokens.
+
+        Spaces around a token count only where the model knows such an item.
 
         Parameters
         ----------
@@ -53,8 +60,8 @@ class Vocabulary:
         UserError
             For an unknown item, which is named, and for a history without items.
         """
-        tokens = [str(token).strip() for token in history]
-        ids = [self._ids.get(token, 0) for token in tokens]
+        tokens = [str(token) for token in history]
+        ids = [self.id_of(token) for token in tokens]
         if not skip_unknown and 0 in ids:
             token = tokens[ids.index(0)]
             hint = suggestion(token, self._ids) if len(self) <= LARGEST_TO_SEARCH else ""

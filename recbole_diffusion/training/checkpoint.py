@@ -330,15 +330,16 @@ def tokens(dataset: Any) -> dict[str, list[str] | None]:
     read is no reason to lose a training.
     """
     names = _tokens(dataset)
-    titles = _titles(Path(dataset.dataset_path) / f"{dataset.dataset_name}.item", dataset.config["encoding"])
+    file = Path(dataset.dataset_path) / f"{dataset.dataset_name}.item"
+    titles = _titles(file, dataset.config["encoding"], dataset.iid_field)
     return {**names, "item_titles": [titles.get(token, "") for token in names["item_tokens"]] if titles else None}
 
 
 # Needed at every epoch.
 @functools.lru_cache(maxsize=1)
-def _titles(path: Path, encoding: str | None) -> dict[str, str]:
+def _titles(path: Path, encoding: str | None, item_column: str) -> dict[str, str]:
     try:
-        return read_titles(path, encoding=encoding) if path.is_file() else {}
+        return read_titles(path, encoding=encoding, item_column=item_column) if path.is_file() else {}
     except UserError:
         return {}
 

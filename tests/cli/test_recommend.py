@@ -173,6 +173,23 @@ def test_any_letter_goes_to_stdout(saved: Callable[..., Saved]) -> None:
     assert json.loads(outputs[0].decode())["user"] == "Zoé" and outputs[1].endswith(b"?\n")
 
 
+def test_a_json_list_names_ids_with_commas_and_spaces(
+    ask: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ask('--history=["50", 258]', "--topk=1") == 0
+    listed = capsys.readouterr().out
+    assert ask("--history=50,258", "--topk=1") == 0
+    assert capsys.readouterr().out == listed
+    assert ask('--history=["50, 258"]') == 2
+    assert "item '50, 258': not among" in capsys.readouterr().err
+
+
+def test_titles_of_no_item_are_refused(ask: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
+    Path("mine.csv").write_text("what,id\nfilm,50\n")
+    assert ask("--history=50", "--titles=mine.csv:what") == 2
+    assert "titles must have items of the model in its column of items" in capsys.readouterr().err
+
+
 def test_titles_of_a_file_of_ones_own(ask: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
     Path("mine.csv").write_text("id,what\n" + "".join(f'{item},"film {item}, it is"\n' for item in range(1700)))
     assert ask("--history=50", "--titles=mine.csv:what", "--topk=1") == 0
@@ -198,6 +215,7 @@ def test_titles_of_a_file_of_ones_own(ask: Callable[..., int], capsys: pytest.Ca
         (["--history=50", "--tokp=3"], "--tokp: there is no such flag; did you mean --topk?"),
         (["--history=50", "stray"], "stray: stands alone; settings are written --KEY=VALUE"),
         (["--history=50", "--titles=a.csv"], "titles must be FILE:COLUMN, as in ml-1m.item:movie_title, got 'a.csv'"),
+        (["--history=50", "--titles=/dev/null:title"], "/dev/null: there is no column title"),
         (["--history=50", "--titles=a.csv:title"], "a.csv: the titles cannot be read (No such file or directory)"),
         (["--input=absent.csv"], "absent.csv: cannot be read (No such file or directory)"),
         (["--input=in.txt"], "input must end in jsonl or csv, or be given with --input_format, got 'in.txt'"),

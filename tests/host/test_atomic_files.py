@@ -7,6 +7,7 @@ import pytest
 from made_data import HEADER, ROWS, load
 
 from recbole_diffusion.errors import UserError
+from recbole_diffusion.host import atomic_files
 
 
 def test_ids_are_read_as_they_are_written(atomic: Callable[..., str]) -> None:
@@ -51,6 +52,10 @@ def test_a_separator_at_the_end_of_the_rows_shifts_nothing(atomic: Callable[...,
         (f"{HEADER}\nu\ti\t1\n\nu\tj\tsoon\n", "timestamp is float, but line 4 has 'soon'$"),
         (f"{HEADER}\nu\ti\t1\n\ti\t2\nu\t\t3\n", "user_id is empty in line 3; drop_incomplete_rows=True drops"),
         (f"{HEADER}\n" + "u\t\t1\n" * 5, "item_id is empty in line 2, line 3, line 4, and more; drop_incomplete_rows"),
+        (f"{HEADER}\nu\ti\tx\t1\nv\tj\t2\n", "line 2 has 4 cells, the header 3"),
+        (f"{HEADER}\nu\ti\t1\nv\tj\t2\tx\t\n", "line 3 has 5 cells, the header 3"),
+        (f"{HEADER}\nu\ti\t1\nv\tj\tinf\n", "timestamp is infinite in line 3 has 'inf'"),
+        (f"{HEADER}\nu\ti\t1e999\nv\tj\t1\n", "timestamp is infinite in line 2 has '1e999'"),
         (f"{HEADER}\nu\n", "item_id is empty in line 2; drop_incomplete_rows=True drops"),
     ],
 )
@@ -96,3 +101,28 @@ def test_further_mistakes_in_files(atomic: Callable[..., str], tmp_path: Path) -
     with pytest.raises(UserError, match="set `encoding`"):
         load(path)
     assert load(path, encoding="latin-1").field2id_token["user_id"].tolist() == ["[PAD]", "ué"]
+
+
+def test_a_long_row_is_found_in_any_block(atomic: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    for block in (1, 7, 16, 1000):
+        monkeypatch.setattr(atomic_files, "BLOCK", block)
+        load(atomic(inter=f"{HEADER}\n{ROWS}"))
+        with pytest.raises(UserError, match="line 17 has 4 cells"):
+            load(atomic(inter=f"{HEADER}\n{ROWS}\nu\ti\t1\tx\n"))
+
+
+def test_a_separator_of_several_characters_is_no_pattern(atomic: Callable[..., str]) -> None:
+    text = f"{HEADER}\n{ROWS}".replace("\t", "||")
+    assert len(load(atomic(inter=text), field_separator="||").inter_feat) == 15
+
+
+def test_an_empty_history_of_a_pre_split_file_is_named(atomic: Callable[..., str], tmp_path: Path) -> None:
+    header = "user_id:token\titem_id_list:token_seq\titem_id:token\n"
+    path = atomic()
+    for part in ("train", "valid", "test"):
+        text = header + "u\ta b\tc\n" + ("v\t\ta\n" if part == "valid" else "")
+        (tmp_path / "data" / "made" / f"made.{part}.inter").write_text(text)
+    settings = {"benchmark_filename": ["train", "valid", "test"]}
+    with pytest.raises(UserError, match=r"made\.valid\.inter: column item_id_list is empty in line 3; drop_incomplete"):
+        load(path, **settings)
+    assert len(load(path, **settings, drop_incomplete_rows=True).inter_feat) == 3

@@ -31,7 +31,7 @@ from recbole_diffusion.host.settings import load_config
         ({"clip_grad_norm": 5}, "clip_grad_norm must be a mapping such as {key: value}"),
         (
             {"clip_grad_norm": {"norm_type": 2}},
-            "clip_grad_norm must hold max_norm, as in {max_norm: 5.0}",
+            "clip_grad_norm must hold a positive max_norm, as in {max_norm: 5.0}",
         ),
         ({"resume": "absent.pth"}, "resume must be a checkpoint that exists, got 'absent.pth'"),
         ({"metrics": []}, "metrics must hold at least one metric, got []"),

@@ -206,3 +206,11 @@ def test_yaml_files_that_cannot_be_used(tmp_path: Path, text: str | None, messag
 def test_yaml_file_with_a_byte_order_mark(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_bytes("\ufeffepochs: 3\n".encode())
     assert read_yaml("mine.yaml") == {"epochs": 3}
+
+
+def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("epochs: 3\neval_args: {mode: full}\nepochs: 5\n")
+    with pytest.raises(UserError, match=r"a\.yaml, line 3: is no valid yaml: it has epochs twice"):
+        read_yaml(tmp_path / "a.yaml")
+    (tmp_path / "a.yaml").write_text("base: &base {a: 1}\nmine:\n  <<: *base\n  a: 2\n")
+    assert read_yaml(tmp_path / "a.yaml")["mine"] == {"a": 2}

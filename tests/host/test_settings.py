@@ -275,7 +275,7 @@ def test_shorthands_of_other_libraries_are_refused_with_the_name_here() -> None:
 
 
 def test_a_setting_that_the_transform_reads_is_known() -> None:
-    config = sasrec(transform="mask_itemseq", mask_ratio="0.5")
+    config = load_config("BERT4Rec", "ml-100k", config_dict={"transform": "mask_itemseq", "mask_ratio": "0.5"})
     assert config["mask_ratio"] == 0.5 and config.warnings == []
 
 
@@ -464,3 +464,40 @@ def test_configs_do_not_touch_one_another() -> None:
     first["eval_args"]["mode"]["valid"] = "changed"
     assert second["epochs"] == 300 and second["eval_args"]["mode"]["valid"] == "full"
     assert argument_list.dataset_arguments == before
+
+
+@pytest.mark.parametrize(
+    ("model", "settings", "message"),
+    [
+        ("SASRec", {"clip_grad_norm": {"max_norm": -1}}, "clip_grad_norm must hold a positive max_norm"),
+        ("SASRec", {"clip_grad_norm": {"max_norm": 1, "norm": 2}}, "clip_grad_norm must hold a positive max_norm"),
+        ("SASRec", {"load_col": {"nosuch": "*"}}, "load_col must name files by inter, user, item, kg, link, net, not"),
+        ("SASRec", {"transform": "user_defined"}, "transform must be one of mask_itemseq, inverse_itemseq"),
+        (
+            "SASRec",
+            {"benchmark_filename": ["a", "b", "c"], "user_inter_num_interval": "[5,inf)"},
+            "user_inter_num_interval must be left out with benchmark_filename",
+        ),
+    ],
+)
+def test_settings_that_would_do_nothing_or_harm_are_refused(model: str, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingError, match=re.escape(message)):
+        load_config(model, "toy", config_dict=settings)
+
+
+@pytest.mark.parametrize(
+    ("model", "key", "value", "read"),
+    [
+        ("SASRec", "transform", "mask_itemseq", False),
+        ("BPR", "transform", "inverse_itemseq", False),
+        ("BERT4Rec", "transform", "mask_itemseq", True),
+        ("DiffuRec", "preload_weight", {"item_id": "emb"}, False),
+        ("GRU4RecKG", "preload_weight", {"ent_id": "ent_emb"}, True),
+    ],
+)
+def test_what_adds_to_the_data_is_said_to_have_no_effect_on_a_model_that_does_not_read_it(
+    model: str, key: str, value: Any, read: bool
+) -> None:
+    config = load_config(model, "toy", config_dict={key: value, "mask_ratio": 0.2})
+    assert config[key] == (value if read else None)
+    assert any(f"has no effect, as {model} does not read what it adds" in line for line in config.warnings) != read

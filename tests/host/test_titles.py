@@ -47,6 +47,11 @@ def test_what_cannot_be_read_is_told(tmp_path: Path, content: bytes, message: st
     assert "\n" not in str(caught.value)
 
 
+def test_the_datasets_own_column_of_items_comes_first(tmp_path: Path) -> None:
+    (tmp_path / "a.item").write_text("app_name:token_seq\tgenres:token_seq\tproduct_id:token\nA B\tx\t1\n")
+    assert read_titles(tmp_path / "a.item", item_column="product_id") == {"1": "A B"}
+
+
 def test_titles_in_another_encoding(tmp_path: Path) -> None:
     (tmp_path / "a.item").write_bytes("item_id:token\tname:token\n1\té\n".encode("latin-1"))
     assert read_titles(tmp_path / "a.item", encoding="latin-1") == {"1": "é"}

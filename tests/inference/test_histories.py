@@ -9,7 +9,7 @@ from recbole.data import dataset as recbole_dataset
 
 from recbole_diffusion.errors import UserError
 from recbole_diffusion.inference import Recommender
-from recbole_diffusion.inference.histories import read_users
+from recbole_diffusion.inference.histories import UserHistories, read_users
 from recbole_diffusion.training import checkpoint
 
 ML_100K = Path(recbole_dataset.__file__).parents[2] / "dataset_example" / "ml-100k" / "ml-100k.inter"
@@ -29,10 +29,33 @@ def test_files_of_a_benchmark_have_no_users(diffurec: Recommender) -> None:
     state = checkpoint.load(diffurec.path)
     state["config"]["benchmark_filename"] = ["a", "b", "c"]
     with pytest.raises(UserError, match="give histories instead"):
-        read_users(diffurec.path, state, diffurec.model)
+        read_users(diffurec.path, state, diffurec.model, diffurec.vocabulary)
+
+
+def _read(model: Recommender, data_path: str) -> UserHistories:
+    return read_users(model.path, checkpoint.load(model.path), model.model, model.vocabulary, data_path)
 
 
 def test_the_dataset_may_have_moved(diffurec: Recommender, atomic: Callable[..., str]) -> None:
     path = atomic("ml-100k", inter=ML_100K.read_text())
-    moved = read_users(diffurec.path, checkpoint.load(diffurec.path), diffurec.model, path)
+    moved = _read(diffurec, path)
     assert moved.tokens == diffurec.users.tokens and (moved.items == diffurec.users.items).all()
+
+
+def test_ids_decide_not_the_order_of_the_rows(diffurec: Recommender, atomic: Callable[..., str]) -> None:
+    header, *rows = ML_100K.read_text().splitlines(keepends=True)
+    turned = _read(diffurec, atomic("ml-100k", inter=header + "".join(reversed(rows))))
+    assert set(turned.tokens) == set(diffurec.users.tokens) and turned.names.tolist() != diffurec.users.names.tolist()
+    for user in diffurec.users.tokens:
+        assert sorted(turned.of(user)) == sorted(diffurec.users.of(user))
+
+
+def test_an_item_that_came_later_may_be_skipped(diffurec: Recommender, atomic: Callable[..., str]) -> None:
+    user = diffurec.users.tokens[0]
+    path = atomic("ml-100k", inter=f"{ML_100K.read_text().rstrip()}\n{user}\tnew\t5\t999999999\n")
+    later = _read(diffurec, path)
+    with pytest.raises(UserError, match="item 'new': not among the "):
+        later.of(user)
+    assert later.of(user, skip_unknown=True).tolist() == diffurec.users.of(user).tolist()
+    other = diffurec.users.tokens[1]
+    assert later.of(other).tolist() == diffurec.users.of(other).tolist()

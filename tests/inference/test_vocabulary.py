@@ -15,6 +15,11 @@ def test_ids_of_tokens_and_numbers() -> None:
     assert known.ids(["x", "7"], skip_unknown=True).tolist() == [2]
 
 
+def test_spaces_and_commas_of_an_id_count_where_it_has_them() -> None:
+    known = Vocabulary(["[PAD]", " a", "a", "b ", "c, d"])
+    assert known.ids([" a", "a", "a ", "b ", " b", "c, d"], skip_unknown=True).tolist() == [1, 2, 2, 3, 4]
+
+
 @pytest.mark.parametrize(
     ("history", "message"),
     [
@@ -31,6 +36,6 @@ def test_items_that_are_not_known(history: list[str], message: str) -> None:
 def test_items_go_by_their_title_where_they_have_one() -> None:
     known = Vocabulary(TOKENS)
     assert known.names().tolist() == TOKENS
-    known.entitle({"7": "seven", "8": "eight"})
+    assert known.entitle({"7": "seven", "8": "eight"}) == 1
     assert known.names().tolist() == ["[PAD]", "b07", "seven", "B01LYX"]
     assert Vocabulary(TOKENS, ["", "x", "", ""]).names().tolist() == ["[PAD]", "x", "7", "B01LYX"]
