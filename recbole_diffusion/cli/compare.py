@@ -76,6 +76,7 @@ def run_settings(
     """
     require_extra("compare", "a comparison")
     from ..compare.data import check_data
+    from ..compare.page import write_page
     from ..compare.plan import make_plan, read_wanted
     from ..compare.report import final_table, write_report
     from ..compare.results import collect
@@ -98,8 +99,10 @@ def run_settings(
     run_all(plan, command)
     results = collect(plan, command)
     report = write_report(plan, results)
+    page = plan.folder / "report.html"
+    write_page(page, {plan.dataset: results})
     print(final_table(results))
-    print(f"report: {report}")
+    print(f"report: {report}, to look at: {page}")
     failed = [run for run in results["runs"] if run["state"] == "failed"]
     if failed:
         first = f"{failed[0]['name']}, seed {failed[0]['seed']}: {failed[0]['error']}"

@@ -1,4 +1,4 @@
-"""The command `recbole-diffusion`, also `python -m recbole_diffusion`: train, compare, tune, recommend, explain."""
+"""The command `recbole-diffusion`, also `python -m recbole_diffusion`, and the table of what it can do."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ examples:
   {PROGRAM} train --model=DiffuRec --dataset=ml-100k
   {PROGRAM} compare --model_list=DiffuRec,SASRec --dataset=ml-100k
   {PROGRAM} tune --model_list=DiffuRec,SASRec --trials=8
+  {PROGRAM} report compare/ml-100k compare/ml-1m
   {PROGRAM} recommend --checkpoint saved/DiffuRec-ml-100k-....pth --history 50,172,1
   {PROGRAM} explain --checkpoint saved/DiffuRec-ml-100k-....pth --history 50,172,1
   {PROGRAM} COMMAND --help
@@ -37,6 +38,7 @@ COMMANDS = {
     "train": Command("train and test a model", "train"),
     "compare": Command("train and test several models side by side", "compare"),
     "tune": Command("search the settings of each model by validation", "compare", "run_tune"),
+    "report": Command("several comparisons in one html file", "report"),
     "recommend": Command("the next items for histories or users, from a saved model", "recommend"),
     "explain": Command("the reverse process of a saved model on one history, step by step", "explain"),
 }

@@ -44,6 +44,11 @@ examples:
   {command} --model_list=DiffuRec,SASRec --dataset=ml-100k --trials=8
   {command} --model_list=DiffRec --trials=20 --trial_minutes=10 --space=my_spaces
 """
+REPORT_HELP = """\
+examples:
+  recbole-diffusion report compare/ml-100k compare/ml-1m
+  recbole-diffusion report compare/* --output=all.html
+"""
 RECOMMEND_HELP = """\
 examples:
   recbole-diffusion recommend --checkpoint saved/M.pth --history 50,172,1
@@ -88,6 +93,15 @@ def tune_parser() -> Parser:
     about = "Search the settings of each model by validation, with the same number of trials for all."
     parser = settings_parser(command, about, TUNE_HELP.format(command=command) + f"\n{SETTINGS_HELP}\n{EXIT_CODES}")
     _add_comparison(parser, "tuning", without=ONLY_COMPARING)
+    return parser
+
+
+def report_parser() -> Parser:
+    """Flags of `report`."""
+    about = "Put the comparisons of several datasets into one html file: tables to sort and filter, tests, curves."
+    parser = Parser(f"{PROGRAM} report", about, REPORT_HELP)
+    parser.add_argument("folders", nargs="+", metavar="FOLDER", help="what compare wrote for a dataset")
+    parser.add_argument("--output", default="report.html", metavar="FILE", help="the file (default report.html)")
     return parser
 
 

@@ -8,7 +8,7 @@ from ..errors import UserError
 
 # Extra -> the modules that it is for, as in setup.cfg.
 EXTRAS = {
-    "compare": ("markdown", "matplotlib", "rich"),
+    "compare": ("matplotlib", "plotly", "rich"),
     "parquet": ("pyarrow",),
     "tune": ("optuna",),
     "wandb": ("wandb",),

@@ -37,6 +37,8 @@ OWN: dict[str, Setting] = {
     "tuned": Setting("path or ~"),
 }
 DEFAULTS = read_yaml(PROPERTIES / "compare.yaml")
+# What may differ between two runs of a row: the seed is the run's own, and several machines may share the work.
+IGNORED = {"seed", *COMPUTED, *(key for key, row in GENERAL.items() if not row.changes_results)}
 # RecBole's settings that are spelt much like these.
 LIKE_OWN = ("seed", "order_list")
 _ENTRY = re.compile(r"(?:(?P<name>[^=()]+)=)?(?P<model>[^=()]+)(?:\((?P<settings>.*)\))?", re.DOTALL)
@@ -380,9 +382,7 @@ def first_difference(
     Of the settings that only one of them has, as one may be of an earlier version of the code, those that stand in
     `given` count: the others were left at the default, which does what the version without the setting does.
     """
-    # The seed is the run's own, and several machines may share the work.
-    ignored = {"seed", *COMPUTED, *(key for key, row in GENERAL.items() if not row.changes_results)}
-    keys = [key for key in dict.fromkeys((*here, *there)) if key not in ignored]
+    keys = [key for key in dict.fromkeys((*here, *there)) if key not in IGNORED]
     if given is not None:
         both = set(here) & set(there) | set(given)
         keys = [key for key in keys if key in both]

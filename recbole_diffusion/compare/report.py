@@ -1,15 +1,12 @@
-"""The report of a comparison: markdown, one html file, json, csv and LaTeX."""
+"""The report of a comparison: markdown, json, csv and LaTeX. The html is made by `page`."""
 
 from __future__ import annotations
 
-import base64
-import html
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import markdown
 import pandas as pd
 from tabulate import tabulate
 
@@ -21,15 +18,6 @@ from .plan import Plan
 from .plots import plot_all
 from .results import COSTS
 from .runner import duration
-
-STYLE = """\
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 75em; margin: 2em auto; padding: 0 1em; color: #222; }
-table { border-collapse: collapse; display: block; overflow-x: auto; margin: 1em 0; }
-th, td { padding: .3em .7em; border-bottom: 1px solid #ddd; text-align: right; white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; }
-img { max-width: 100%; }
-pre { background: #f6f6f6; padding: .7em; overflow-x: auto; }
-"""
 
 # What `_bold` makes.
 BOLD = r"\*\*(.+)\*\*"
@@ -123,7 +111,7 @@ def pair_rows(results: Mapping[str, Any]) -> list[dict[str, str]]:
     ]
 
 
-def _finding(pair: Mapping[str, Any]) -> str:
+def finding(pair: Mapping[str, Any]) -> str:
     """What a test of a row against its `-off` row says, in a word or two."""
     if pair["ndcg_significant"]:
         return "**better with noise**" if pair["difference"] > 0 else "**worse with noise**"
@@ -144,13 +132,13 @@ def noise_rows(results: Mapping[str, Any]) -> list[dict[str, str]]:
             "in per cent": f"{pair['difference'] / pair['off_mean']:+.1%}",
             "Wilcoxon, Holm": _p(pair["wilcoxon_holm"]),
             f"Hit@{K}": _bold(f"{pair['hit_difference']:+.4f}", pair["hit_significant"]),
-            "the noise": _finding(pair),
+            "the noise": finding(pair),
         }
         for pair in results["noise"]
     ]
 
 
-def _how_noise(results: Mapping[str, Any]) -> str:
+def how_noise(results: Mapping[str, Any]) -> str:
     return (
         f"Each model against the same network without noise. *Better* and *worse*: significant, as below, with Holm's"
         f" correction for these {len(results['noise'])} pairs. *Equal*: two one-sided tests (TOST) at"
@@ -159,7 +147,8 @@ def _how_noise(results: Mapping[str, Any]) -> str:
     )
 
 
-def _how_tested(results: Mapping[str, Any]) -> str:
+def how_tested(results: Mapping[str, Any], mark: str = "Bold: significant") -> str:
+    """What the figures of a pair are; `mark` says how a difference that is significant is marked."""
     several = len(results["seeds"]) > 1
     resampled = "users and, where a model has several, seeds" if several else "users alone, since there is one seed"
     most = "; a user counts for the model that hits with more of its seeds" if several else ""
@@ -170,18 +159,16 @@ def _how_tested(results: Mapping[str, Any]) -> str:
         f"First minus second over the {results['users']:,} test users, the seeds averaged within a user. Interval:"
         f" percentile bootstrap with {RESAMPLES:,} resamples of {resampled}. Wilcoxon: signed ranks of the users'"
         f" NDCG@{K}, two-sided, without the users that do not differ. McNemar: exact, two-sided, on"
-        f" Hit@{K}{most}.{equal} {corrected} Bold: significant by both the interval and the Holm-corrected test (p"
+        f" Hit@{K}{most}.{equal} {corrected} {mark} by both the interval and the Holm-corrected test (p"
         f" below {1 - LEVEL:.2f}), in the same direction."
     )
 
 
-def _how_measured(results: Mapping[str, Any]) -> str:
+def how_measured(results: Mapping[str, Any], mark: str = "Bold: significantly") -> str:
+    """What the figures of a row are; `mark` says how the best is marked."""
     several = len(results["seeds"]) > 1
     seeds = "Mean ± standard deviation over the seeds; without ± where there is one." if several else "One seed."
-    return (
-        f"{seeds} Bold: significantly better than every other row, by the tests below. Only NDCG@{K} and Hit@{K} are"
-        " tested."
-    )
+    return f"{seeds} {mark} better than every other row, by the tests below. Only NDCG@{K} and Hit@{K} are tested."
 
 
 def _rankings(results: Mapping[str, Any]) -> list[tuple[str, str, Mapping[str, Any]]]:
@@ -202,24 +189,30 @@ RANKED = {
 }
 
 
-def to_markdown(results: Mapping[str, Any], plots: Mapping[str, Path]) -> str:
-    """The report."""
+def how_set_up(results: Mapping[str, Any]) -> str:
+    """Seeds, split, ranking and early stopping."""
     seeds = ", ".join(map(str, results["seeds"]))
     split = results["eval_args"]["split"]
     how = "leave-one-out" if "LS" in split else f"split {split}"
+    return (
+        f"Seeds: {seeds}. All models have the same split ({how}) and {RANKED[results['history_in_ranking']]}. Training"
+        f" stops after {results['stopping_step'] + 1} validations in a row without a better {results['valid_metric']};"
+        " the best epoch is tested."
+    )
+
+
+def to_markdown(results: Mapping[str, Any], plots: Mapping[str, Path]) -> str:
+    """The report."""
     parts = [
         f"# {results['dataset']}: models side by side",
-        f"Seeds: {seeds}. All models have the same split ({how}) and {RANKED[results['history_in_ranking']]}. Training"
-        " stops after"
-        f" {results['stopping_step'] + 1} validations in a row without a better {results['valid_metric']}; the best"
-        " epoch is tested.",
+        how_set_up(results),
         f"```sh\n{results['command']}\n```",
     ]
     for title, _, of_ranking in _rankings(results):
-        parts += [f"## Test metrics{title}", _table(metric_rows(of_ranking)), _how_measured(of_ranking)]
+        parts += [f"## Test metrics{title}", _table(metric_rows(of_ranking)), how_measured(of_ranking)]
     for title, _, of_ranking in _rankings(results):
         if of_ranking["noise"]:
-            parts += [f"## What the noise is worth{title}", _table(noise_rows(of_ranking)), _how_noise(of_ranking)]
+            parts += [f"## What the noise is worth{title}", _table(noise_rows(of_ranking)), how_noise(of_ranking)]
     failed = [
         f"- {row['name']}, seed {seed}: {_code(why)}" for row in results["rows"] for seed, why in row["failed"].items()
     ]
@@ -227,8 +220,8 @@ def to_markdown(results: Mapping[str, Any], plots: Mapping[str, Path]) -> str:
         parts += ["## Failed", "\n".join(failed)]
     for title, _, of_ranking in _rankings(results):
         if of_ranking["pairs"]:
-            parts += [f"## Differences{title}", _table(pair_rows(of_ranking), names=2), _how_tested(of_ranking)]
-    parts += ["## Cost", _table(cost_rows(results)), _how_timed(results)]
+            parts += [f"## Differences{title}", _table(pair_rows(of_ranking), names=2), how_tested(of_ranking)]
+    parts += ["## Cost", _table(cost_rows(results)), how_timed(results)]
     for title, _, of_ranking in _rankings(results):
         parts += [f"## Validation metrics{title}", _table(metric_rows(of_ranking, "valid"))]
     given = [
@@ -249,7 +242,7 @@ def to_markdown(results: Mapping[str, Any], plots: Mapping[str, Path]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _how_timed(results: Mapping[str, Any]) -> str:
+def how_timed(results: Mapping[str, Any]) -> str:
     done = [run for run in results["runs"] if run["state"] == "done"]
     if not done:
         return "No run is done."
@@ -269,18 +262,6 @@ def _place(machine: Mapping[str, Any], versions: Mapping[str, str]) -> str:
     gpu = f", {machine['gpu']}" if machine["gpu"] else ""
     where = f"{machine['threads']} of {machine['cores']} cores of {machine['processor']}{gpu} ({machine['system']})"
     return f"{where} with {', '.join(f'{name} {version}' for name, version in versions.items())}"
-
-
-def to_html(text: str, title: str, folder: Path) -> str:
-    """The markdown report as one page, the pictures inside it."""
-
-    def inside(match: re.Match[str]) -> str:
-        data = base64.b64encode((folder / match[1]).read_bytes()).decode()
-        return f'src="data:image/png;base64,{data}"'
-
-    body = re.sub(r'src="([^":]+\.png)"', inside, markdown.markdown(text, extensions=["tables", "fenced_code"]))
-    head = f"<meta charset='utf-8'><title>{html.escape(title)}</title><style>\n{STYLE}</style>"
-    return f"<!doctype html>\n<html lang='en'><head>{head}</head>\n<body>\n{body}\n</body></html>\n"
 
 
 def to_latex(rows: Sequence[Mapping[str, str]], caption: str) -> str:
@@ -315,7 +296,7 @@ def run_table(results: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def write_report(plan: Plan, results: dict[str, Any]) -> Path:
-    """Write every form of the report into the plan's folder; gives the path of the markdown.
+    """Write every form of the report but the html into the plan's folder; gives the path of the markdown.
 
     Raises
     ------
@@ -325,9 +306,7 @@ def write_report(plan: Plan, results: dict[str, Any]) -> Path:
     folder = plan.folder
     plots = plot_all(results, folder)
     text = to_markdown(results, plots)
-    title = f"{plan.dataset}: models side by side"
     write_text(folder / "report.md", text)
-    write_text(folder / "report.html", to_html(text, title, folder))
     write_json(folder / "results.json", results)
     write_text(folder / "results.csv", run_table(results).to_csv(index=False))
     for title, suffix, of_ranking in _rankings(results):

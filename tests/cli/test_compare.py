@@ -34,7 +34,7 @@ def test_tuning_needs_its_trials(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("argv", "module", "message"),
     [
-        (["compare", SEVERAL], "markdown", 'a comparison needs markdown: pip install "recbole-diffusion[compare]"'),
+        (["compare", SEVERAL], "plotly", 'a comparison needs plotly: pip install "recbole-diffusion[compare]"'),
         (["tune", SEVERAL, "--trials=2"], "optuna", 'tuning needs optuna: pip install "recbole-diffusion[tune]"'),
     ],
 )

@@ -13,7 +13,7 @@ from recbole_diffusion.cli import compare as cli
 from recbole_diffusion.compare import runner
 from recbole_diffusion.compare.plan import Run
 from recbole_diffusion.compare.plots import PLOTS
-from recbole_diffusion.compare.report import final_table, metric_rows, to_html, to_latex, to_markdown
+from recbole_diffusion.compare.report import final_table, metric_rows, to_latex, to_markdown
 from recbole_diffusion.errors import UserError
 
 
@@ -44,14 +44,6 @@ def test_the_report_tells_of_every_row(compared: dict[str, Any]) -> None:
     assert "python -m recbole_diffusion --model_list=DiffuRec,SASRec" in text
     assert re.search(r"^- SASRec: `.*learning_rate=1e30", text, re.MULTILINE)
     assert set(re.findall(r"!\[.*\]\((.*)\)", text)) == {f"{name}.png" for name in PLOTS}
-
-
-def test_the_page_is_one_file(compared: dict[str, Any]) -> None:
-    page = (compared["folder"] / "report.html").read_text()
-    sources = re.findall(r'src="([^"]{0,30})', page)
-    assert len(sources) == len(PLOTS) and all(source.startswith("data:image/png;base64,") for source in sources)
-    assert not re.search(r"https?:|<link|<script|@import", page)
-    assert page.count("<table>") == 5
 
 
 def test_results_hold_what_is_needed_to_do_it_again(compared: dict[str, Any]) -> None:
@@ -165,11 +157,3 @@ def test_a_mean_that_lacks_seeds_says_so(compared: dict[str, Any]) -> None:
     results = json.loads((compared["folder"] / "results.json").read_text())
     results["rows"][0]["failed"] = {3: "killed"}
     assert [row["model"] for row in metric_rows(results)] == ["DiffuRec (2 of 3 seeds)", "DiffuRec-off", "SASRec"]
-
-
-def test_names_and_errors_are_no_html(compared: dict[str, Any], tmp_path: Path) -> None:
-    assert "<b>x" not in to_html("text", "<b>x", tmp_path)
-    results = json.loads((compared["folder"] / "results.json").read_text())
-    results["rows"][0]["failed"] = {1: "<b>y</b> of `z` in __init__"}
-    page = to_html(to_markdown(results, {}), "", tmp_path)
-    assert "<code>&lt;b&gt;y&lt;/b&gt; of 'z' in __init__</code>" in page

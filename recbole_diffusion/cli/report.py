@@ -1,0 +1,34 @@
+"""The command `report`: several comparisons in one file to look at."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..common.extras import require_extra
+from ..errors import UserError
+from . import parsers
+
+
+def run(argv: Sequence[str]) -> None:
+    """`recbole-diffusion report`.
+
+    Raises
+    ------
+    UserError
+    """
+    args = parsers.report_parser().parse_args(argv)
+    require_extra("compare", "a report")
+    from ..common.files import read_json
+    from ..compare.page import write_page
+
+    by_label = {}
+    for folder in map(Path, args.folders):
+        results = read_json(folder / "results.json")
+        if not results:
+            raise UserError(f"{folder}: must be the folder of a comparison, got one without results.json")
+        label = results["dataset"]
+        # Two comparisons on one dataset are told apart by their folders.
+        by_label[f"{label} ({folder})" if label in by_label else label] = results
+    write_page(Path(args.output), by_label)
+    print(f"report: {args.output}")
