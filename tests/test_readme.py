@@ -20,6 +20,7 @@ COMMANDS = {
     "train": parsers.train_parser,
     "compare": parsers.compare_parser,
     "tune": parsers.tune_parser,
+    "report": parsers.report_parser,
     "recommend": parsers.recommend_parser,
     "explain": parsers.explain_parser,
 }

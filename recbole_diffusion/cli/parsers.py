@@ -47,7 +47,7 @@ examples:
 REPORT_HELP = """\
 examples:
   recbole-diffusion report compare/ml-100k compare/ml-1m
-  recbole-diffusion report compare/* --output=all.html
+  recbole-diffusion report --output=all.html compare/*
 """
 RECOMMEND_HELP = """\
 examples:

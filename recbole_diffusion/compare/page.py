@@ -30,7 +30,7 @@ from .results import COSTS
 
 WEB = files(__package__) / "web"
 # In the order in which they build on one another.
-CODE = ("dom.js", "state.js", "leaderboard.js", "main.js")
+CODE = ("dom.js", "state.js", "leaderboard.js", "pairs.js", "charts.js", "main.js")
 OF_RANKING = ("users", "pairs", "estimates", "bold", "by_length", "by_popularity", "by_cut", "by_steps")
 OF_ROW = ("name", "model", "seeds", "failed", "parameters", "epochs", "best_epoch", *COSTS)
 

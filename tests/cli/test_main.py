@@ -35,7 +35,7 @@ def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(("word", "hint"), [("recomend", "; did you mean recommend?"), ("DiffuRec", "")])
 def test_a_command_that_is_none(word: str, hint: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([word]) == 2
-    message = f"{word}: there is no such command; there are train, compare, tune, recommend, explain{hint}"
+    message = f"{word}: there is no such command; there are {', '.join(COMMANDS)}{hint}"
     assert capsys.readouterr() == ("", f"error: {message}\n")
 
 
