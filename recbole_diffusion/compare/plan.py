@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from recbole.utils import ModelType
 
 from ..common.files import read_json
-from ..common.setting import Setting, positive, switch
+from ..common.setting import Setting, at_least, one_of, positive, switch
 from ..errors import SettingError, UserError, nearest, suggestion
 from ..host.parsing import parse, read_yaml, typed
 from ..host.registry import PROPERTIES, find_model, our_models, recbole_models
@@ -33,6 +33,9 @@ OWN: dict[str, Setting] = {
     "test_latex": Setting("path or ~"),
     "trials": positive("int or ~"),
     "trial_minutes": positive("float or ~"),
+    "pruner": one_of(("halving", "none")),
+    "min_epochs": positive("int"),
+    "reduction_factor": at_least(2, "int"),
     "space": Setting("path or ~"),
     "tuned": Setting("path or ~"),
 }

@@ -18,6 +18,7 @@ from .plan import Plan
 from .plots import plot_all
 from .results import COSTS
 from .runner import duration
+from .trials import budget_lines
 
 # What `_bold` makes.
 BOLD = r"\*\*(.+)\*\*"
@@ -233,6 +234,8 @@ def to_markdown(results: Mapping[str, Any], plots: Mapping[str, Path]) -> str:
         "Settings from the command, its files or tuning. The others are defaults; results.json lists all.",
     ]
     parts += ["\n".join(given)]
+    if results.get("tuning"):
+        parts += ["Tuning took:", "\n".join(budget_lines(results["tuning"]))]
     if plots:
         parts.append(f"## Plots{_rankings(results)[0][0]}")
         groups = f"Head: the {HEAD:.0%} of the items with the most training interactions; tail: the others."

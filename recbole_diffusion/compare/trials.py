@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,9 @@ def tuning_of(plan: Plan) -> dict[str, list[dict[str, Any]]]:
     Returns
     -------
     dict
-        Name -> trials, each with `number`, `state`, `value` (validation score, None where there is none), `seconds` and
-        `settings`. Empty where nothing is known of a tuning.
+        Name -> trials, each with `number`, `state`, `value` (validation score, None where there is none), `seconds`,
+        `epochs` (how many it has had, None where that was not noted) and `settings`. Empty where nothing is known of a
+        tuning.
 
     Raises
     ------
@@ -57,5 +59,18 @@ def _trial(row: dict[Any, Any]) -> dict[str, Any]:
         "state": str(known["state"]).lower(),
         "value": known.get("value"),
         "seconds": known.get("user_attrs_seconds"),
+        "epochs": int(known["user_attrs_epochs"]) if "user_attrs_epochs" in known else None,
         "settings": {key.removeprefix(PARAMETER): known[key] for key in known if key.startswith(PARAMETER)},
     }
+
+
+def budget_lines(tuning: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
+    """What each model's tuning took, as lines of a list."""
+    lines = []
+    for name, trials in tuning.items():
+        pruned = sum(trial["state"] == "pruned" for trial in trials)
+        # Those of earlier versions did not note them.
+        epochs = [trial["epochs"] for trial in trials if trial.get("epochs") is not None]
+        budget = f", {sum(epochs)} epochs" if epochs else ""
+        lines.append(f"- {name}: {len(trials)} trials, {pruned} of them pruned{budget}")
+    return lines

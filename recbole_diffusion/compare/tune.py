@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import socket
 import time
@@ -14,9 +15,11 @@ from typing import Any
 import optuna
 import psutil
 import yaml
+from optuna.pruners import BasePruner, NopPruner
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
-from optuna.trial import TrialState
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
 from tabulate import tabulate
 
 from ..common.files import write_text
@@ -28,11 +31,10 @@ from ..training.run import prepare
 from ..training.trainer import TrainingError
 from .plan import Variant, Wanted, comparable, file_name, first_difference, make_variants, space_file
 
-# Trials before the first is pruned, and validations before a trial can be.
-TRIALS_UNPRUNED = 2
-VALIDATIONS_UNPRUNED = 5
 # Trials drawn at random before the sampler learns from them.
 TRIALS_AT_RANDOM = 4
+# Settings that say how far trials go; a study has the same for all.
+BUDGET = ("trial_minutes", "pruner", "min_epochs", "reduction_factor")
 # By which a trial tells whether the process that does it is there.
 WHOSE = ("host", "pid", "started")
 # Seconds by which the start of a process may seem to move when the clock is set.
@@ -43,6 +45,53 @@ logger = logging.getLogger(__name__)
 
 class _TimeUp(Exception):
     """A trial has had its minutes."""
+
+
+class Halving(BasePruner):
+    """Successive halving over epochs: of the trials that reach a rung, the best 1/`reduction_factor` go on.
+
+    Rungs stand at `min_epochs`, `min_epochs` times `reduction_factor`, and so on. Trials come one by one, so each
+    is compared with those that were there before it, as in ASHA (Li et al., MLSys 2020). It decides as Optuna's
+    SuccessiveHalvingPruner does, which also counts trials that were broken off and are done again.
+
+    Parameters
+    ----------
+    min_epochs : int
+        No trial is pruned before.
+    reduction_factor : int
+        At least 2.
+    """
+
+    def __init__(self, min_epochs: int, reduction_factor: int) -> None:
+        self.min_epochs, self.reduction_factor = min_epochs, reduction_factor
+
+    def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
+        """Whether a trial ends here; its validation scores are reported by the number of epochs that it has had."""
+        earlier, last = sorted(trial.intermediate_values)[:-1], trial.last_step or 0
+        rung = self.min_epochs
+        while rung <= last:
+            reached_now = not earlier or earlier[-1] < rung
+            if reached_now and not self._goes_on(study, rung, trial.intermediate_values[last]):
+                return True
+            rung *= self.reduction_factor
+        return False
+
+    def _goes_on(self, study: optuna.Study, rung: int, score: float) -> bool:
+        """Whether a score is among the best at a rung, of all that were there, itself included; the first one is."""
+        found = [_score_at(trial, rung) for trial in study.get_trials(deepcopy=False) if _counts(trial)]
+        scores = [other for other in found if other is not None and not math.isnan(other)]
+        sign = 1 if study.direction == StudyDirection.MAXIMIZE else -1
+        better = sum(sign * other > sign * score for other in scores)
+        return not math.isnan(score) and better < max(1, len(scores) // self.reduction_factor)
+
+
+def _score_at(trial: FrozenTrial, rung: int) -> float | None:
+    """A trial's score at its first validation from a number of epochs on; None if it had none."""
+    return next((score for step, score in sorted(trial.intermediate_values.items()) if step >= rung), None)
+
+
+def _pruner(own: Mapping[str, Any]) -> BasePruner:
+    return Halving(own["min_epochs"], own["reduction_factor"]) if own["pruner"] == "halving" else NopPruner()
 
 
 def read_space(model: str, folder: str | None = None) -> dict[str, Any]:
@@ -87,9 +136,19 @@ def counted(study: optuna.Study, before: int | None = None) -> int:
     """Number of trials that count: all but those broken off; of those numbered below `before`, where it is given."""
     states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING, TrialState.FAIL)
     return sum(
-        (trial.state != TrialState.FAIL or "error" in trial.user_attrs) and (before is None or trial.number < before)
+        _counts(trial) and (before is None or trial.number < before)
         for trial in study.get_trials(deepcopy=False, states=states)
     )
+
+
+def _counts(trial: FrozenTrial) -> bool:
+    """Whether a trial was not broken off."""
+    return trial.state != TrialState.FAIL or "error" in trial.user_attrs
+
+
+def epochs_of(study: optuna.Study) -> int:
+    """Epochs that all trials have had, those that were broken off too."""
+    return sum(trial.user_attrs.get("epochs", 0) for trial in study.get_trials(deepcopy=False))
 
 
 def _is_there(pid: int, started: float) -> bool:
@@ -114,7 +173,7 @@ def _score(trial: optuna.Trial, model: str, dataset: str, settings: Mapping[str,
     begin = time.monotonic()
 
     def after_validation(epoch: int, score: float) -> None:
-        trial.report(score, epoch)
+        trial.report(score, epoch + 1)
         if trial.should_prune():
             raise optuna.TrialPruned
         if minutes is not None and time.monotonic() - begin > 60 * minutes:
@@ -139,6 +198,7 @@ def _score(trial: optuna.Trial, model: str, dataset: str, settings: Mapping[str,
             pass
         finally:
             trial.set_user_attr("seconds", time.monotonic() - begin)
+            trial.set_user_attr("epochs", prepared.trainer.epoch + 1)
             trial.set_user_attr("best_epoch", prepared.trainer.best_epoch)
         return prepared.trainer.best_valid_score
 
@@ -176,10 +236,10 @@ def _open_study(folder: Path, variant: Variant, wanted: Wanted, space: Any) -> o
         storage=storage,
         study_name=variant.model,
         direction="maximize" if variant.config["valid_metric_bigger"] else "minimize",
-        pruner=optuna.pruners.MedianPruner(TRIALS_UNPRUNED, VALIDATIONS_UNPRUNED),
+        pruner=_pruner(wanted.own),
         load_if_exists=True,
     )
-    here = {**variant.config, "space": space, "seeds": variant.seeds[:1], "trial_minutes": wanted.own["trial_minutes"]}
+    here = {**variant.config, "space": space, "seeds": variant.seeds[:1], **{key: wanted.own[key] for key in BUDGET}}
     there = comparable(study.user_attrs.get("config", here), here)
     key = first_difference(there, here)
     if key is not None:
@@ -201,7 +261,8 @@ def _record(study: optuna.Study, folder: Path, metric: str, trials: int) -> None
         (folder / "best.yaml").unlink(missing_ok=True)
     elif done:
         best = study.best_trial
-        head = f"# The best of {counted(study)} trials, number {best.number}: validation {metric} {best.value:.4f}.\n\n"
+        trials_had = f"{counted(study)} trials of {epochs_of(study)} epochs in all"
+        head = f"# The best of {trials_had}, number {best.number}: validation {metric} {best.value:.4f}.\n\n"
         write_text(folder / "best.yaml", head + yaml.safe_dump(best.params, sort_keys=False))
 
 
@@ -232,7 +293,7 @@ def tune_model(variant: Variant, wanted: Wanted, folder: Path) -> dict[str, str]
         _record(study, folder, config["valid_metric"], trials)
         ended = study.get_trials(deepcopy=False)[trial.number]
         told = ended.user_attrs.get("error") or (f"{ended.value:.4f}" if ended.value is not None else "")
-        state = ended.state.name.lower()
+        state = f"{ended.state.name.lower()} after {ended.user_attrs.get('epochs', 0)} epochs"
         logger.info("%s, trial %d of %d: %s %s %s", name, counted(study), trials, state, told, ended.params)
     done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     pruned = study.get_trials(deepcopy=False, states=(TrialState.PRUNED,))
@@ -240,6 +301,7 @@ def tune_model(variant: Variant, wanted: Wanted, folder: Path) -> dict[str, str]
         "model": name,
         "trials": str(counted(study)),
         "pruned": str(len(pruned)),
+        "epochs": str(epochs_of(study)),
         f"best valid {config['valid_metric']}": f"{study.best_value:.4f}" if done else "none",
         "best settings": ", ".join(
             f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in study.best_params.items()

@@ -7,19 +7,28 @@ from small_plans import small_plan
 
 from recbole_diffusion.compare.archive import write_archive
 from recbole_diffusion.compare.plan import Plan
-from recbole_diffusion.compare.trials import tuning_of
+from recbole_diffusion.compare.trials import budget_lines, tuning_of
 from recbole_diffusion.errors import UserError
 
 TABLE = """\
-number,value,datetime_start,params_learning_rate,params_loss_type,user_attrs_seconds,user_attrs_error,state
-0,0.0651,2026-11-23 20:36:08,0.001,CE,207.7,,COMPLETE
-1,0.0503,2026-11-23 20:39:36,0.01,BPR,11.5,,PRUNED
-2,,2026-11-23 20:41:27,1.0,CE,,the loss is no number,FAIL
+number,value,datetime_start,params_learning_rate,params_loss_type,user_attrs_seconds,user_attrs_epochs,user_attrs_error,state
+0,0.0651,2026-11-23 20:36:08,0.001,CE,207.7,30.0,,COMPLETE
+1,0.0503,2026-11-23 20:39:36,0.01,BPR,11.5,10.0,,PRUNED
+2,,2026-11-23 20:41:27,1.0,CE,,,the loss is no number,FAIL
 """
 TRIALS = [
-    {**{"number": 0, "state": "complete", "value": 0.0651, "seconds": 207.7}, "settings": {"learning_rate": 0.001}},
-    {**{"number": 1, "state": "pruned", "value": 0.0503, "seconds": 11.5}, "settings": {"learning_rate": 0.01}},
-    {**{"number": 2, "state": "fail", "value": None, "seconds": None}, "settings": {"learning_rate": 1.0}},
+    {
+        **{"number": 0, "state": "complete", "value": 0.0651, "seconds": 207.7, "epochs": 30},
+        "settings": {"learning_rate": 0.001},
+    },
+    {
+        **{"number": 1, "state": "pruned", "value": 0.0503, "seconds": 11.5, "epochs": 10},
+        "settings": {"learning_rate": 0.01},
+    },
+    {
+        **{"number": 2, "state": "fail", "value": None, "seconds": None, "epochs": None},
+        "settings": {"learning_rate": 1.0},
+    },
 ]
 for trial, loss in zip(TRIALS, ("CE", "BPR", "CE"), strict=True):
     trial["settings"] |= {"loss_type": loss}  # type: ignore[operator]
@@ -53,3 +62,9 @@ def test_what_is_no_table_of_trials_is_named(plan: Plan, tmp_path: Path, table: 
     write_archive(archive, {"tuned/Pop/trials.csv": table.encode()})
     with pytest.raises(UserError, match="tuned: the trials of Pop must be a table as tune writes it"):
         tuning_of(plan._replace(archive=archive))
+
+
+def test_the_budget_of_each_tuning_is_a_line() -> None:
+    old = [{key: value for key, value in trial.items() if key != "epochs"} for trial in TRIALS]
+    lines = budget_lines({"SASRec": TRIALS, "Pop": old})
+    assert lines == ["- SASRec: 3 trials, 1 of them pruned, 40 epochs", "- Pop: 3 trials, 1 of them pruned"]

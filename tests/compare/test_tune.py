@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 import pandas as pd
 import pytest
@@ -174,6 +175,8 @@ def test_other_settings_are_refused_in_the_same_folder(scores: Scores) -> None:
     for other, told in (
         ({"seeds": "7"}, r"seeds=\[2024\] there, not \[7\]"),
         ({"trial_minutes": "5"}, "trial_minutes=None"),
+        ({"pruner": "none"}, "pruner='halving' there, not 'none'"),
+        ({"min_epochs": "3"}, "min_epochs=10 there, not 3"),
     ):
         with pytest.raises(UserError, match=told):
             tune.tune_all(wanted(1, **other))
@@ -185,6 +188,9 @@ def test_other_settings_are_refused_in_the_same_folder(scores: Scores) -> None:
     ("trials", "models", "settings", "message"),
     [
         (0, "SASRec", {}, "trials must be positive, got 0"),
+        (1, "SASRec", {"pruner": "median"}, "pruner must be one of halving, none, got 'median'"),
+        (1, "SASRec", {"min_epochs": "0"}, "min_epochs must be positive, got 0"),
+        (1, "SASRec", {"reduction_factor": "1"}, "reduction_factor must be at least 2, got 1"),
         (1, "SASRec,Pop", {}, "model_list='Pop': nothing is stated"),
         (1, "SASRec", {"space": "nowhere"}, "nowhere/SASRec.yaml is wanted"),
         (
@@ -249,17 +255,87 @@ def test_kinds_of_ranges() -> None:
 def test_training_is_pruned_and_stopped_by_the_clock() -> None:
     settings = {**SMALL, "epochs": "4"}
     study = optuna.create_study(
-        direction="maximize", pruner=optuna.pruners.ThresholdPruner(lower=2.0, n_warmup_steps=1)
+        direction="maximize", pruner=optuna.pruners.ThresholdPruner(lower=2.0, n_warmup_steps=2)
     )
     with pytest.raises(optuna.TrialPruned):
         tune._score(study.ask(), "SASRec", "ml-100k", settings, None)
     pruned = study.trials[0]
-    assert list(pruned.intermediate_values) == [0, 1]
+    assert list(pruned.intermediate_values) == [1, 2] and pruned.user_attrs["epochs"] == 2
     unpruned = optuna.create_study(direction="maximize")
     score = tune._score(unpruned.ask(), "SASRec", "ml-100k", settings, 0.0)
     stopped = unpruned.trials[0]
-    assert stopped.intermediate_values == {0: score} and stopped.user_attrs["stopped"].startswith("after 0 minutes")
-    assert score == pruned.intermediate_values[0]
+    assert stopped.intermediate_values == {1: score} and stopped.user_attrs["stopped"].startswith("after 0 minutes")
+    assert score == pruned.intermediate_values[1]
     assert unpruned.trials[0].state == TrialState.RUNNING
     # Nothing is left of a trial but its scores.
     assert list(Path().iterdir()) == []
+
+
+def curves(trials: int, epochs: int, seed: int) -> list[list[float]]:
+    """Scores of trials after each epoch; some are no numbers."""
+    rng = np.random.default_rng(seed)
+    scores = rng.normal(size=(trials, 1)) + 0.3 * rng.normal(size=(trials, epochs))
+    scores[rng.random(scores.shape) < 0.02] = np.nan
+    return scores.tolist()
+
+
+def pruned_after(pruner: optuna.pruners.BasePruner, scores: list[list[float]], direction: str, every: int) -> list[int]:
+    """How many epochs each trial has under a pruner, with a validation every so many of them."""
+    study = optuna.create_study(direction=direction, pruner=pruner)
+    found = []
+    for curve in scores:
+        trial, had = study.ask(), len(curve)
+        for epochs in range(every, len(curve) + 1, every):
+            trial.report(curve[epochs - 1], epochs)
+            if trial.should_prune():
+                had = epochs
+                break
+        study.tell(
+            trial, 0.0 if had == len(curve) else None, optuna.trial.TrialState.PRUNED if had < len(curve) else None
+        )
+        found.append(had)
+    return found
+
+
+@pytest.mark.parametrize("direction", ["maximize", "minimize"])
+@pytest.mark.parametrize(("least", "factor", "every"), [(1, 2, 1), (2, 3, 1), (3, 2, 2), (1, 4, 3)])
+def test_halving_decides_as_optunas(direction: str, least: int, factor: int, every: int) -> None:
+    for seed in range(3):
+        scores = curves(24, 20, seed)
+        optunas = optuna.pruners.SuccessiveHalvingPruner(min_resource=least, reduction_factor=factor)
+        mine = pruned_after(tune.Halving(least, factor), scores, direction, every)
+        assert mine == pruned_after(optunas, scores, direction, every)
+        assert least <= min(mine) < 20 in mine
+
+
+def test_a_trial_that_was_broken_off_competes_with_none() -> None:
+    study = optuna.create_study(direction="maximize", pruner=tune.Halving(1, 2))
+    for state in (TrialState.COMPLETE, TrialState.FAIL, TrialState.FAIL):
+        trial = study.ask()
+        trial.report(0.5, 1)
+        assert not trial.should_prune()
+        study.tell(trial, 0.5 if state == TrialState.COMPLETE else None, state)
+    trial = study.ask()
+    trial.report(0.4, 1)
+    assert trial.should_prune()
+    for _ in range(2):
+        # Two of four, of those that count.
+        trial = study.ask()
+        trial.report(0.5, 1)
+        assert not trial.should_prune()
+        study.tell(trial, 0.5)
+
+
+def test_pruned_trials_and_the_epochs_of_all_are_recorded() -> None:
+    settings = {"min_epochs": "1", "reduction_factor": "2", "epochs": "3", "stopping_step": "10"}
+    table = tune.tune_all(wanted(4, **settings))
+    trials = trials_of()
+    pruned = trials["state"] == "PRUNED"
+    assert pruned.any() and not pruned[0]
+    epochs = trials["user_attrs_epochs"]
+    assert (epochs[pruned] < 3).all() and (epochs[~pruned] == 3).all()
+    best = Path("tune/ml-100k/SASRec/best.yaml").read_text(encoding="utf-8")
+    assert best.startswith(f"# The best of 4 trials of {epochs.sum()} epochs in all, number ")
+    assert str(epochs.sum()) in table.splitlines()[2]
+    # A second call finds all done, and says the same.
+    assert tune.tune_all(wanted(4, **settings)) == table
