@@ -114,8 +114,11 @@ ENCODER: dict[str, Setting] = {
 
 
 def mean_by_row(losses: Tensor, history: History) -> Tensor:
-    """Losses [B, L] weighted so that their mean over all real places is the mean over rows of each row's mean."""
-    if history.mask is None:
+    """Losses [B, L] weighted so that their mean over all real places is the mean over rows of each row's mean.
+
+    Losses [B] of a model with one target a row stay as they are.
+    """
+    if history.mask is None or losses.dim() < 2:
         return losses
     return losses * (history.mask.sum().to(losses.dtype) / (len(history.mask) * history.length))[:, None]
 
