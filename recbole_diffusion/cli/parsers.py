@@ -19,6 +19,10 @@ ONLY_COMPARING = ("off_switch", "jobs", "against", "valid_latex", "test_latex")
 ONLY_TUNING = ("trials", "trial_minutes", "space")
 COMPARE_FILE = PROPERTIES / "compare.yaml"
 
+MODELS = (
+    f"a model of this package ({', '.join(our_models())}) or any of RecBole's own\n"
+    "(RecBole-NAME where both have that name: RecBole-DiffRec is the DiffRec of SIGIR 2023)"
+)
 SETTINGS_HELP = f"""\
 Any setting may follow as --KEY=VALUE or --KEY VALUE; it is stronger than the files. Values are read as yaml: 1e-3,
 True, [5, 10], {{mode: uni100}}, ~ for none. --keys explains every key; the defaults stand in
@@ -71,7 +75,7 @@ examples:
 def train_parser() -> Parser:
     """Flags of `train`."""
     command = f"{PROGRAM} train"
-    about = f"Train and test a model of this package ({', '.join(our_models())}) or any of RecBole's own."
+    about = f"Train and test {MODELS}."
     parser = settings_parser(command, about, TRAIN_HELP.format(command=command) + f"\n{SETTINGS_HELP}\n{EXIT_CODES}")
     add_model(parser)
     _add_training(parser)
@@ -109,7 +113,7 @@ def script_parser() -> Parser:
     """Flags of `run_recbole_diffusion.py`: it trains one model, or compares or tunes those of --model_list."""
     examples = TRAIN_HELP + COMPARE_HELP.partition("\n")[2] + TUNE_HELP.partition("\n")[2]
     about = (
-        f"Train and test a model of this package ({', '.join(our_models())}) or any of RecBole's own;\n"
+        f"Train and test {MODELS};\n"
         "with --model_list compare several, with --trials too tune each.\n"
         f"`{PROGRAM} train`, `compare` and `tune` do the same where only the package is installed."
     )

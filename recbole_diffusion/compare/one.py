@@ -147,8 +147,8 @@ def run_one(folder: Path) -> None:
         progress.write()
         # Ranks and steps are no part of the model's own evaluation.
         memory = {key: progress.content[key] for key in ("peak_memory", "peak_gpu_memory")}
-        tested = prepared.test_data._dataset
-        ranks = user_ranks(trainer, prepared.test_data)._replace(length=whole_lengths(tested))
+        *earlier, tested = (data._dataset for data in (prepared.train_data, prepared.valid_data, prepared.test_data))
+        ranks = user_ranks(trainer, prepared.test_data)._replace(length=whole_lengths(tested, earlier))
         save_ranks(folder / "ranks.npz", ranks, training_popularity(prepared.train_data._dataset), times(tested))
         by_steps = accuracy_by_steps(prepared, config)
         progress.write()

@@ -298,11 +298,20 @@ def _make_variant(wanted: Wanted, name: str, model: str, settings: dict[str, Any
     seeds = read_seeds(f"{name}.seeds", settings.get("seeds", wanted.own["seeds"]))
     settings = {key: value for key, value in settings.items() if key != "seeds"}
     config = load_config(model, wanted.dataset, None, {**settings, "seed": seeds[0]})
-    if config["MODEL_TYPE"] != ModelType.SEQUENTIAL:
-        raise SettingError("model_list", model, "a sequential model is wanted; Pop of this package is one")
+    if config["MODEL_TYPE"] not in (ModelType.SEQUENTIAL, ModelType.GENERAL):
+        must = "name sequential models, or general ones, which take users and items alone"
+        raise SettingError("model_list", model, must=must)
+    if config["MODEL_TYPE"] == ModelType.GENERAL and "LS" not in config["eval_args"]["split"]:
+        must = f"be LS: valid_and_test with {model}, a general model, as each user has one test item then"
+        raise SettingError("eval_args.split", config["eval_args"]["split"], must=must)
     if set(config["eval_args"]["mode"].values()) != {"full"}:
         raise SettingError("eval_args.mode", config["eval_args"]["mode"], "a comparison ranks all items: full")
-    variant = Variant(name, model, settings, plain_config(config), seeds, config.warnings)
+    warnings = list(config.warnings)
+    if config["MODEL_TYPE"] == ModelType.GENERAL:
+        warnings.append(
+            f"{name} knows a user's training items alone; a sequential model's history ends at the test item"
+        )
+    variant = Variant(name, model, settings, plain_config(config), seeds, warnings)
     return variant, "diffusion" in config.table and bool(config["diffusion"])
 
 

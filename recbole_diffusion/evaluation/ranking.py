@@ -29,7 +29,7 @@ class UserRanks(NamedTuple):
     user, item : int64 [n]
         RecBole's internal ids.
     length : int64 [n]
-        Length of the history.
+        Length of the history; 0 for a model that is given a user instead.
     rank : int64 [n]
         From 1; items of the same score share the mean of their ranks, rounded down. The ranking is that which
         validation follows: with the history unless `history_in_ranking` is `out`.
@@ -85,7 +85,7 @@ def user_ranks(trainer: Any, eval_data: Any) -> UserRanks:
     ----------
     trainer : Trainer
     eval_data : FullSortEvalDataLoader
-        Of a sequential model, whose rows have a single target each.
+        Whose rows have a single target each, as leave-one-out gives them.
     """
     config, dataset = trainer.config, eval_data._dataset
     columns: list[tuple[Tensor, ...]] = []
@@ -93,7 +93,10 @@ def user_ranks(trainer: Any, eval_data: Any) -> UserRanks:
     trainer.model.eval()
     for batch in eval_data:
         interaction, _, _, target = batch
-        columns.append((interaction[config["USER_ID_FIELD"]], target, interaction[dataset.item_list_length_field]))
+        users = interaction[config["USER_ID_FIELD"]]
+        field = config["ITEM_LIST_LENGTH_FIELD"]
+        length = interaction[field] if field in interaction else torch.zeros_like(users)
+        columns.append((users, target, length))
         for protocol, piece, scores in trainer.score_pieces(batch, dataset.item_num):
             ranks[protocol].append(_ranks_of(target[piece].to(scores.device), scores))
     found = [*zip(*columns, strict=True), *ranks.values()]

@@ -70,12 +70,16 @@ def training_popularity(dataset: Any) -> np.ndarray:
     return np.asarray(dataset.inter_matrix(form="csr").sum(axis=0)).ravel().astype(np.int32)
 
 
-def whole_lengths(dataset: Any) -> np.ndarray:
+def whole_lengths(dataset: Any, earlier: Sequence[Any] = ()) -> np.ndarray:
     """Number of interactions int64 [n] before each row's target, those that a model is not shown included.
 
-    Rows are in the order of the dataset, which is that of its evaluation.
+    Rows are in the order of the dataset, which is that of its evaluation. `earlier` are the parts of the split before
+    it, where these do not hold histories.
     """
     prefixes = dataset.inter_feat
+    if not hasattr(prefixes, "sequences"):
+        users = np.concatenate([part.inter_feat[part.uid_field].numpy() for part in earlier])
+        return np.bincount(users, minlength=dataset.user_num)[prefixes[dataset.uid_field].numpy()]
     rows = prefixes.rows.long()
     return (rows - prefixes.sequences.start[rows]).numpy()
 

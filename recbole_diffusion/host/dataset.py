@@ -56,7 +56,7 @@ def build_dataset(config: Any) -> Dataset:
 
 
 def _dataset_class(config: Any) -> type[Dataset]:
-    own = getattr(recbole.data.dataset, f"{config['model']}Dataset", None)
+    own = getattr(recbole.data.dataset, f"{config.model_class.__name__}Dataset", None)
     # By its name alone, a model of somebody else's would get the dataset of RecBole's model of that name.
     if own is not None and is_recboles(config.model_class):
         return own

@@ -68,8 +68,9 @@ def _train_loader(config: Any, dataset: Dataset, part: Dataset, sampler: Any) ->
         kg_sampler = KGSampler(dataset, negatives["distribution"], negatives["alpha"])
         return KnowledgeBasedDataLoader(config, part, sampler, kg_sampler, shuffle=True)
     if is_recboles(config.model_class) and config["MODEL_TYPE"] != ModelType.SEQUENTIAL:
-        # By name, since RecBole's autoencoders (its own DiffRec among them) take users, not interactions.
-        return get_dataloader(config, "train")(config, part, sampler, shuffle=config["shuffle"])
+        # By the class's name, since RecBole's autoencoders (its own DiffRec among them) take users, not interactions.
+        named = {"model": config.model_class.__name__, "MODEL_TYPE": config["MODEL_TYPE"]}
+        return get_dataloader(named, "train")(config, part, sampler, shuffle=config["shuffle"])
     # Several processes share a dataset out by row.
     by_length = isinstance(part, PrefixDataset) and config["length_batching"] and config["single_spec"]
     loader = LengthBatchLoader if by_length else RowLoader

@@ -16,6 +16,8 @@ PACKAGE = Path(__file__).parents[1]
 PROPERTIES = PACKAGE / "properties" if (PACKAGE / "properties").is_dir() else PACKAGE.parent / "properties"
 
 DECISION_TREES = "exlib_recommender"
+# Before the name of a model of RecBole's that shares its name with one of ours.
+THEIRS = "RecBole-"
 # Without what it pins: it asks for a ray that newer Pythons do not have.
 INSTALL_RECBOLE = "pip install --no-deps recbole==1.2.1"
 NO_GRADIENT = "decision trees are not trained by gradient, so they cannot be run here"
@@ -31,8 +33,15 @@ def our_models() -> list[str]:
 
 
 def recbole_models() -> list[str]:
-    """Names of RecBole's own models, without those that ours replace."""
-    return sorted(set(_model_files(_recbole_folders())) - set(our_models()))
+    """Names of RecBole's own models; those whose name ours have too begin with `THEIRS`."""
+    ours = our_models()
+    return sorted(THEIRS + name if name in ours else name for name in _model_files(_recbole_folders()))
+
+
+def model_name(model: type) -> str:
+    """The name of a class by which `find_model` finds it, where it is ours or RecBole's."""
+    name = model.__name__
+    return THEIRS + name if is_recboles(model) and name in our_models() else name
 
 
 def find_model(model: str | type) -> type:
@@ -41,7 +50,8 @@ def find_model(model: str | type) -> type:
     Parameters
     ----------
     model : str or type
-        Name of a model of ours or of RecBole's, `path/to/file.py:ClassName`, or a class.
+        Name of a model of ours or of RecBole's, `path/to/file.py:ClassName`, or a class. Where both have a model of one
+        name, that name means ours, and `RecBole-NAME` RecBole's.
 
     Raises
     ------
@@ -63,7 +73,7 @@ def _find_model(model: str | type) -> type:
     if model in our_models():
         module = importlib.import_module(f"..model.{model.lower()}", __package__)
         return _checked(model, getattr(module, model))
-    file = _model_files(_recbole_folders()).get(model)
+    file = _model_files(_recbole_folders()).get(model.removeprefix(THEIRS))
     if file is None:
         raise SettingError("model", model, f"there is no such model; {_hint(model)}")
     if file.parent.name == DECISION_TREES:
@@ -72,7 +82,7 @@ def _find_model(model: str | type) -> type:
         module = importlib.import_module(f"recbole.model.{file.parent.name}.{file.stem}")
     except ImportError as error:
         raise SettingError("model", model, f"RecBole's model cannot be imported: {error}") from error
-    return _checked(model, getattr(module, model))
+    return _checked(model, getattr(module, model.removeprefix(THEIRS)))
 
 
 def is_recboles(model: type) -> bool:

@@ -20,7 +20,7 @@ from ..common.setting import Setting, table_of  # noqa: E402
 from ..errors import SettingError  # noqa: E402
 from . import checks  # noqa: E402
 from .parsing import SettingsLoader, read_yaml, typed  # noqa: E402
-from .registry import find_model, is_recboles, property_files, recbole_folder  # noqa: E402
+from .registry import find_model, is_recboles, model_name, property_files, recbole_folder  # noqa: E402
 from .table import COMPUTED, DATA, EVALUATION, NAMES, RUN, TRAINING, rename, settings_table  # noqa: E402
 
 # Of a user's value for these maps the keys count one by one; any other map is replaced as a whole.
@@ -184,7 +184,7 @@ def resolve(
         values["alias_of_item_id"] = [values["ITEM_ID_FIELD"] + values["LIST_SUFFIX"]]
     data_folder = values["data_path"]
     values |= {
-        "model": model_class.__name__,
+        "model": model_name(model_class),
         "dataset": dataset,
         "data_path": _dataset_folder(dataset, data_folder, base["data_path"]),
         "MODEL_INPUT_TYPE": checks.input_type(model_class, values.get("loss_type")),

@@ -14,7 +14,7 @@ import torch
 from ..common.setting import table_of
 from ..errors import SettingError, UserError
 from ..host.parsing import read_yaml, typed
-from ..host.registry import find_model, is_recboles, our_models, property_files
+from ..host.registry import find_model, is_recboles, model_name, our_models, property_files
 from ..host.table import rename
 from ..training import checkpoint
 
@@ -137,8 +137,8 @@ def _class_of(path: str | Path, name: str, model: str | type | None) -> type:
             raise
         wanted = f"{path}: {name} is no model of ours or of RecBole's; say where it stands, model=FILE.py:{name}"
         raise UserError(wanted) from error
-    if found.__name__ != name:
-        raise SettingError("model", found.__name__, f"{path} is of the model {name}")
+    if model_name(found) != name:
+        raise SettingError("model", model_name(found), f"{path} is of the model {name}")
     return found
 
 

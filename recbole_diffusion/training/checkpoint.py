@@ -23,6 +23,7 @@ from .. import __version__
 from ..common.files import atomic_write
 from ..common.plain import plain
 from ..errors import SettingError, UserError
+from ..host.registry import THEIRS
 from ..host.table import changeable, rename, with_protocol
 from ..host.titles import read_titles
 
@@ -166,7 +167,7 @@ def load_model(path: str | Path) -> dict[str, Any]:
     """
     state = load(path)
     require_form(path, state, MODEL_FORM)
-    if not state["model"].isidentifier():
+    if not state["model"].removeprefix(THEIRS).isidentifier():
         # Else a checkpoint could name a file, whose code would run.
         name = state["model"]
         raise UserError(f"{path}: {name!r} is no name of a model; a class of your own is named by model=FILE.py:CLASS")

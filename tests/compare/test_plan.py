@@ -129,7 +129,12 @@ def test_a_row_with_the_diffusion_off_is_not_run_twice() -> None:
     ("settings", "message"),
     [
         ({"model_list": ""}, "model_list="),
-        ({"model_list": "BPR"}, "model_list='BPR': a sequential model is wanted"),
+        ({"model_list": "FM"}, "model_list must name sequential models, or general ones, .* got 'FM'"),
+        (
+            {"model_list": "BPR", "eval_args": "{split: {RS: [0.8, 0.1, 0.1]}}"},
+            "eval_args.split must be LS: valid_and_test with BPR, a general model",
+        ),
+        ({"model_list": "DiffRec,BPR", "history_in_ranking": "both"}, "history_in_ranking must be in or out"),
         ({"model_list": "SASRek"}, "did you mean SASRec"),
         ({"model_list": "Pop,Pop"}, "model_list='Pop': each row needs a name"),
         ({"model_list": "a b=Pop,a/b=Pop(epochs=2)"}, "each row needs a name"),

@@ -12,6 +12,7 @@ from recbole_diffusion.host.registry import (
     PROPERTIES,
     find_model,
     is_recboles,
+    model_name,
     our_models,
     property_files,
     recbole_models,
@@ -46,6 +47,17 @@ def test_ours_come_first(name: str) -> None:
 
 def test_diffrec_is_not_recboles() -> None:
     assert find_model("DiffRec") is not RecBoleDiffRec
+    assert model_name(find_model("DiffRec")) == "DiffRec"
+
+
+@pytest.mark.parametrize("name", ["DiffRec", "Pop"])
+def test_recboles_models_of_our_names_have_names_of_their_own(name: str) -> None:
+    theirs = find_model(f"RecBole-{name}")
+    assert theirs.__name__ == name and is_recboles(theirs)
+    assert model_name(theirs) == f"RecBole-{name}" and f"RecBole-{name}" in recbole_models()
+    assert model_name(find_model("SASRec")) == "SASRec" and find_model("RecBole-SASRec") is find_model("SASRec")
+    with pytest.raises(UserError, match="model='RecBole-DiffuRec': there is no such model"):
+        find_model("RecBole-DiffuRec")
 
 
 @pytest.mark.parametrize("name", ["SASRec", "BERT4Rec", "GRU4Rec", "BPR", "FM", "KGAT"])

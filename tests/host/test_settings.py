@@ -116,7 +116,8 @@ def test_recboles_files_are_those_of_its_own_look_up(dataset: str) -> None:
     for name in recbole_models():
         if name not in ("XGBoost", "LightGBM"):
             model = find_model(name)
-            assert sorted(file.resolve() for file in recbole_files(model, dataset)) == sorted(LookUp(name, model).files)
+            looked_up = LookUp(model.__name__, model).files
+            assert sorted(file.resolve() for file in recbole_files(model, dataset)) == sorted(looked_up)
 
 
 def test_config_behaves_as_recboles() -> None:
