@@ -82,6 +82,7 @@ TRAINING: dict[str, Setting] = {
     "learning_rate": positive("float"),
     "lr_step_size": positive("int or ~"),
     "lr_gamma": positive("float"),
+    "lr_cosine_epochs": positive("int or ~"),
     "warmup_steps": at_least(0, "int"),
     "ema_decay": Setting("float or ~", "be from 0 to below 1", lambda decay: 0 <= decay < 1),
     "pretrained_embeddings": Setting("path or ~"),

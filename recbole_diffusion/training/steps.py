@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from functools import partial
-from math import isfinite
+from math import cos, isfinite, pi
 from typing import Any
 
 import torch
@@ -47,13 +47,25 @@ class Losses:
         return sum(totals) / len(totals), bad
 
 
+def epoch_rate(config: Any, epoch: int) -> float:
+    """The learning rate of an epoch, from 0 on: `learning_rate`, lowered as the other keys say.
+
+    `lr_step_size` multiplies it by `lr_gamma` each time so many epochs have passed; `lr_cosine_epochs` by half of
+    1 + cos(π epoch / `lr_cosine_epochs`), which ends at 0 (Loshchilov and Hutter, 2017: "SGDR").
+    """
+    rate, size, span = config["learning_rate"], config["lr_step_size"], config["lr_cosine_epochs"]
+    if size:
+        rate *= config["lr_gamma"] ** (epoch // size)
+    return rate * (1 + cos(pi * min(epoch / span, 1))) / 2 if span else rate
+
+
 class TrainingSteps:
     """Takes training steps, plain or recorded, and counts them.
 
     Parameters
     ----------
     config : recbole Config
-        Read are `learning_rate`, `lr_step_size`, `lr_gamma`, `warmup_steps`, `clip_grad_norm`, `enable_amp`,
+        Read are the keys of `epoch_rate`, `warmup_steps`, `clip_grad_norm`, `enable_amp`,
         `enable_scaler`, `cuda_graphs`, `ema_decay`, `frozen` and `frozen_epochs`.
     model : nn.Module
     optimizer : Optimizer
@@ -89,9 +101,8 @@ class TrainingSteps:
 
     def start_epoch(self, epoch: int, optimizers: Iterable[Optimizer]) -> None:
         """Set what is a function of the epoch: the learning rate, and which parameters are trained."""
-        size = self.config["lr_step_size"]
-        if size or self.warmup_steps:
-            self.rate = self.config["learning_rate"] * self.config["lr_gamma"] ** (epoch // size if size else 0)
+        if any(self.config[key] for key in ("lr_step_size", "lr_cosine_epochs", "warmup_steps")):
+            self.rate = epoch_rate(self.config, epoch)
             for optimizer in optimizers:
                 self._set_rate(optimizer, self.rate)
         self._freeze(epoch < self.frozen_epochs)

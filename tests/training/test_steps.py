@@ -8,6 +8,7 @@ from test_trainer import Run, make
 
 from recbole_diffusion.training import trainer
 from recbole_diffusion.training.recording import RecordedSteps
+from recbole_diffusion.training.steps import epoch_rate
 
 
 def rates_of(run: Run) -> list[float]:
@@ -26,6 +27,22 @@ def test_the_learning_rate_rises_over_the_warm_up_and_then_falls_by_steps(tmp_pa
     plain = [0.01 * 0.5 ** (step // batches) * min(1, (step + 1) / 12) for step in range(4 * batches)]
     assert rates == pytest.approx(plain, rel=1e-12)
     assert rates[12:] == [0.01 * 0.5 ** (step // batches) for step in range(12, 4 * batches)]
+
+
+def test_the_learning_rate_falls_as_torchs_cosine_does(tmp_path: Path) -> None:
+    run = make(tmp_path, epochs=6, stopping_step=10, lr_cosine_epochs=5, learning_rate=0.01)
+    rates = rates_of(run)[:: len(run.train)]
+    plain = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.01)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(plain, T_max=5)
+    expected = []
+    for _ in range(6):
+        expected.append(plain.param_groups[0]["lr"])
+        plain.step()
+        schedule.step()
+    assert rates == pytest.approx(expected, abs=1e-12) and rates[0] == 0.01
+    # Where torch's begins to rise again, ours stays.
+    config = {"learning_rate": 0.01, "lr_step_size": 2, "lr_gamma": 0.5, "lr_cosine_epochs": 4}
+    assert epoch_rate(config, 2) == pytest.approx(0.01 * 0.5 * 0.5) and epoch_rate(config, 9) == 0
 
 
 def test_without_a_warm_up_the_learning_rate_is_constant(tmp_path: Path) -> None:

@@ -133,6 +133,7 @@ def test_training_learns(tmp_path: Path) -> None:
         ("RecVAE", {"hidden_dimension": 16, "latent_dimension": 8, "n_enc_epochs": 2}),
         ("SASRec", {"ema_decay": 0.9}),
         ("SASRec", {"warmup_steps": 30, "lr_step_size": 3}),
+        ("SASRec", {"lr_cosine_epochs": 4, "warmup_steps": 30}),
         ("SASRec", {"frozen_epochs": 3, "learner": "adamw", "weight_decay": 0.1}),
         ("DiffuRec", {"ema_decay": 0.9, "warmup_steps": 30, "frozen_epochs": 1, "frozen": ["item_embedding"]}),
     ],
