@@ -21,6 +21,7 @@ COMMANDS = {
     "compare": parsers.compare_parser,
     "tune": parsers.tune_parser,
     "report": parsers.report_parser,
+    "evaluate": parsers.evaluate_parser,
     "recommend": parsers.recommend_parser,
     "explain": parsers.explain_parser,
 }

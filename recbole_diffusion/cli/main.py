@@ -20,6 +20,7 @@ examples:
   {PROGRAM} compare --model_list=DiffuRec,SASRec --dataset=ml-100k
   {PROGRAM} tune --model_list=DiffuRec,SASRec --trials=8
   {PROGRAM} report compare/ml-100k compare/ml-1m
+  {PROGRAM} evaluate --checkpoint saved/DiffuRec-ml-100k-....pth --history_in_ranking=both
   {PROGRAM} recommend --checkpoint saved/DiffuRec-ml-100k-....pth --history 50,172,1
   {PROGRAM} explain --checkpoint saved/DiffuRec-ml-100k-....pth --history 50,172,1
   {PROGRAM} COMMAND --help
@@ -39,6 +40,7 @@ COMMANDS = {
     "compare": Command("train and test several models side by side", "compare"),
     "tune": Command("search the settings of each model by validation", "compare", "run_tune"),
     "report": Command("several comparisons in one html file", "report"),
+    "evaluate": Command("test a saved model again, without training", "evaluate"),
     "recommend": Command("the next items for histories or users, from a saved model", "recommend"),
     "explain": Command("the reverse process of a saved model on one history, step by step", "explain"),
 }

@@ -65,6 +65,16 @@ A line of a jsonl input is {"user": "7", "history": ["50", "172"]}, or the list 
 its items separated by spaces, and may have a column user. A line that cannot be answered is named on stderr; the others
 are answered, and the exit code is 2.
 """
+EVALUATE_HELP = """\
+examples:
+  recbole-diffusion evaluate --checkpoint saved/M.pth --history_in_ranking=both
+  recbole-diffusion evaluate --checkpoint saved/M.pth --inference_steps=16 --seed=7 --metrics=Hit,NDCG --topk=10,50
+  recbole-diffusion evaluate --checkpoint saved/M.pth --eval_args="{mode: uni100}" --ranks=ranks.npz --output=M.json
+  recbole-diffusion evaluate --checkpoint compare/ml-100k --history_in_ranking=both
+
+The last line takes the folder of a comparison: every finished run in it is tested again, and the report is written
+into a folder of its own.
+"""
 EXPLAIN_HELP = """\
 examples:
   recbole-diffusion explain --checkpoint saved/M.pth --history 50,172,1
@@ -187,11 +197,37 @@ def explain_parser() -> Parser:
     return parser
 
 
+def evaluate_parser() -> Parser:
+    """Flags of `evaluate`."""
+    about = "Test a saved model, or all of a comparison, on its validation and test data, without training."
+    parser = Parser(f"{PROGRAM} evaluate", about, EVALUATE_HELP, RENAMED)
+    add_checkpoint(parser, "the saved model; of a folder, the newest; or the folder of a comparison")
+    parser.add_argument("--ranks", metavar="FILE.npz", help="a file for the rank of every test item")
+    parser.add_argument(
+        "--output",
+        metavar="PATH",
+        help="a json file of the metrics, - for stdout (default: a table); of a comparison, the folder of the new one "
+        "(default: the old one's name and -evaluated)",
+    )
+    parser.add_argument_group(
+        "--KEY=VALUE",
+        "any setting that the weights do not depend on, such as --history_in_ranking=both, --eval_args,\n"
+        "--metrics, --topk, --data_path, --seed or --noise_scale; a wrong KEY is answered with those there are",
+    )
+    return parser
+
+
+def add_checkpoint(parser: Parser, text: str) -> argparse._ArgumentGroup:
+    """Add the flags that say which saved model; gives their group."""
+    group = parser.add_argument_group("model")
+    group.add_argument("--checkpoint", required=True, metavar="PATH", help=text)
+    group.add_argument("--model", metavar="FILE.py:CLASS", help="its class, where it is neither ours nor RecBole's")
+    return group
+
+
 def add_saved_model(parser: Parser) -> None:
     """Add the flags that say which saved model, and how it samples."""
-    group = parser.add_argument_group("model")
-    group.add_argument("--checkpoint", required=True, metavar="PATH", help="the saved model; of a folder, the newest")
-    group.add_argument("--model", metavar="FILE.py:CLASS", help="its class, where it is neither ours nor RecBole's")
+    group = add_checkpoint(parser, "the saved model; of a folder, the newest")
     group.add_argument("--device", help="cpu, cuda or cuda:1 (default: a GPU where there is one)")
     group.add_argument("--titles", metavar="FILE:COLUMN", help="titles of the items, where the checkpoint holds none")
     _add_number(group, "inference_steps", int, None, "K", "reverse steps")

@@ -66,6 +66,18 @@ def screen_handler() -> logging.Handler:
     return handler
 
 
+@contextmanager
+def on_screen(log: logging.Logger) -> Iterator[None]:
+    """Show what a logger is told, from level info on, on stderr for as long as the context lasts."""
+    handler = screen_handler()
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+
+
 def file_handler(folder: str, model: str, dataset: str) -> logging.FileHandler:
     """A handler for a new file `<folder>/<model>/<model>-<dataset>-<time>-<unique>.log`.
 

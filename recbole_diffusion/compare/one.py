@@ -30,8 +30,9 @@ from ..host.settings import load_config
 from ..inference.sampling import asked_for
 from ..model.base import DiffusionRecommender
 from ..training import checkpoint
+from ..training.evaluating import EvaluatingTrainer
 from ..training.memory import keep_freed_memory
-from ..training.run import Prepared, log_settings, prepare
+from ..training.run import log_settings, prepare
 from ..training.trainer import Epoch
 from .plan import plain_config
 
@@ -98,9 +99,8 @@ def timed(call: Callable[..., Any], seconds: list[float]) -> Callable[..., Any]:
     return wrapped
 
 
-def accuracy_by_steps(prepared: Prepared, config: Any) -> list[dict[str, Any]]:
+def accuracy_by_steps(model: Any, trainer: EvaluatingTrainer, test_data: Any) -> list[dict[str, Any]]:
     """Test metrics and seconds with 1, 2, 4, ... reverse steps; empty for a model without such steps."""
-    model = prepared.model
     if not isinstance(model, DiffusionRecommender) or not model.use_diffusion:
         return []
     largest = model.process.longest_chain
@@ -108,7 +108,7 @@ def accuracy_by_steps(prepared: Prepared, config: Any) -> list[dict[str, Any]]:
     for steps in sorted({*(steps for steps in STEPS if steps <= largest), len(model.timesteps)}):
         seconds: list[float] = []
         with asked_for(model, steps, seed=None):
-            metrics = timed(prepared.trainer.evaluate, seconds)(prepared.test_data, load_best_model=False)
+            metrics = timed(trainer.metrics, seconds)(test_data)
         results.append({"steps": steps, "seconds": seconds[0], "metrics": dict(metrics)})
     return results
 
@@ -150,7 +150,7 @@ def run_one(folder: Path) -> None:
         *earlier, tested = (data._dataset for data in (prepared.train_data, prepared.valid_data, prepared.test_data))
         ranks = user_ranks(trainer, prepared.test_data)._replace(length=whole_lengths(tested, earlier))
         save_ranks(folder / "ranks.npz", ranks, training_popularity(prepared.train_data._dataset), times(tested))
-        by_steps = accuracy_by_steps(prepared, config)
+        by_steps = accuracy_by_steps(prepared.model, trainer, prepared.test_data)
         progress.write()
     epochs = progress.content["epochs"]
     record = {

@@ -434,4 +434,6 @@ def check_same(run: Run, before: Mapping[str, Any], where: str, otherwise: str) 
     key = first_difference(there, here, (*run.variant.settings, *given))
     if key is not None:
         name, was, now = run.variant.name, there.get(key), here.get(key)
+        if key == "history_in_ranking":
+            otherwise += ", or test the models of its folder again by recbole-diffusion evaluate"
         raise UserError(f"{where}: {name} was run with {key}={was!r} there, not {now!r}; set it so, or {otherwise}")

@@ -25,7 +25,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..common.files import read_json, write_json
-from ..common.log import screen_handler, shows_progress
+from ..common.log import on_screen, shows_progress
 from ..errors import UserError
 from ..host.registry import PACKAGE
 from .archive import pack, unpack
@@ -152,19 +152,15 @@ class Screen:
 @contextmanager
 def _shown(plan: Plan) -> Iterator[Screen]:
     live = Live(console=Console(stderr=True), refresh_per_second=2) if shows_progress() else None
-    handler = screen_handler()
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    try:
-        for warning in dict.fromkeys(warning for variant in plan.variants for warning in variant.warnings):
-            logger.warning(warning)
-        with live or nullcontext():
-            yield Screen(plan, live)
-    except KeyboardInterrupt:
-        logger.warning("broken off; the same command goes on from here")
-        raise
-    finally:
-        logger.removeHandler(handler)
+    with on_screen(logger):
+        try:
+            for warning in dict.fromkeys(warning for variant in plan.variants for warning in variant.warnings):
+                logger.warning(warning)
+            with live or nullcontext():
+                yield Screen(plan, live)
+        except KeyboardInterrupt:
+            logger.warning("broken off; the same command goes on from here")
+            raise
 
 
 def _ended_by(code: int, log: Path) -> str:

@@ -155,13 +155,19 @@ def check_metrics(settings: Mapping[str, Any]) -> None:
         must = "come with labels, such as threshold={rating: 4}"
         raise SettingError("eval_args.mode", "labeled", must=must)
 
-    names = []
-    for metric in metrics:
-        by_rank = {"rec.topk", "rec.items"} & set(metric_information[metric.lower()])
-        names += [f"{metric}@{k}" for k in topk] if by_rank else [metric]
+    names = metric_names(metrics, topk)
     if valid_metric.lower() not in [name.lower() for name in names]:
         must = f"be one of {', '.join(names)}, which metrics and topk={topk} give"
         raise SettingError("valid_metric", valid_metric, must=must)
+
+
+def metric_names(metrics: Sequence[str], topk: Sequence[int]) -> list[str]:
+    """What the values of known metrics are called: with a cut-off each, or alone; unknown metrics are left out."""
+    names = []
+    for metric in (metric for metric in metrics if metric.lower() in metric_types):
+        by_rank = {"rec.topk", "rec.items"} & set(metric_information[metric.lower()])
+        names += [f"{metric}@{k}" for k in topk] if by_rank else [metric]
+    return names
 
 
 def check_eval_args(settings: Mapping[str, Any], sequential: bool) -> None:

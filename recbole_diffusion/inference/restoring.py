@@ -105,7 +105,7 @@ def build(
     """
     from recbole.model.abstract_recommender import SequentialRecommender
 
-    model_class = _class_of(path, state["model"], model)
+    model_class = class_of(path, state["model"], model)
     if not issubclass(model_class, SequentialRecommender):
         raise UserError(f"{path}: {state['model']} reads no histories; recommending takes a sequential model")
     config = _settings(model_class, state, device, settings or {})
@@ -126,7 +126,13 @@ def build(
     return built.to(device).eval()
 
 
-def _class_of(path: str | Path, name: str, model: str | type | None) -> type:
+def class_of(path: str | Path, name: str, model: str | type | None) -> type:
+    """The class of that name, as a checkpoint has it, or `model`, which must be called so.
+
+    Raises
+    ------
+    UserError
+    """
     if model is None and name in our_models():
         # Not through the registry, which mends RecBole for training and takes a second for it.
         return getattr(importlib.import_module(f"..model.{name.lower()}", __package__), name)
