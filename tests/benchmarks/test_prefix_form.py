@@ -10,6 +10,7 @@ import torch
 
 from benchmarks import flops, machine, prefix_form, speed
 from benchmarks.scale import catalogue, made_up_batch
+from recbole_diffusion.cli.exit_codes import run_command
 from recbole_diffusion.host.settings import load_config
 from recbole_diffusion.model.adrec import ADRec
 from recbole_diffusion.training.run import build_model
@@ -80,6 +81,20 @@ def test_the_prefix_form_is_timed_and_counted(
     assert figures["model"] == "PrefixADRec" and Path(prefix_form.__file__).is_file()
     assert figures["train_targets_per_s"] == figures["train_samples_per_s"]
     assert 0 < figures["train_fraction_of_peak"] < 1
+
+
+def test_both_forms_are_timed_in_turn(capsys: pytest.CaptureFixture[str]) -> None:
+    settings = {**SMALL, "dataset": "ml-100k", "user_inter_num_interval": "[0,24]", "train_batch_size": 64}
+    assert run_command(lambda: prefix_form.run([f"--{key}={value}" for key, value in settings.items()])) == 0
+    figures = json.loads(capsys.readouterr().out)
+    rows = figures["rows"]
+    assert rows["prefixes"] > 4 * rows["places"]
+    seconds = figures["epoch_s"]
+    assert len(seconds["places"]) == len(seconds["prefixes"]) == prefix_form.ROUNDS
+    assert min(figures["times_as_quick"]["rounds"]) <= figures["times_as_quick"]["median"]
+    assert figures["settings"]["hidden_size"] == 16
+    assert run_command(lambda: prefix_form.run(["--help"])) == 0
+    assert "in turn" in capsys.readouterr().out
 
 
 def test_a_target_of_the_prefix_form_needs_more_operations() -> None:
