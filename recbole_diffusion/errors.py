@@ -10,6 +10,13 @@ class UserError(Exception):
     """Something that the user can mend; the script prints it as one line and exits with 2."""
 
 
+class OutOfTime(Exception):
+    """A command has to end before all is done; what is left can be gone on with. It exits with `exit_code`."""
+
+    # EX_TEMPFAIL of sysexits.h: try again later.
+    exit_code = 75
+
+
 class SettingError(UserError):
     """A setting that cannot be used.
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from ..common.signals import Ended, signals_interrupt
-from ..errors import UserError
+from ..errors import OutOfTime, UserError
 
 
 def run_command(action: Callable[[], None], debug: bool = False) -> int:
@@ -26,7 +26,7 @@ def run_command(action: Callable[[], None], debug: bool = False) -> int:
     -------
     int
         0 done; 1 an error of the program; 2 a mistake of the user's; 130 interrupted, 143 or 129 ended by SIGTERM or
-        SIGHUP; 141 nobody reads stdout any more.
+        SIGHUP; 141 nobody reads stdout any more; 75 ended before `deadline`, with something left to do.
     """
     try:
         try:
@@ -39,6 +39,9 @@ def run_command(action: Callable[[], None], debug: bool = False) -> int:
     except BrokenPipeError:
         _give_up_stdout()
         return 141
+    except OutOfTime as ended:
+        print(ended, file=sys.stderr)
+        return ended.exit_code
     except Ended as ended:
         print(f"ended by {ended.name}", file=sys.stderr)
         return 128 + ended.number

@@ -22,7 +22,7 @@ import numpy as np
 from ..common.files import read_json, write_json
 from ..common.log import run_logging
 from ..common.signals import signals_interrupt
-from ..errors import UserError
+from ..errors import OutOfTime, UserError
 from ..evaluation.environment import commit_of, machine, peak_gpu_memory, peak_memory, seconds_since_start, versions
 from ..evaluation.ranking import user_ranks
 from ..evaluation.ranks import save_ranks, times, training_popularity, whole_lengths
@@ -131,6 +131,7 @@ def run_one(folder: Path) -> None:
         "log_dir": None,
         "tensorboard_dir": None,
         "resume": str(last) if last.is_file() else None,
+        "deadline": wanted.get("deadline"),
     }
     config = load_config(wanted["model"], wanted["dataset"], None, settings)
     with run_logging(config):
@@ -181,6 +182,9 @@ def main(folder: Path) -> int:
         with signals_interrupt():
             run_one(folder)
         return 0
+    except OutOfTime as ended:
+        print(ended, file=sys.stderr)
+        return ended.exit_code
     except KeyboardInterrupt:
         return 130
     except Exception as error:

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 
 from recbole.utils import ModelType
 
+from ..common import deadline
+from ..common.deadline import Deadline
 from ..common.files import read_json
 from ..common.setting import Setting, at_least, one_of, positive, switch
 from ..errors import SettingError, UserError, nearest, suggestion
@@ -26,6 +28,7 @@ OWN: dict[str, Setting] = {
     "seeds": Setting("list of int", "be different numbers such as 2024,2025,2026", lambda s: len({*s}) == len(s) > 0),
     "off_switch": switch(),
     "jobs": positive("int"),
+    "deadline": deadline.SETTING,
     "output": Setting("path or ~"),
     "archive": Setting("path or ~"),
     "against": Setting("str or ~"),
@@ -101,6 +104,8 @@ class Plan(NamedTuple):
         Holds finished runs.
     tuned : Path or None
         What a tuning wrote, from which settings were taken.
+    deadline : Deadline
+        When the command must have ended.
     """
 
     dataset: str
@@ -112,6 +117,7 @@ class Plan(NamedTuple):
     jobs: int
     archive: Path | None
     tuned: Path | None = None
+    deadline: Deadline = Deadline()
 
     @property
     def variants(self) -> list[Variant]:
@@ -379,7 +385,8 @@ def make_plan(wanted: Wanted) -> Plan:
     if against is not None and against not in names:
         raise SettingError("against", against, f"one of the rows is wanted: {', '.join(names)}")
     archive, tuned = (None if wanted.own[key] is None else Path(wanted.own[key]) for key in ("archive", "tuned"))
-    plan = Plan(wanted.dataset, folder, runs, valid_latex, test_latex, against, wanted.own["jobs"], archive, tuned)
+    jobs, until = wanted.own["jobs"], Deadline.read(wanted.own["deadline"])
+    plan = Plan(wanted.dataset, folder, runs, valid_latex, test_latex, against, jobs, archive, tuned, until)
     for run in runs:
         before = read_json(run.folder / "run.json")
         check_same(run, before, f"output={folder}", "choose another folder by --output")

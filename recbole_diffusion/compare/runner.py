@@ -26,13 +26,15 @@ from rich.table import Table
 
 from ..common.files import read_json, write_json
 from ..common.log import on_screen, shows_progress
-from ..errors import UserError
+from ..errors import OutOfTime, UserError
 from ..host.registry import PACKAGE
 from .archive import pack, unpack
 from .plan import Plan, Run
 
 # Seconds between two looks at the runs.
 LOOK_EVERY = 0.5
+# Seconds before the deadline at which the runs at work are ended, so that the command itself ends in time.
+SECONDS_TO_CLOSE = 5
 # Seconds that a run has to end in when the comparison is broken off.
 SECONDS_TO_END = 10
 
@@ -237,6 +239,7 @@ def _write_wanted(plan: Plan, run: Run, command: Sequence[str]) -> None:
     wanted = {"name": variant.name, "model": variant.model, "dataset": plan.dataset, "seed": run.seed}
     config = {**variant.config, "seed": run.seed}
     told = {"settings": variant.settings, "command": shlex.join(command), "jobs": plan.jobs, "config": config}
+    told["deadline"] = plan.deadline.sooner(SECONDS_TO_CLOSE).text()
     write_json(run.folder / "run.json", wanted | told)
 
 
@@ -266,6 +269,8 @@ def run_all(plan: Plan, command: Sequence[str]) -> None:
     ------
     UserError
         Where the folder cannot be written to or another process uses it, or the archive cannot be used.
+    OutOfTime
+        Where runs are left when the plan's deadline comes.
     """
     # No more than the command itself may use.
     threads = max(1, torch.get_num_threads() // plan.jobs)
@@ -273,13 +278,20 @@ def run_all(plan: Plan, command: Sequence[str]) -> None:
         unpack(plan)
         _train_all(plan, command, threads)
         pack(plan)
+    states = [state_of(run)["state"] for run in plan.runs]
+    left = sum(state not in ("done", "failed") for state in states)
+    if left:
+        raise OutOfTime(f"deadline: {left} of {len(states)} runs are left; the same command goes on with them")
 
 
 def _train_all(plan: Plan, command: Sequence[str], threads: int) -> None:
-    """Train what is not done, `plan.jobs` runs at a time."""
+    """Train what is not done, `plan.jobs` runs at a time, until the plan's deadline."""
     with _shown(plan) as screen, _processes() as at_work:
         waiting = deque(plan.runs)
         while waiting or at_work:
+            if plan.deadline.left() < SECONDS_TO_CLOSE:
+                # What is at work ends with the block; its last epoch is kept.
+                return
             while waiting and len(at_work) < plan.jobs:
                 run = waiting.popleft()
                 if screen.look(run)["state"] == "done":
@@ -294,6 +306,11 @@ def _train_all(plan: Plan, command: Sequence[str], threads: int) -> None:
                     screen.look(run)
                 else:
                     del at_work[run]
-                    _tell_end(screen, run, code)
+                    if code == OutOfTime.exit_code:
+                        waiting.clear()
+                        screen.look(run)
+                        screen.line(run, "stops before the deadline")
+                    else:
+                        _tell_end(screen, run, code)
             if at_work:
                 sleep(LOOK_EVERY)

@@ -22,9 +22,10 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from tabulate import tabulate
 
+from ..common.deadline import Deadline
 from ..common.files import write_text
 from ..common.log import screen_handler, shows_progress
-from ..errors import SettingError, UserError
+from ..errors import OutOfTime, SettingError, UserError
 from ..host.parsing import read_yaml
 from ..host.settings import load_config
 from ..training.run import prepare
@@ -275,16 +276,18 @@ def tune_model(variant: Variant, wanted: Wanted, folder: Path) -> dict[str, str]
     """
     name, config, trials = variant.name, variant.config, wanted.own["trials"]
     space = read_space(variant.model, wanted.own["space"])
-    settings = {**variant.settings, "seed": variant.seeds[0]}
+    settings = {**variant.settings, "seed": variant.seeds[0], "deadline": wanted.own["deadline"]}
     study = _open_study(folder, variant, wanted, space)
     # The defaults are the first trial, so that tuning can only gain on validation.
     study.enqueue_trial({key: config[key] for key in space}, skip_if_exists=True)
     _repeat_broken_off(study)
     _record(study, folder, config["valid_metric"], trials)
     while counted(study) < trials:
+        Deadline.read(wanted.own["deadline"]).require(0, "a trial")
         trial = study.ask()
-        # By the number of the trial, so that processes that share a study do not draw the same.
-        seed = settings["seed"] + trial.number
+        # By the trials before it, so that processes that share a study do not draw the same, and one broken off
+        # changes nothing.
+        seed = settings["seed"] + counted(study, trial.number)
         study.sampler = optuna.samplers.TPESampler(n_startup_trials=TRIALS_AT_RANDOM, seed=seed)
         if counted(study, trial.number) >= trials:
             study.tell(trial, state=TrialState.FAIL)
@@ -320,6 +323,8 @@ def tune_all(wanted: Wanted) -> str:
     Raises
     ------
     UserError
+    OutOfTime
+        Where trials are left when the deadline comes. The one at work is done again.
     """
     if wanted.own["jobs"] != 1:
         beside = "for tuning 1 is wanted; the same command, started once more beside the first, shares its study"
@@ -335,6 +340,8 @@ def tune_all(wanted: Wanted) -> str:
     logger.setLevel(logging.INFO)
     try:
         rows = [tune_model(variant, wanted, root / file_name(variant.name)) for variant in variants]
+    except OutOfTime as ended:
+        raise OutOfTime(f"{ended}; the same command goes on with the trials that are left") from None
     finally:
         logger.removeHandler(handler)
     table = tabulate(rows, headers="keys", disable_numparse=True)

@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..common import deadline
 from ..common.setting import Setting, aliases_of, at_least, one_of, positive, switch, table_of
 from ..errors import SettingError
 from .parsing import kind_of, typed
@@ -67,6 +68,7 @@ _run: dict[str, Setting] = {
     "tensorboard_dir": Setting("path or ~"),
     "resume": Setting("path or ~", "be a checkpoint that exists", lambda path: Path(path).is_file()),
     "cuda_graphs": switch(),
+    "deadline": deadline.SETTING,
     "nproc": Setting("int", _ONE_PROCESS, lambda number: number == 1),
     "world_size": Setting("int", _ONE_PROCESS, lambda number: number <= 1),
     "ip": Setting("str"),

@@ -17,7 +17,7 @@ compat.apply()
 from recbole.utils import init_seed  # noqa: E402
 
 from ..common.log import run_logging, shows_progress  # noqa: E402
-from ..errors import SettingError, UserError  # noqa: E402
+from ..errors import OutOfTime, SettingError, UserError  # noqa: E402
 from ..evaluation.protocols import TITLES, apart  # noqa: E402
 from ..host.dataset import build_dataset  # noqa: E402
 from ..host.loaders import build_loaders, epoch_rows, trains_on  # noqa: E402
@@ -184,6 +184,10 @@ def run_config(config: Any, saved: bool = True) -> RunResult:
             best_valid_score, best_valid_result = trainer.fit(
                 prepared.train_data, prepared.valid_data, saved=saved, show_progress=show_progress
             )
+        except OutOfTime as ended:
+            if not trainer.last_checkpoint:
+                raise
+            raise OutOfTime(f"{ended}; run the same with --resume={trainer.last_checkpoint} to go on") from None
         except KeyboardInterrupt:
             if trainer.last_checkpoint:
                 logger.warning("interrupted; run the same with --resume=%s to go on", trainer.last_checkpoint)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -17,6 +18,7 @@ from torch.optim import Optimizer
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from ..common.deadline import Deadline
 from ..common.extras import require_extra
 from ..errors import SettingError, UserError
 from ..host import compat
@@ -107,6 +109,7 @@ class Trainer(ResumableTrainer):
             self.logger.info(f"cuda_graphs: without effect, {self.steps.obstacle}")
         self.freed_memory = FreedMemory(kept=self.device.type == "cpu")
         self.on_epoch_end: EpochCallback | None = None
+        self.deadline = Deadline.read(config["deadline"])
 
     def _build_optimizer(self, **kwargs: Any) -> Optimizer:
         """RecBole's optimizer; for models of our own, Adam in one pass, which differs by rounding."""
@@ -166,6 +169,8 @@ class Trainer(ResumableTrainer):
             Where `topk` exceeds the catalogue, or a resumed checkpoint is of another one.
         TrainingError
             Where loss or weights are not finite; the last checkpoint stays as it was.
+        OutOfTime
+            Where another epoch does not fit before `deadline`; the last checkpoint is whole.
         """
         on_epoch_end = on_epoch_end or self.on_epoch_end
         self.check_catalogue(train_data)
@@ -178,9 +183,12 @@ class Trainer(ResumableTrainer):
 
         if verbose and self.epoch + 1 >= self.epochs:
             self.logger.info(f"nothing to train: {self.epoch + 1} epochs are done, and epochs={self.epochs}")
+        # Of as many epochs as have a validation among them.
+        seconds = deque([0.0], maxlen=max(1, eval_step))
         with closing(self.tensorboard), closing(self.steps):
             while self.epoch + 1 < self.epochs and self.cur_step <= self.stopping_step:
-                number = self.epoch + 1
+                self.deadline.require(max(seconds), "the next epoch")
+                begin, number = perf_counter(), self.epoch + 1
                 epoch, line = self._train_and_record(train_data, number, show_progress)
                 self.epoch = number
                 if eval_step > 0 and valid_data and (number + 1) % eval_step == 0:
@@ -196,6 +204,8 @@ class Trainer(ResumableTrainer):
                     self.logger.info(line)
                 if callback_fn and epoch.valid_score is not None:
                     callback_fn(number, epoch.valid_score)
+                # The test, which takes as long as a validation, must fit as well.
+                seconds.append(perf_counter() - begin + (epoch.valid_seconds or 0))
             if saved and self.best_epoch is None:
                 self._write(self.saved_model_file)
             if verbose and self.cur_step > self.stopping_step:

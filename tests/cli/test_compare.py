@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from small_plans import SMALL
 
 from recbole_diffusion.cli.main import main
 
@@ -78,3 +79,16 @@ def test_help_has_the_settings_of_the_command(
     assert main([command, "--help"]) == 0
     out = capsys.readouterr().out
     assert all(f"\n  {flag} VALUE" in out for flag in ["--model_list", *flags]) and f"\n  {absent} VALUE" not in out
+
+
+def test_a_deadline_ends_the_command_with_a_line_and_a_code_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    small = [f"--{key}={value}" for key, value in SMALL.items()]
+    # Minutes from the start of this process, which are over.
+    late = ["--dataset=ml-100k", "--deadline=0.001", *small]
+    assert main(["compare", "--model_list=Pop,SASRec", "--seeds=1,2", *late]) == 75
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[-1] == "deadline: 4 of 4 runs are left; the same command goes on with them"
+    assert main(["train", "--model=SASRec", *late]) == 75
+    assert capsys.readouterr().err.splitlines()[-1] == "deadline: no time is left"
+    assert main(["train", "--model=SASRec", "--deadline=soon"]) == 2
+    assert "deadline must be minutes such as 15" in capsys.readouterr().err

@@ -9,7 +9,7 @@ import pytest
 
 from recbole_diffusion.cli.exit_codes import run_command
 from recbole_diffusion.common.signals import Ended
-from recbole_diffusion.errors import UserError
+from recbole_diffusion.errors import OutOfTime, UserError
 
 
 @pytest.mark.parametrize(
@@ -18,6 +18,7 @@ from recbole_diffusion.errors import UserError
         (None, 0, ""),
         (UserError("x=1: less\n  is wanted"), 2, "error: x=1: less is wanted\n"),
         (KeyboardInterrupt(), 130, "interrupted\n"),
+        (OutOfTime("deadline: no time is left"), 75, "deadline: no time is left\n"),
         (Ended(signal.SIGTERM), 143, "ended by SIGTERM\n"),
         (ValueError("odd"), 1, "internal error: ValueError: odd; run again with --debug for the stack\n"),
     ],

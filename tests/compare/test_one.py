@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from small_plans import SMALL, small_plan, write_wanted
 
-from recbole_diffusion.common.files import read_json
+from recbole_diffusion.common.deadline import Deadline
+from recbole_diffusion.common.files import read_json, write_json
 from recbole_diffusion.compare import one, runner
 from recbole_diffusion.compare.plan import Run
 from recbole_diffusion.evaluation.ranks import hit, load_ranks
@@ -77,6 +78,21 @@ def test_a_run_that_is_broken_off_goes_on(monkeypatch: pytest.MonkeyPatch) -> No
     assert trained == [2]
     require_alike(whole, broken)
     assert record_of(broken)["seconds"] > before["seconds"]
+
+
+def test_a_run_that_stops_before_the_deadline_goes_on_to_the_same_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, stopped = wanted("whole", epochs="3"), wanted("stopped", epochs="3")
+    assert one.main(whole.folder) == 0
+    write_json(stopped.folder / "run.json", {**read_json(stopped.folder / "run.json"), "deadline": "15"})
+    left = iter([100.0, 1e-6])
+    with monkeypatch.context() as patch:
+        patch.setattr(Deadline, "left", lambda self: next(left))
+        assert one.main(stopped.folder) == 75
+    progress = read_json(stopped.folder / "progress.json")
+    assert len(progress["epochs"]) == 1 and not (stopped.folder / "failed.json").exists()
+    write_json(stopped.folder / "run.json", {**read_json(stopped.folder / "run.json"), "deadline": None})
+    assert one.main(stopped.folder) == 0
+    require_alike(whole, stopped)
 
 
 def test_a_process_that_is_killed_in_an_epoch_goes_on() -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import logging
 import subprocess
 import sys
+import time
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,12 @@ import pytest
 from rich.console import Console
 from small_plans import small_plan
 
+from recbole_diffusion.common.deadline import Deadline
 from recbole_diffusion.common.files import read_json, write_json
 from recbole_diffusion.compare import runner
 from recbole_diffusion.compare.plan import Plan, Run
 from recbole_diffusion.compare.runner import duration, live_table, run_all, seconds_left, state_of
-from recbole_diffusion.errors import UserError
+from recbole_diffusion.errors import OutOfTime, UserError
 
 DONE = {"seconds": 10.0, "epochs": [], "best_valid_score": 0.5, "best_epoch": 0}
 
@@ -207,6 +209,43 @@ def test_a_folder_that_cannot_be_written_to(plan: Plan) -> None:
     Path("compare/ml-100k").touch()
     with pytest.raises(UserError, match=r"output=compare/ml-100k: cannot be written to \("):
         run_all(plan, [])
+
+
+def until(plan: Plan, seconds: float) -> Plan:
+    """The plan with so many seconds left before its runs have to end."""
+    return plan._replace(deadline=Deadline(time.time() + runner.SECONDS_TO_CLOSE + seconds))
+
+
+def test_after_the_deadline_no_run_begins(plan: Plan, scripts: Scripts) -> None:
+    with pytest.raises(OutOfTime, match="deadline: 4 of 4 runs are left; the same command goes on with them"):
+        run_all(until(plan, -1), [])
+    assert scripts.started == []
+    run_all(plan, [])
+    # What is done needs no time.
+    run_all(until(plan, -1), [])
+
+
+def test_what_is_at_work_at_the_deadline_is_ended_in_time_and_has_not_failed(plan: Plan, scripts: Scripts) -> None:
+    scripts[plan.runs[1].folder] = "import time; time.sleep(60)"
+    timed = until(plan, 3)
+    with pytest.raises(OutOfTime, match="deadline: 3 of 4 runs are left"):
+        run_all(timed, [])
+    assert timed.deadline.left() > 0 and not sleepers()
+    assert len(scripts.started) == 2 and state_of(plan.runs[1])["state"] == "waiting"
+    del scripts[plan.runs[1].folder]
+    run_all(plan, [])
+    assert len(scripts.started) == 5
+
+
+def test_a_run_that_stops_before_the_deadline_lets_no_other_begin(plan: Plan, scripts: Scripts) -> None:
+    scripts[plan.runs[0].folder] = "import sys; sys.exit(75)"
+    timed = until(plan, 60)
+    with pytest.raises(OutOfTime, match="deadline: 4 of 4 runs are left"):
+        run_all(timed, [])
+    assert len(scripts.started) == 1 and not (plan.runs[0].folder / "failed.json").exists()
+    # The run has to end before its command does.
+    told = Deadline.read(read_json(plan.runs[0].folder / "run.json")["deadline"])
+    assert timed.deadline.at is not None and told.at == pytest.approx(timed.deadline.at - runner.SECONDS_TO_CLOSE)
 
 
 def test_lines_where_there_is_no_terminal(plan: Plan, scripts: Scripts, caplog: pytest.LogCaptureFixture) -> None:

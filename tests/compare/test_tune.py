@@ -13,7 +13,7 @@ from small_plans import SMALL
 
 from recbole_diffusion.compare import tune
 from recbole_diffusion.compare.plan import Wanted, read_wanted
-from recbole_diffusion.errors import UserError
+from recbole_diffusion.errors import OutOfTime, UserError
 from recbole_diffusion.host.registry import PROPERTIES
 from recbole_diffusion.host.settings import load_config
 from recbole_diffusion.training.trainer import TrainingError
@@ -92,6 +92,22 @@ def test_the_trials_do_not_depend_on_being_broken_off(scores: Scores) -> None:
     # The one that was broken off is done again.
     assert scores[3] == scores[2]
     assert trials_of()["state"].tolist() == ["COMPLETE", "COMPLETE", "FAIL", "COMPLETE"]
+
+
+def test_a_tuning_ends_before_its_deadline_and_goes_on(scores: Scores) -> None:
+    tune.tune_all(wanted(3, output="whole"))
+    whole = list(scores)
+    scores.clear()
+    # Minutes from the start of this process.
+    with pytest.raises(OutOfTime, match="deadline: no time is left; the same command goes on with the trials"):
+        tune.tune_all(wanted(3, deadline="1e-6"))
+    assert scores == []
+    scores.error = OutOfTime("deadline: 3 s are left, and the next epoch takes 4 s")
+    with pytest.raises(OutOfTime, match="4 s; the same command goes on"):
+        tune.tune_all(wanted(3, deadline="1e6"))
+    scores.error = None
+    tune.tune_all(wanted(3))
+    assert scores == [whole[0], *whole] and trials_of()["state"].tolist() == ["FAIL", *["COMPLETE"] * 3]
 
 
 def test_a_trial_whose_process_is_gone_is_done_again(scores: Scores) -> None:

@@ -15,10 +15,12 @@ import torch
 from recbole.data import dataset as recbole_dataset
 
 import recbole_diffusion
-from recbole_diffusion.errors import UserError
+from recbole_diffusion.common.deadline import Deadline
+from recbole_diffusion.errors import OutOfTime, UserError
 from recbole_diffusion.host.dataset import build_dataset
 from recbole_diffusion.host.loaders import build_loaders
 from recbole_diffusion.host.settings import load_config
+from recbole_diffusion.training import checkpoint
 from recbole_diffusion.training.run import train_and_test
 from recbole_diffusion.training.trainer import build_trainer
 
@@ -221,6 +223,22 @@ def test_resumed_run_ends_where_the_unbroken_one_ends() -> None:
     assert first.model_file is not None
     last = first.model_file.with_suffix(".last.pth")
     resumed = train_and_test("DiffRec", "ml-100k", config_dict={**SMALL, "epochs": 3, "resume": str(last)})
+    assert resumed.result == whole.result
+
+
+def test_a_run_stops_before_its_deadline_and_goes_on_to_the_same_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = train_and_test("DiffuRec", "ml-100k", config_dict={**SMALL, "epochs": 3})
+    # Seconds that are left before each epoch.
+    left = iter([100.0, 100.0, 1e-6])
+    with monkeypatch.context() as patch:
+        patch.setattr(Deadline, "left", lambda self: next(left))
+        with pytest.raises(
+            OutOfTime, match=r"the next epoch takes \d+ s; run the same with --resume=(\S+) to go on"
+        ) as caught:
+            train_and_test("DiffuRec", "ml-100k", config_dict={**SMALL, "epochs": 3, "deadline": "15"})
+    last = str(caught.value).partition("--resume=")[2].split()[0]
+    assert checkpoint.load(last)["epoch"] == 1
+    resumed = train_and_test("DiffuRec", "ml-100k", config_dict={**SMALL, "epochs": 3, "resume": last})
     assert resumed.result == whole.result
 
 
