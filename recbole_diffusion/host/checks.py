@@ -21,6 +21,7 @@ from recbole.utils import EvaluatorType, InputType, ModelType  # noqa: E402
 from ..errors import SettingError, nearest  # noqa: E402
 from .parsing import kind_of, typed  # noqa: E402
 from .registry import PROPERTIES, is_recboles, recbole_folder  # noqa: E402
+from .temporal import SCHEME, read_temporal  # noqa: E402
 
 FIELDS = ("USER_ID_FIELD", "ITEM_ID_FIELD", "TIME_FIELD")
 # What other libraries call settings of RecBole's.
@@ -224,9 +225,11 @@ def ranking_protocol(settings: Mapping[str, Any], given: Mapping[str, Any]) -> d
 
 
 def _check_split(split: Any) -> None:
-    must = "be {LS: valid_and_test}, {RS: [0.8, 0.1, 0.1]} or {TS: [0.8, 0.1, 0.1]}"
-    if not isinstance(split, Mapping) or len(split) != 1 or not set(split) <= {"RS", "LS", "TS"}:
+    must = "be {LS: valid_and_test}, {RS: [0.8, 0.1, 0.1]}, {TS: [0.8, 0.1, 0.1]} or {GTS: [0.8, 0.9]}"
+    if not isinstance(split, Mapping) or len(split) != 1 or not set(split) <= {"RS", "LS", "TS", SCHEME}:
         raise SettingError("eval_args.split", split, must=must)
+    if read_temporal(split) is not None:
+        return
     ((scheme, parts),) = split.items()
     if scheme == "LS":
         if parts not in ("valid_and_test", "valid_only", "test_only"):

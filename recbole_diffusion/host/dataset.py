@@ -24,6 +24,7 @@ from recbole.utils import ModelType  # noqa: E402
 from ..errors import SettingError, UserError  # noqa: E402
 from .prefixes import Prefixes, Sequences  # noqa: E402
 from .registry import is_recboles  # noqa: E402
+from .temporal import SCHEME, read_temporal, split_by_time  # noqa: E402
 
 PICKLES = ("save_dataset", "dataset_save_path", "save_dataloaders", "dataloaders_save_path")
 # How many rows of a user leave-one-out takes before it gives one to a part.
@@ -51,8 +52,13 @@ def build_dataset(config: Any) -> Dataset:
     files = config["benchmark_filename"]
     if files is not None and len(files) != len(PARTS):
         raise SettingError("benchmark_filename", files, must=f"name {len(PARTS)} files: {', '.join(PARTS)}")
+    dataset_class = _dataset_class(config)
+    split = config["eval_args"]["split"]
+    if files is None and SCHEME in split and not issubclass(dataset_class, PrefixDataset):
+        must = f"be LS, RS or TS for {config['model']}: {SCHEME} takes a sequential model that reads histories of items"
+        raise SettingError("eval_args.split", split, must=must)
     with recbole_complaints(config):
-        return _dataset_class(config)(config)
+        return dataset_class(config)
 
 
 def _dataset_class(config: Any) -> type[Dataset]:
@@ -124,7 +130,16 @@ class PrefixDataset(SequentialDataset):
         eval_args = self.config["eval_args"]
         if eval_args["order"] != "TO":
             raise SettingError("eval_args", eval_args, must="have order: TO for a sequential model")
-        return super().build()
+        temporal = read_temporal(eval_args["split"])
+        if temporal is None or self.benchmark_filename_list is not None:
+            return super().build()
+        self._change_feat_format()
+        self.sort(by=self.time_field)
+        *parts, unknown = split_by_time(self.inter_feat, self.time_field, self.iid_field, temporal)
+        if unknown:
+            self.logger.info(f"{SCHEME}: {unknown} interactions with items that training lacks are no targets")
+        self._drop_unused_col()
+        return [self.copy(self.inter_feat[rows]) for rows in parts]
 
     def __getitem__(self, index: Any, join: bool = True) -> Interaction:
         """Rows with their histories padded on the right, and with the features of user and item."""
@@ -190,7 +205,7 @@ class PrefixDataset(SequentialDataset):
             raise SettingError(
                 "MAX_ITEM_LIST_LENGTH",
                 self.max_item_list_len,
-                must=f"be at least {longest}, the longest {list_field}; seq_len={{{list_field}: NUMBER}} cuts it",
+                must=f"be at least {longest}, the longest {list_field}; seq_len={{{list_field}: N}} keeps the newest N",
             )
         super()._benchmark_presets()
 
@@ -213,6 +228,8 @@ def check_parts(dataset: Dataset, parts: Sequence[Dataset]) -> None:
         # A sequence's first interaction is history only.
         extra = int(config["MODEL_TYPE"] == ModelType.SEQUENTIAL)
         needed = {part: number + extra for part, number in LEAVE_ONE_OUT[split].items()}
+    elif mode == SCHEME:
+        needed = dict.fromkeys(PARTS, 0)
     else:
         needed = {part: 0 for part, ratio in zip(PARTS, split, strict=True) if ratio}
     sizes = dict(zip(PARTS, map(len, parts), strict=True))
