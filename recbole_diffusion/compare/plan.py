@@ -291,6 +291,9 @@ def plain_config(config: DiffusionConfig) -> dict[str, Any]:
 
 def _check_alike(variants: Iterable[Variant]) -> None:
     first, *others = variants
+    if first.config.get("tie_order") == "random" and len({seed for row in (first, *others) for seed in row.seeds}) > 1:
+        must = "be file or item with several seeds: each seed would test other interactions"
+        raise SettingError("tie_order", "random", must=must)
     for other in others:
         for key in (key for key, row in GENERAL.items() if row.shared):
             if other.config[key] != first.config[key]:

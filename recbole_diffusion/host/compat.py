@@ -291,7 +291,16 @@ def _sort_by_time(dataset: Any) -> None:
     inter_feat, time_field = dataset.inter_feat, dataset.time_field
     # Files of a benchmark are kept as they are, and where the order is random there is none to keep.
     ordered = dataset.benchmark_filename_list is None and dataset.config["eval_args"]["order"] == "TO"
-    if ordered and time_field in inter_feat and not inter_feat[time_field].is_monotonic_increasing:
+    if not ordered or time_field not in inter_feat:
+        return
+    # A configuration of RecBole's own has no such setting.
+    ties = dataset.config["tie_order"] or "file"
+    if ties == "item":
+        rank = dataset.field2id_token[dataset.iid_field].astype(str).argsort(kind="stable").argsort()
+        inter_feat = inter_feat.iloc[rank[inter_feat[dataset.iid_field].to_numpy()].argsort(kind="stable")]
+    elif ties == "random":
+        inter_feat = inter_feat.iloc[np.random.default_rng(dataset.config["seed"]).permutation(len(inter_feat))]
+    if ties != "file" or not inter_feat[time_field].is_monotonic_increasing:
         dataset.inter_feat = inter_feat.sort_values(time_field, kind="stable", ignore_index=True)
 
 

@@ -163,6 +163,7 @@ DATA: dict[str, Setting] = {
     "discretization": Setting("dict or ~"),
     "benchmark_filename": Setting("list of str or ~", shared=True),
     "drop_incomplete_rows": switch(shared=True),
+    "tie_order": one_of(("file", "item", "random"), shared=True),
     "length_batching": switch(),
 }
 # What models of several kinds read, and their weights depend on.

@@ -100,6 +100,9 @@ def changed_config(
     if "valid_metric" not in changes and changes.keys() & {"metrics", "topk"}:
         _choose_valid_metric(settings)
     config = load_config(model_class, state["dataset"], None, settings)
+    if config["tie_order"] == "random" and config["seed"] != state["config"]["seed"]:
+        must = f"be {state['config']['seed']}, as in training: with tie_order=random the data depend on it"
+        raise SettingError("seed", config["seed"], must=must)
     config.warnings += renamed.values()
     before = state["config"].get("eval_args") or {}
     parts = [part for part in ("split", "group_by") if part in before and before[part] != config["eval_args"][part]]

@@ -7,6 +7,7 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from small_plans import small_plan
 
 from recbole_diffusion.common.files import write_json
 from recbole_diffusion.compare.plan import (
@@ -19,7 +20,7 @@ from recbole_diffusion.compare.plan import (
     space_file,
     split_outside,
 )
-from recbole_diffusion.errors import UserError
+from recbole_diffusion.errors import SettingError, UserError
 from recbole_diffusion.host.registry import PROPERTIES
 
 
@@ -258,3 +259,9 @@ def test_of_settings_that_one_version_lacks_only_those_given_count() -> None:
     assert first_difference(there, here, given=("old",)) == "old"
     assert first_difference(there, here, given=("new",)) == "new"
     assert first_difference(there, {"a": 2}, given=()) == "a"
+
+
+def test_a_random_order_of_ties_takes_one_seed() -> None:
+    assert small_plan(model_list="SASRec", seeds="1", tie_order="random").runs
+    with pytest.raises(SettingError, match="tie_order must be file or item with several seeds"):
+        small_plan(model_list="SASRec", seeds="1,2", tie_order="random")

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from recbole.data.dataset import Dataset, DIENDataset, KnowledgeBasedDataset, SequentialDataset
@@ -12,6 +14,7 @@ from recbole_diffusion.errors import SettingError, UserError
 from recbole_diffusion.host.dataset import PrefixDataset, build_dataset
 from recbole_diffusion.host.loaders import build_loaders
 from recbole_diffusion.host.prefixes import Prefixes
+from recbole_diffusion.host.registry import recbole_folder
 from recbole_diffusion.host.settings import load_config
 
 HEADER = "user_id:token\titem_id:token\ttimestamp:float"
@@ -203,3 +206,30 @@ def test_what_recbole_complains_of_is_the_users_to_mend(atomic: Callable[..., st
         build(save_dataset=True)
     with pytest.raises(SettingError, match="dataset_save_path"):
         build(dataset_save_path="saved/made.pth")
+
+
+def orders(seed: int = 0, **settings: Any) -> list[tuple[str, str, float]]:
+    """User, item and time of the interactions of ml-100k in the order of the histories, times as in the file."""
+    dataset = build_dataset(load_config("SASRec", "ml-100k", None, {"seed": seed, **settings}))
+    dataset.build()
+    columns = dataset.inter_feat.sequences.columns
+    users, items = (dataset.field2id_token[name][columns[name]] for name in ("user_id", "item_id"))
+    assert dataset.time_scale is not None
+    times = dataset.time_scale[0] + dataset.time_scale[1] * columns["timestamp"].double().numpy()
+    return list(zip(users, items, times, strict=True))
+
+
+def test_the_order_of_ties_changes_rows_within_ties_only() -> None:
+    in_file = orders()
+    assert orders(tie_order="file") == in_file
+    table = pd.read_csv(recbole_folder() / "dataset_example" / "ml-100k" / "ml-100k.inter", sep="\t", dtype=str)
+    table.columns = pd.Index(["user", "item", "rating", "time"])
+    exact = {(user, item): float(time) for user, item, _, time in table.itertuples(index=False)}
+    by_item, at_random = orders(tie_order="item"), orders(tie_order="random")
+    assert orders(tie_order="random") == at_random != orders(seed=1, tie_order="random")
+    for other in (by_item, at_random):
+        assert other != in_file
+        # The same users, with the same times in the same order.
+        assert [(row[0], exact[row[:2]]) for row in other] == [(row[0], exact[row[:2]]) for row in in_file]
+    keys = [(row[0], exact[row[:2]], row[1]) for row in by_item]
+    assert all(one[2] <= two[2] for one, two in pairwise(keys) if one[:2] == two[:2])
