@@ -39,7 +39,7 @@ def load_feat(self: Any, filepath: str, source: Any) -> pd.DataFrame | None:
         For an empty file, a header that is none, a column that is needed and not there, a word in a float column, and a
         hole in a column of user or item ids (unless `drop_incomplete_rows` is set), or of times that order the data.
     """
-    from recbole.utils import FeatureType
+    from recbole.utils import FeatureSource, FeatureType
 
     load_col, unload_col = self._get_load_and_unload_col(source)
     if load_col == set():
@@ -81,7 +81,10 @@ def load_feat(self: Any, filepath: str, source: Any) -> pd.DataFrame | None:
             length = max(map(len, sequences))
             longest = (self.config["seq_len"] or {}).get(field)
             if longest:
-                sequences = [sequence[:longest] for sequence in sequences]
+                # Of a history the newest, of any other sequence the first, as RecBole has it.
+                newest = source == FeatureSource.INTERACTION and field.endswith(self.config["LIST_SUFFIX"])
+                part = slice(-longest, None) if newest else slice(longest)
+                sequences = [sequence[part] for sequence in sequences]
                 length = min(length, longest)
             table[field] = pd.Series(sequences, index=table.index, dtype=object)
             self.field2seqlen[field] = length

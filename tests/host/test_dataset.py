@@ -147,6 +147,10 @@ def test_histories_that_come_with_the_files(atomic: Callable[..., str]) -> None:
         build(alias_of_item_id=[])
     with pytest.raises(SettingError, match="MAX_ITEM_LIST_LENGTH must be at least 3, the longest item_id_list"):
         build(MAX_ITEM_LIST_LENGTH=2)
+    # What is cut are the oldest, not the newest.
+    cut = build(MAX_ITEM_LIST_LENGTH=2, seq_len={"item_id_list": 2})
+    test = cut.build()[2][[0]]
+    assert cut.field2id_token["item_id"][test["item_id_list"][0]].tolist() == ["i2", "i3"]
     with pytest.raises(SettingError, match=r"benchmark_filename must name 3 files"):
         build(benchmark_filename=["train", "test"])
 
