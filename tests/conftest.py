@@ -13,7 +13,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 
 # Tiny models and comparisons that several rooms look at.
-pytest_plugins = ["saved_models", "small_plans"]
+pytest_plugins = ["browser", "saved_models", "small_plans"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -74,7 +74,7 @@ function sortable(caption, columns, rows, sort) {
 /** A table under its caption; where it is too wide it scrolls, by the keyboard too. */
 const captioned = (caption, ...parts) =>
   h("figure", {}, h("figcaption", {}, caption), h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": caption },
-    h("table", { "aria-label": caption }, parts)));
+    h("table", {}, parts)));
 
 const classes = ({ chosen, name, wrap }) =>
   [chosen && "chosen", name && "name", wrap && "wrap"].filter(Boolean).join(" ") || null;
@@ -138,6 +138,20 @@ const style = (name) => getComputedStyle(document.documentElement).getPropertyVa
 /** A text for the library of the charts, which reads tags and entities in what it shows. */
 const plain = (text) => String(text).replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
 
+// What draws each chart, which takes a while: it is done when the reader comes near.
+const drawings = new WeakMap();
+const near = new IntersectionObserver((entries) => entries.filter(({ isIntersecting }) => isIntersecting).forEach(({ target }) => draw(target)),
+  { rootMargin: "400px" });
+
+function draw(box) {
+  near.unobserve(box);
+  drawings.get(box)?.();
+  drawings.delete(box);
+}
+
+/** Draw every chart now, as paper needs. */
+const drawAll = () => document.querySelectorAll(".chart").forEach(draw);
+
 /** A chart with its title, what its marks mean, and the same figures as a table where there is no other. */
 function chart(title, traces, layout, legend, table) {
   const box = h("div", { class: "chart", role: "img", "aria-label": `${title}. The table below it has the figures.` });
@@ -156,8 +170,8 @@ function chart(title, traces, layout, legend, table) {
     showlegend: false,
   };
   const config = { responsive: true, displaylogo: false, modeBarButtons: [["toImage"]] };
-  // It measures the box, which is in the page by then.
-  queueMicrotask(() => { if (box.isConnected) Plotly.newPlot(box, traces, whole, config); });
+  drawings.set(box, () => Plotly.newPlot(box, traces, whole, config));
+  near.observe(box);
   return h("figure", {}, h("figcaption", {}, title), legend.length > 0 && h("ul", { class: "legend" }, legend.map((entry) => h("li", {}, entry))),
     box, table && h("details", {}, h("summary", {}, "The figures as a table"), plainTable(title, ...table)));
 }

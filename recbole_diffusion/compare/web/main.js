@@ -34,7 +34,10 @@ addEventListener("keydown", (event) => {
 addEventListener("pointerdown", (event) => { if (!find("shown").contains(event.target)) find("shown").open = false; });
 // Charts take their colours and their width when they are drawn.
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => choose({}));
-matchMedia("print").addEventListener("change", () => choose({}));
+matchMedia("print").addEventListener("change", ({ matches }) => {
+  choose({});
+  if (matches) drawAll();
+});
 // Paper cannot be opened.
 let closed = [];
 addEventListener("beforeprint", () => {
