@@ -73,7 +73,10 @@ from recbole_diffusion.host.settings import load_config
             "eval_args.split must have RS: three shares",
         ),
         ({"eval_args": {"split": {"RS": [0, 0, 0]}}}, "eval_args.split must have RS: three shares"),
-        ({"eval_args": {"split": {"XS": 1}}}, "eval_args.split must be {LS: valid_and_test}, {RS: [0.8, 0.1, 0.1]} or"),
+        (
+            {"eval_args": {"split": {"XS": 1}}},
+            "eval_args.split must be {LS: valid_and_test}, {RS: [0.8, 0.1, 0.1]}, {TS: [0.8, 0.1, 0.1]} or {GTS",
+        ),
         ({"eval_args": {"split": {"LS": "test_only", "RS": [8, 1, 1]}}}, "eval_args.split must be {LS"),
         ({"eval_args": "full"}, "eval_args must be a mapping such as {key: value}"),
         (
