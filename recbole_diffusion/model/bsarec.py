@@ -9,9 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..common.setting import Setting, one_of, positive, probability, share
-from ..errors import SettingError
-from .base import places
+from ..common.setting import Setting, positive, share
+from .base import ENCODER, check_encoder, places
 from .layers import ACTIVATIONS, Attention, Dropout
 from .plain import PlainRecommender
 
@@ -83,13 +82,7 @@ class BSARec(PlainRecommender):
     """
 
     settings: ClassVar[Mapping[str, Setting]] = {
-        "n_layers": positive("int"),
-        "n_heads": positive("int"),
-        "inner_size": positive("int"),
-        "hidden_dropout_prob": probability(),
-        "attn_dropout_prob": probability(),
-        "hidden_act": one_of(tuple(ACTIVATIONS)),
-        "layer_norm_eps": positive("float"),
+        **{key: row for key, row in ENCODER.items() if key != "compile"},
         "alpha": share(),
         "c": positive("int"),
     }
@@ -102,9 +95,7 @@ class BSARec(PlainRecommender):
         ------
         SettingError
         """
-        heads, width = config["n_heads"], config["hidden_size"]
-        if width % heads:
-            raise SettingError("hidden_size", width, must=f"be a multiple of n_heads={heads}")
+        check_encoder(config)
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
