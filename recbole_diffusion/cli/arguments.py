@@ -73,6 +73,8 @@ class Parser(argparse.ArgumentParser):
         """
         words = self._current_names([_with_underscores(word) for word in argv])
         for word in words:
+            if "\0" in word:
+                raise UserError(f"{word!r}: a NUL stands in no name and no value")
             if (word == "--" or re.match(r"-[A-Za-z]", word)) and word.partition("=")[0] not in SHORT_FLAGS:
                 raise UserError(f"{word}: there is no such flag; settings are written --KEY=VALUE")
         args, others = self.parse_known_args(words, argparse.Namespace(settings={}, config_files=[]))

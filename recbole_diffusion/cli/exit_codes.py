@@ -51,6 +51,8 @@ def run_command(action: Callable[[], None], debug: bool = False) -> int:
     except Exception as error:
         if debug:
             traceback.print_exc()
+        if _lacks_memory(error):
+            error = UserError(f"there is not enough memory: take smaller sizes or batches ({error})")
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             _give_up_stdout()
             error = UserError(f"{error.filename or 'the output'}: cannot be written ({error.strerror})")
@@ -62,6 +64,12 @@ def run_command(action: Callable[[], None], debug: bool = False) -> int:
         print(f"internal error: {type(error).__name__}: {message}{hint}", file=sys.stderr)
         return 1
     return 0
+
+
+def _lacks_memory(error: Exception) -> bool:
+    # torch has no class of its own for the memory of a CPU.
+    words = ("can't allocate memory", "out of memory", "Storage size calculation overflowed", "array is too big")
+    return isinstance(error, MemoryError) or any(word in str(error) for word in words)
 
 
 def _give_up_stdout() -> None:

@@ -30,7 +30,8 @@ def run(argv: Sequence[str]) -> None:
     with warnings_on_stderr():
         recommender = load(parser, args)
         model, vocabulary = recommender.model, recommender.vocabulary
-        Options(args.topk, temperature=args.temperature).check(model, len(vocabulary))
+        chosen = Options(args.topk, temperature=args.temperature, inference_steps=args.inference_steps, seed=args.seed)
+        chosen.check(model, len(vocabulary))
         history = vocabulary.ids(tokens(args.history), args.skip_unknown)
         recommender.warn_of_cut([history])
         ids = torch.from_numpy(history)

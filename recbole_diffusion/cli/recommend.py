@@ -78,6 +78,9 @@ def _print_tables(args: argparse.Namespace, recommender: Recommender, options: O
     for row, record in enumerate(answered.records()):
         if args.users is not None:
             print(f"{chr(10) if row else ''}user {record['user']}")
+        if not record["items"]:
+            print("no item is left: the history holds all of them; --include_seen lists them again")
+            continue
         columns: dict[str, Any] = {"item": record["items"], "score": record["scores"]}
         columns |= {name: record[f"{name}s"] for name in ("title",) if f"{name}s" in record}
         columns |= {name: record[name] for name in ("share", "mean", "spread") if name in record}

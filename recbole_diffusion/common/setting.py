@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
@@ -54,14 +55,20 @@ class Setting(NamedTuple):
             raise SettingError(key, value, must=self.must)
 
 
-def positive(kind: str, **more: Any) -> Setting:
-    """A number above 0."""
-    return Setting(kind, "be positive", lambda value: value > 0, **more)
+def positive(kind: str, most: float = math.inf, **more: Any) -> Setting:
+    """A number above 0, and at most `most`."""
+    must = "be positive" if most == math.inf else f"be positive and at most {most:g}"
+    return Setting(kind, must, lambda value: 0 < value <= most, **more)
 
 
 def at_least(least: float, kind: str, **more: Any) -> Setting:
     """A number from `least` on."""
     return Setting(kind, f"be at least {least:g}", lambda value: value >= least, **more)
+
+
+def within(least: float, most: float, kind: str, **more: Any) -> Setting:
+    """A number from `least` to `most`."""
+    return Setting(kind, f"be from {least:g} to {most:g}", lambda value: least <= value <= most, **more)
 
 
 def share(kind: str = "float", **more: Any) -> Setting:

@@ -6,6 +6,7 @@ mark, cuts the last character of a header that no line end follows, and drops ro
 
 from __future__ import annotations
 
+import codecs
 import csv
 import math
 import re
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..errors import UserError, suggestion
+from ..errors import SettingError, UserError, suggestion
 
 # Bytes of a file that are looked at together.
 BLOCK = 2**26
@@ -110,10 +111,17 @@ class _AtomicFile:
         from recbole.utils import FeatureType
 
         self.path, self.separator = path, separator
+        with open(path, "rb") as file:
+            wide = file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+        if wide and (encoding or "utf-8").lower().replace("_", "-") in ("utf-8", "utf8"):
+            raise UserError(f"{path}: written in UTF-16; set encoding=utf-16")
         self.encoding = encoding if encoding and encoding.lower() not in ("utf-8", "utf8") else "utf-8-sig"
         self.fields: dict[str, Any] = {}
         known = [ftype.value for ftype in FeatureType]
         header = next(self._lines(), (0, []))[1]
+        if len(header) == 1 and (marks := re.findall(r":(?:token|float)(?:_seq)?(\W+)", header[0])):
+            must = f"be {marks[0]!r}, which stands in the header of {path}"
+            raise SettingError("field_separator", separator, must=must)
         if not any(header):
             example = "user_id:token<TAB>item_id:token"
             raise UserError(f"{path}: the file is empty; it must begin with a header such as {example}")
@@ -215,10 +223,13 @@ class _AtomicFile:
 
     def _lines(self) -> Iterator[tuple[int, list[str]]]:
         """Line number and cells of every line that is not blank."""
-        with open(self.path, encoding=self.encoding, errors="replace") as lines:
-            for number, line in enumerate(lines, start=1):
-                if line.strip("\r\n"):
-                    yield number, line.rstrip("\r\n").split(self.separator)
+        try:
+            with open(self.path, encoding=self.encoding, errors="replace") as lines:
+                for number, line in enumerate(lines, start=1):
+                    if line.strip("\r\n"):
+                        yield number, line.rstrip("\r\n").split(self.separator)
+        except UnicodeError as error:
+            raise UserError(f"{self.path}: not written in {self.encoding} ({error}); set `encoding`") from error
 
 
 def _is_hole(cell: str) -> bool:
@@ -258,6 +269,11 @@ def _history_fields(dataset: Any, source: Any) -> list[str]:
     return [dataset.iid_field + config["LIST_SUFFIX"]] if brings else []
 
 
+def _holds_histories(file: _AtomicFile) -> bool:
+    """Whether a file has a column of lists of items."""
+    return any(ftype.value == "token_seq" for ftype in file.fields.values())
+
+
 def _orders_by_time(dataset: Any, source: Any) -> bool:
     """Whether the rows of a file are put into order by their time field."""
     from recbole.utils import FeatureSource, ModelType
@@ -272,19 +288,26 @@ def _check_columns(
     dataset: Any, file: _AtomicFile, fields: dict[str, Any], ids: list[str], load_col: set[str] | None, source: Any
 ) -> None:
     """Refuse a file that lacks a column that the settings need."""
-    from recbole.utils import FeatureType
+    from recbole.utils import FeatureType, ModelType
 
-    time_field = dataset.time_field
+    config, time_field = dataset.config, dataset.time_field
     needs_time = _orders_by_time(dataset, source)
     needed = dict.fromkeys([*ids, *_history_fields(dataset, source), *([time_field] if needs_time else [])])
     # RecBole's and our defaults name the time field for every model.
     needed |= dict.fromkeys(sorted((load_col or set()) - (set() if needs_time else {time_field})))
     there = ", ".join(file.fields)
     for field in needed:
-        if field not in file.fields:
+        if field not in file.fields and field in _history_fields(dataset, source) and not _holds_histories(file):
             raise UserError(
-                f"{file.path}: there is no column {field} (there are: {there}){suggestion(field, file.fields)}"
+                f"{file.path}: there is no column {field}: with benchmark_filename a row is a history and its next "
+                "item; for plain interactions join the files into one, leave benchmark_filename out, and split by "
+                "eval_args"
             )
+        if field not in file.fields:
+            instead = suggestion(field, file.fields)
+            if field == time_field and config["MODEL_TYPE"] != ModelType.SEQUENTIAL and not instead:
+                instead = "; without times a general model takes eval_args={order: RO}"
+            raise UserError(f"{file.path}: there is no column {field} (there are: {there}){instead}")
         if field not in fields:
             raise UserError(f"{file.path}: column {field} is needed, but load_col or unload_col leaves it out")
     for field in ids:

@@ -24,6 +24,7 @@ from scipy.sparse import dok_matrix
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from ..errors import UserError
 from .atomic_files import load_feat
 from .download import ensure_files
 
@@ -41,6 +42,14 @@ NUMPY_NAMES = {
     "float_": np.float64,
     "complex_": np.complex128,
     "unicode_": np.str_,
+}
+
+# RecBole's filters, in their order, and the settings of each.
+FILTERS = {
+    "_remove_duplication": "rm_dup_inter",
+    "_filter_by_field_value": "val_interval",
+    "_filter_inter_by_user_or_item": "filter_inter_by_user_or_item",
+    "_filter_by_inter_num": "user_inter_num_interval item_inter_num_interval",
 }
 
 _applied = False
@@ -128,6 +137,10 @@ def _mend_dataset() -> None:
     # dataset.py 853: the sort before duplicates are dropped is not stable, so that of two equal times either may stay.
     # Can go when RecBole names a stable kind.
     _rewrite(Dataset, "_remove_duplication", "ascending=True", 'ascending=True, kind="stable"')
+    # dataset.py 1062: where a filter leaves nothing, RecBole does not say which. Can go when it does.
+    for name, setting in FILTERS.items():
+        _follow(Dataset, name, functools.partial(_count_rows, setting))
+    _precede(Dataset, "_reset_index", _require_rows)
     # dataset.py 2207: times become float32 (a step of 64 s at 1e9) before RecBole sorts by them; sorted here while they
     # are float64, events closer than that keep their order, as every later sort is stable. Can go when RecBole sorts
     # first.
@@ -269,6 +282,35 @@ def _precede(owner: type, name: str, action: Callable[[Any], None]) -> None:
         return method(self, *args)
 
     setattr(owner, name, mended)
+
+
+def _follow(owner: type, name: str, action: Callable[[Any], None]) -> None:
+    """Have a method of RecBole's end with `action(self)`."""
+    method = getattr(owner, name)
+
+    @functools.wraps(method)
+    def mended(self: Any, *args: Any) -> Any:
+        result = method(self, *args)
+        action(self)
+        return result
+
+    setattr(owner, name, mended)
+
+
+def _count_rows(setting: str, dataset: Any) -> None:
+    vars(dataset).setdefault("_rows_left", []).append((setting, len(dataset.inter_feat)))
+
+
+def _require_rows(dataset: Any) -> None:
+    """Say which filter has left how many interactions, where none is left."""
+    if dataset.inter_feat is None or len(dataset.inter_feat):
+        return
+    config = dataset.config
+    told = []
+    for settings, rows in vars(dataset).get("_rows_left", []):
+        given = [f"{key}={config[key]}" for key in settings.split() if config[key]]
+        told += [f"{rows} after {' and '.join(given)}"] if given else []
+    raise UserError(f"dataset={dataset.dataset_name}: no interaction is left by the filters: {', '.join(told)}")
 
 
 def _sort(self: Any, by: str | list[str], ascending: bool | list[bool] = True) -> None:

@@ -23,7 +23,7 @@ from recbole.utils import ModelType  # noqa: E402
 
 from ..errors import SettingError, UserError  # noqa: E402
 from .prefixes import Prefixes, Sequences  # noqa: E402
-from .registry import is_recboles  # noqa: E402
+from .registry import recbole_name  # noqa: E402
 from .temporal import SCHEME, read_temporal, split_by_time  # noqa: E402
 
 PICKLES = ("save_dataset", "dataset_save_path", "save_dataloaders", "dataloaders_save_path")
@@ -57,14 +57,16 @@ def build_dataset(config: Any) -> Dataset:
     if files is None and SCHEME in split and not issubclass(dataset_class, PrefixDataset):
         must = f"be LS, RS or TS for {config['model']}: {SCHEME} takes a sequential model that reads histories of items"
         raise SettingError("eval_args.split", split, must=must)
+    if "data_path" in config.given and not Path(config["data_path"]).parent.is_dir():
+        raise SettingError("data_path", config.data_folder, must="be a folder that exists")
     with recbole_complaints(config):
         return dataset_class(config)
 
 
 def _dataset_class(config: Any) -> type[Dataset]:
-    own = getattr(recbole.data.dataset, f"{config.model_class.__name__}Dataset", None)
     # By its name alone, a model of somebody else's would get the dataset of RecBole's model of that name.
-    if own is not None and is_recboles(config.model_class):
+    own = getattr(recbole.data.dataset, f"{recbole_name(config.model_class)}Dataset", None)
+    if own is not None:
         return own
     by_type = {ModelType.SEQUENTIAL: PrefixDataset, ModelType.KNOWLEDGE: KnowledgeBasedDataset}
     return by_type.get(config["MODEL_TYPE"], Dataset)
@@ -77,7 +79,7 @@ def recbole_complaints(config: Any) -> Iterator[None]:
         yield
     except (ValueError, NotImplementedError) as error:
         raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
-        if Path(recbole.data.__file__).parent not in raised_in.parents:
+        if Path(recbole.__file__).parent not in raised_in.parents:
             raise
         raise UserError(f"dataset={config['dataset']}: {error}") from error
 
@@ -207,6 +209,8 @@ class PrefixDataset(SequentialDataset):
                 self.max_item_list_len,
                 must=f"be at least {longest}, the longest {list_field}; seq_len={{{list_field}: N}} keeps the newest N",
             )
+        # RecBole's own method names the field so, whatever ITEM_ID_FIELD is.
+        self.item_id_list_field = list_field
         super()._benchmark_presets()
 
 

@@ -30,7 +30,7 @@ from torch.utils.data import SubsetRandomSampler  # noqa: E402
 from ..errors import SettingError, UserError  # noqa: E402
 from .dataset import PrefixDataset, check_parts, recbole_complaints  # noqa: E402
 from .prefixes import Prefixes  # noqa: E402
-from .registry import is_recboles  # noqa: E402
+from .registry import recbole_name  # noqa: E402
 
 # Rounds of sampling with replacement before the rest comes exactly from what is left of the catalogue.
 SAMPLING_ROUNDS = 8
@@ -67,14 +67,19 @@ def _train_loader(config: Any, dataset: Dataset, part: Dataset, sampler: Any) ->
         negatives = config["train_neg_sample_args"]
         kg_sampler = KGSampler(dataset, negatives["distribution"], negatives["alpha"])
         return KnowledgeBasedDataLoader(config, part, sampler, kg_sampler, shuffle=True)
-    if is_recboles(config.model_class) and config["MODEL_TYPE"] != ModelType.SEQUENTIAL:
-        # By the class's name, since RecBole's autoencoders (its own DiffRec among them) take users, not interactions.
-        named = {"model": config.model_class.__name__, "MODEL_TYPE": config["MODEL_TYPE"]}
-        return get_dataloader(named, "train")(config, part, sampler, shuffle=config["shuffle"])
+    if config["MODEL_TYPE"] != ModelType.SEQUENTIAL and not _is_abstract(name := recbole_name(config.model_class)):
+        # By name, since RecBole's autoencoders (its own DiffRec among them) take users, not interactions.
+        loader = get_dataloader({"model": name, "MODEL_TYPE": config["MODEL_TYPE"]}, "train")
+        return loader(config, part, sampler, shuffle=config["shuffle"])
     # Several processes share a dataset out by row.
     by_length = isinstance(part, PrefixDataset) and config["length_batching"] and config["single_spec"]
     loader = LengthBatchLoader if by_length else RowLoader
     return loader(config, part, sampler, shuffle=config["shuffle"], rows=_training_rows(config, part))
+
+
+def _is_abstract(name: str) -> bool:
+    """Whether a class of RecBole's is a base class only, from which models of any kind derive."""
+    return name.endswith("Recommender") or not name
 
 
 def _training_rows(config: Any, part: Dataset) -> Tensor | None:

@@ -15,6 +15,9 @@ import yaml
 
 from ..errors import SettingError, UserError
 
+# What a whole number is below, as torch has it.
+LARGEST = 2**63
+
 
 class SettingsLoader(yaml.SafeLoader):
     """Yaml's safe scalars, less those that surprise: `no`, `010`, `1:30` and dates are texts, `1e-3` is a number."""
@@ -101,10 +104,10 @@ def _as_float(value: Any) -> float:
 
 def _as_int(value: Any) -> int:
     value = parse(value) if isinstance(value, str) else value
-    if isinstance(value, int) and not isinstance(value, bool):
-        return value
     if isinstance(value, float) and value.is_integer():
-        return int(value)
+        value = int(value)
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) < LARGEST:
+        return value
     raise ValueError
 
 
@@ -115,7 +118,10 @@ def _as_str(value: Any) -> str:
 
 
 def _as_path(value: Any) -> str:
-    return os.path.expanduser(_as_str(value))
+    path = _as_str(value)
+    if "\0" in path:
+        raise ValueError
+    return os.path.expanduser(path)
 
 
 def _as_anything(value: Any) -> Any:
@@ -204,6 +210,9 @@ def typed(key: str, value: Any, kind: str) -> Any:
             return KINDS[name].convert(value)
         except ValueError:
             continue
+    number = parse(value) if isinstance(value, str) else value
+    if "int" in kinds and isinstance(number, int) and abs(number) >= LARGEST:
+        raise SettingError(key, value, must="be below 2**63")
     nouns = [noun for name, (_, noun) in KINDS.items() if name in kinds] + ["~"] * kind.endswith(" or ~")
     raise SettingError(key, value, must=f"be {' or '.join(nouns)}")
 

@@ -90,6 +90,11 @@ def is_recboles(model: type) -> bool:
     return model.__module__.startswith("recbole.")
 
 
+def recbole_name(model: type) -> str:
+    """Name of the class of RecBole's that a class is or derives from, the nearest."""
+    return next((base.__name__ for base in model.__mro__ if is_recboles(base)), "")
+
+
 def property_files(model: type, dataset: str) -> list[Path]:
     """The property files that exist for a model on a dataset, the weakest first.
 

@@ -20,7 +20,7 @@ from ..common.setting import Setting, table_of  # noqa: E402
 from ..errors import SettingError  # noqa: E402
 from . import checks  # noqa: E402
 from .parsing import SettingsLoader, read_yaml, typed  # noqa: E402
-from .registry import find_model, is_recboles, model_name, property_files, recbole_folder  # noqa: E402
+from .registry import find_model, model_name, property_files, recbole_folder, recbole_name  # noqa: E402
 from .table import COMPUTED, DATA, EVALUATION, NAMES, RUN, TRAINING, rename, settings_table  # noqa: E402
 
 # Of a user's value for these maps the keys count one by one; any other map is replaced as a whole.
@@ -30,7 +30,7 @@ MERGED = ("eval_args", "train_neg_sample_args", "load_col")
 def recbole_files(model: type, dataset: str) -> list[Path]:
     """The property files that RecBole's own look-up reads for a model on a dataset, the weakest first."""
     # By the class that comes from RecBole: a model of ours or of the user's is not given the yaml of a namesake.
-    name = next((base.__name__ for base in model.__mro__ if is_recboles(base)), "")
+    name = recbole_name(model)
     kind, on_ml_100k = model.type, dataset == "ml-100k"  # type: ignore[attr-defined]
     quick_start: list[str] = []
     if kind == ModelType.CONTEXT:
@@ -146,7 +146,7 @@ def resolve(
     given_layers = []
     for layer in layers:
         layer, renamed = rename(layer, model_class, known)
-        warnings |= dict.fromkeys([*renamed.values(), *checks.check_names(layer, known, model_class.__name__)])
+        warnings |= dict.fromkeys([*renamed.values(), *checks.check_names(layer, known, model_class)])
         given_layers.append(
             {
                 key: typed(key, value, table[key].kind if key in table else "any or ~")
@@ -209,7 +209,7 @@ def _named(model: str | type | None, dataset: str | None, layers: Sequence[Mappi
     dataset = dataset if dataset is not None else settings.get("dataset")
     if model is None or model == "":
         raise SettingError("model", model, must="be the name of a model, such as DiffuRec")
-    if not isinstance(dataset, str) or not dataset:
+    if not isinstance(dataset, str) or not dataset.strip() or "\0" in dataset:
         raise SettingError("dataset", dataset, must="be the name of a dataset, such as ml-100k")
     return find_model(model), dataset
 

@@ -6,6 +6,7 @@ model is restored quickly.
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
@@ -44,9 +45,18 @@ def _clips(parts: Mapping[str, Any]) -> bool:
     return "max_norm" in parts and parts.keys() <= {"max_norm", "norm_type"} and numbers
 
 
+def _is_encoding(name: str) -> bool:
+    try:
+        return bool(codecs.lookup(name))
+    except (LookupError, ValueError):
+        return False
+
+
+_separator = Setting("str", "be characters within a line", lambda text: bool(text) and not set(text) & set("\r\n\0"))
 _ONE_PROCESS = "be 1: several processes are not supported yet"
 _GPUS = r"\s*|-1|\d+(\s*,\s*\d+)*"
-LEARNERS = ("adam", "adamw", "sgd", "adagrad", "rmsprop", "sparse_adam")
+# Without sparse_adam: no model has gradients that are sparse.
+LEARNERS = ("adam", "adamw", "sgd", "adagrad", "rmsprop")
 TRANSFORMS = ("mask_itemseq", "inverse_itemseq", "crop_itemseq", "reorder_itemseq")
 
 # Where and how a run is computed and what it writes; no figure depends on it.
@@ -54,7 +64,7 @@ _run: dict[str, Setting] = {
     "gpu_id": Setting("str", "be numbers of GPUs such as 0 or 0,1", lambda text: re.fullmatch(_GPUS, text) is not None),
     "use_gpu": switch(),
     "state": one_of(("debug", "info", "warning", "error", "critical"), ignore_case=True),
-    "encoding": Setting("str or ~"),
+    "encoding": Setting("str or ~", "be an encoding that Python knows, such as utf-8 or latin-1", _is_encoding),
     "data_path": Setting("path", shared=True),
     "checkpoint_dir": Setting("path"),
     "show_progress": switch(),
@@ -123,8 +133,8 @@ EVALUATION: dict[str, Setting] = {
 # What a model is trained and scored on.
 DATA: dict[str, Setting] = {
     "seed": Setting("int", "be from 0 to 2**32 - 1", lambda number: 0 <= number < 2**32),
-    "field_separator": Setting("str"),
-    "seq_separator": Setting("str"),
+    "field_separator": _separator,
+    "seq_separator": _separator,
     "USER_ID_FIELD": Setting("str"),
     "ITEM_ID_FIELD": Setting("str"),
     "RATING_FIELD": Setting("str"),

@@ -16,7 +16,7 @@ from torch import Tensor
 from ..common.blocks import LARGEST_BLOCK
 from ..errors import SettingError, UserError
 from ..evaluation.ranking import top_items
-from ..model.base import DiffusionRecommender
+from ..model.base import MOST_SEEDS, DiffusionRecommender
 from ..training import checkpoint
 from . import certainty
 from . import sampling as draws
@@ -78,7 +78,7 @@ class Options:
         _require("batch_size", self.batch_size, self.batch_size >= 1, "be positive")
         _require("temperature", self.temperature, 0 <= self.temperature < inf, "be finite and at least 0")
         seeds = self.seeds_of(model)
-        _require("inference_seeds", seeds, seeds >= 1, "be positive")
+        _require("inference_seeds", seeds, 1 <= seeds <= MOST_SEEDS, f"be from 1 to {MOST_SEEDS}")
         if self.diversify and seeds < 2:
             raise SettingError("diversify", True, "needs inference_seeds of at least 2")
         if not _diffuses(model):
@@ -88,7 +88,7 @@ class Options:
         steps, seed = self.inference_steps, self.seed
         must = f"be from 1 to {longest}, the model's longest chain"
         _require("inference_steps", steps, steps is None or 1 <= steps <= longest, must)
-        _require("seed", seed, seed is None or seed >= 0, "be at least 0")
+        _require("seed", seed, seed is None or 0 <= seed < 2**63, "be from 0 to below 2**63")
 
     def _require_no_noise(self, name: str) -> None:
         given = {key: getattr(self, key) for key in ("inference_steps", "inference_seeds", "seed")}

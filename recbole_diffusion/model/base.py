@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from recbole.model.abstract_recommender import SequentialRecommender
 from torch import Tensor, nn
 
-from ..common.setting import Setting, at_least, one_of, positive, probability, share, switch, table_of
+from ..common.setting import Setting, at_least, one_of, positive, probability, share, switch, table_of, within
 from ..diffusion.guidance import Network, choose_rows, guided
 from ..diffusion.noise import FreshNoise, HashedNoise, Noise, Shape
 from ..diffusion.process import NoProcess, Process
@@ -23,6 +23,9 @@ from ..errors import ModelError, SettingError
 from .layers import ACTIVATIONS, Encoder
 from .losses import catalogue_cross_entropy
 from .similarity import SIMILARITIES, item_queries, item_vectors
+
+# Noises of a history that are held at once.
+MOST_SEEDS = 10_000
 
 _logger = logging.getLogger(__name__)
 
@@ -164,7 +167,7 @@ class DiffusionRecommender(SequentialRecommender):
         "guidance_drop": share(),
         "guidance_scale": at_least(0, "float", at_inference=True),
         "inference_steps": positive("int", at_inference=True),
-        "inference_seeds": positive("int", at_inference=True),
+        "inference_seeds": within(1, MOST_SEEDS, "int", at_inference=True),
     }
     # "prefixes": a training row for each interaction. "sequences": rows with a target at every place.
     trains_on: ClassVar[str] = "prefixes"

@@ -25,9 +25,11 @@ def _known_schedule(schedule: Any) -> bool:
     return isinstance(schedule, list) and all(isinstance(beta, int | float) for beta in schedule)
 
 
+# T of the literature is 32 to 4000; each step has its own numbers in tables.
+MOST_STEPS = 100_000
 # The settings of every process that has T steps, with betas.
 STEPS: dict[str, Setting] = {
-    "diffusion_steps": positive("int"),
+    "diffusion_steps": positive("int", most=MOST_STEPS),
     "noise_schedule": Setting(
         "str or list", f"be one of {', '.join(SCHEDULES)}, or a list of numbers, one a step", _known_schedule
     ),

@@ -121,7 +121,7 @@ class ResumableTrainer(EvaluatingTrainer):
 
     def _gone_bad(self, what: str, where: str, untouched: bool = False) -> TrainingError:
         if untouched:
-            cause = "no weight was changed yet, so look for NaN or infinity in the data"
+            cause = "no weight was changed yet, so a setting is far out of range, or the data hold NaN or infinity"
         else:
             cause = f"learning_rate={self.learning_rate} is probably too high"
         if self.enable_amp:

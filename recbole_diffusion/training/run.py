@@ -14,14 +14,13 @@ from ..host import compat
 
 compat.apply()
 
-from recbole.utils import init_seed  # noqa: E402
+from recbole.utils import FeatureType, init_seed  # noqa: E402
 
 from ..common.log import run_logging, shows_progress  # noqa: E402
 from ..errors import OutOfTime, SettingError, UserError  # noqa: E402
 from ..evaluation.protocols import TITLES, apart  # noqa: E402
 from ..host.dataset import build_dataset  # noqa: E402
 from ..host.loaders import build_loaders, epoch_rows, trains_on  # noqa: E402
-from ..host.registry import is_recboles  # noqa: E402
 from ..host.settings import load_config  # noqa: E402
 from .process import process_as_found  # noqa: E402
 from .trainer import Trainer, build_trainer  # noqa: E402
@@ -80,10 +79,31 @@ def build_model(config: Any, dataset: Any) -> Any:
             return config.model_class(config, dataset).to(config["device"])
     except ImportError as error:
         raise SettingError("model", config["model"], f"it needs the package {error.name}") from error
+    except OSError as error:
+        raise UserError(
+            f"model={config['model']}: the file {error.filename!r} cannot be read ({error.strerror})"
+        ) from error
     except (ValueError, AssertionError, NotImplementedError) as error:
-        if not is_recboles(config.model_class):
-            raise
         raise UserError(f"model={config['model']}: {error}") from error
+
+
+def check_features(config: Any, dataset: Any) -> None:
+    """Check what models of RecBole's that read features of the items take for granted.
+
+    Raises
+    ------
+    SettingError
+    """
+    names, types = config["selected_features"] or [], dataset.field2type
+    for name in names:
+        if name not in types:
+            must = f"name columns that load_col reads, as with load_col={{item: [{dataset.iid_field}, {name}]}}"
+            raise SettingError("selected_features", names, must=must)
+    if names and all(types[name] in (FeatureType.FLOAT, FeatureType.FLOAT_SEQ) for name in names):
+        must = f"hold a column of tokens; {config['model']} has no embedding for numbers alone"
+        raise SettingError("selected_features", names, must=must)
+    if config["train_stage"] == "finetune" and not config["pre_model_path"]:
+        raise SettingError("pre_model_path", "", must="be a model that train_stage=pretrain has saved")
 
 
 class Prepared(NamedTuple):
@@ -118,6 +138,7 @@ def prepare(config: Any) -> Prepared:
 
     # Again, so that the weights do not depend on how the data was read.
     init_seed(config["seed"], config["reproducibility"])
+    check_features(config, data)
     model = build_model(config, train_data._dataset)
     trainer = build_trainer(config, model)
     trainer.check_catalogue(train_data)

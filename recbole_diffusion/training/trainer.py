@@ -6,6 +6,7 @@ import logging
 from collections import deque
 from collections.abc import Callable
 from contextlib import closing
+from importlib.util import find_spec
 from pathlib import Path
 from time import perf_counter
 from typing import Any, NamedTuple
@@ -311,7 +312,18 @@ class Trainer(ResumableTrainer):
 
 
 class NCLTrainer(Trainer):
-    """RecBole's NCLTrainer: an E-step every `m_step` epochs, and no prototype loss before `warm_up_step`."""
+    """RecBole's NCLTrainer: an E-step every `m_step` epochs, and no prototype loss before `warm_up_step`.
+
+    Raises
+    ------
+    SettingError
+        Where faiss is not installed, which the E-step needs.
+    """
+
+    def __init__(self, config: Any, model: nn.Module) -> None:
+        if find_spec("faiss") is None:
+            raise SettingError("model", config["model"], must="be another one: it needs the package faiss")
+        super().__init__(config, model)
 
     def _train_epoch(
         self,

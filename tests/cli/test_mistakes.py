@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from recbole_diffusion.cli.main import main as command
 from recbole_diffusion.cli.train import main
 
 SMALL = ["--user_inter_num_interval=[0,25]", "--epochs=1", "--hidden_size=16", "--n_layers=1", "--show_progress=False"]
@@ -29,7 +31,7 @@ def one_line(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
         (["--difusion_steps=8"], "difusion_steps must be the name of a setting, such as diffusion_steps, got '8'"),
         (["--hidden_size=65"], "hidden_size must be even and positive, got 65"),
         (["--hidden_size=66"], "hidden_size must be a multiple of n_heads=4, got 66"),
-        (["--diffusion_steps=0"], "diffusion_steps must be positive, got 0"),
+        (["--diffusion_steps=0"], "diffusion_steps must be positive and at most 100000, got 0"),
         (["--diffusion_steps=ten"], "diffusion_steps must be a whole number, got 'ten'"),
         (["--inference_steps=33"], "inference_steps must be from 1 to diffusion_steps=32, got 33"),
         (["--noise_schedule=linear", "--diffusion_steps=16"], "noise_schedule='linear': "),
@@ -50,6 +52,22 @@ def one_line(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
         (["--transform=crop_itemseq"], "transform must be given together with eta, got 'crop_itemseq'"),
         (["--topk=5"], "valid_metric must be one of Hit@5, NDCG@5, MRR@5, which metrics and topk=[5] give"),
         (["--model=SASRec", "--hidden_size=63"], "model=SASRec: The hidden size (63) is not a multiple of"),
+        (["--learner=sparse_adam"], "learner must be one of adam, adamw, sgd, adagrad, rmsprop, got 'sparse_adam'"),
+        (["--hidden_size=1000000000000"], "there is not enough memory: take smaller sizes or batches"),
+        (["--diffusion_steps=100000000"], "diffusion_steps must be positive and at most 100000, got 100000000"),
+        (["--train_batch_size=1" + 30 * "0"], "train_batch_size must be below 2**63, got '1000"),
+        (["--seed=1" + 30 * "0"], "seed must be "),
+        (["--encoding=klingon"], "encoding must be an encoding that Python knows, such as utf-8 or latin-1"),
+        (["--field_separator="], "field_separator must be characters within a line, got ''"),
+        (["--field_separator=,"], "field_separator must be '\\t', which stands in the header of "),
+        (["--data_path=no/such/folder"], "data_path must be a folder that exists, got 'no/such/folder'"),
+        (["--checkpoint_dir=a\0b"], "'--checkpoint_dir=a\\x00b': a NUL stands in no name and no value"),
+        (
+            ["--val_interval={rating: '[9,inf)'}"],
+            "dataset=ml-100k: no interaction is left by the filters: 0 after ",
+        ),
+        (["--model=SASRecF"], "selected_features must name columns that load_col reads, as with load_col={item: [item"),
+        (["--model=S3Rec", "--train_stage=finetune"], "pre_model_path must be a model that train_stage=pretrain has "),
         (["--learning_rate=__import__('os').getcwd()"], "learning_rate must be a number, got "),
     ],
 )
@@ -121,3 +139,51 @@ def test_loss_that_is_not_a_number(capsys: pytest.CaptureFixture[str]) -> None:
 def test_debug_shows_the_stack(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--debug", "--model=DifuRec"]) == 2
     assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_model_whose_package_is_missing_is_refused_before_it_trains(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    assert main(["--model=NCL", "--user_inter_num_interval=[0,25]"]) == 2
+    assert "model must be another one: it needs the package faiss" in capsys.readouterr().err
+
+
+def test_data_without_times_or_in_utf_16(atomic: Callable[..., str], capsys: pytest.CaptureFixture[str]) -> None:
+    path = atomic("toy", inter="user_id:token\titem_id:token\nu\ti\n")
+    line = one_line(capsys, "--model=BPR", "--dataset=toy", f"--data_path={path}")
+    assert "there is no column timestamp" in line and "a general model takes eval_args={order: RO}" in line
+    (Path(path) / "toy" / "toy.inter").write_text(f"{HEADER}u\ti\t1\n", encoding="utf-16")
+    assert "written in UTF-16; set encoding=utf-16" in one_line(capsys, "--dataset=toy", f"--data_path={path}")
+
+
+def test_plain_files_are_no_pre_split_histories(atomic: Callable[..., str], capsys: pytest.CaptureFixture[str]) -> None:
+    path = atomic("toy")
+    for part in ("train", "valid", "test"):
+        (Path(path) / "toy" / f"toy.{part}.inter").write_text(f"{HEADER}u\ti\t1\n")
+    line = one_line(capsys, "--dataset=toy", f"--data_path={path}", "--benchmark_filename=[train,valid,test]")
+    assert "with benchmark_filename a row is a history and its next item; for plain interactions join" in line
+
+
+def test_a_user_who_has_seen_all_items(atomic: Callable[..., str], capsys: pytest.CaptureFixture[str]) -> None:
+    rows = "".join(f"u{user}\ti{item}\t{item}\n" for user in range(4) for item in range(6 if user else 9))
+    flags = ["--dataset=toy", f"--data_path={atomic('toy', inter=HEADER + rows)}", "--topk=5", "--valid_metric=NDCG@5"]
+    assert main([*SMALL[1:], *flags, "--model=DiffuRec"]) == 0
+    capsys.readouterr()
+    assert command(["recommend", "--checkpoint=saved", "--users=u0,u1", "--topk=2"]) == 0
+    first, second = capsys.readouterr().out.split("user u1\n")
+    assert "no item is left: the history holds all of them" in first and "i" in second
+    line = one_line(capsys, *flags, "--model=BPR", "--repeatable=False")
+    assert "dataset=toy: Some users have interacted with all items" in line
+
+
+def test_pre_split_files_under_another_name_of_the_items(
+    atomic: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = atomic("toy")
+    header = "user_id:token\tp_id_list:token_seq\tp_id:token\n"
+    rows = "".join(f"u{user}\tp{user} p2\tp{user + 1}\n" for user in range(9))
+    for part in ("train", "valid", "test"):
+        (Path(path) / "toy" / f"toy.{part}.inter").write_text(header + rows)
+    flags = ["--dataset=toy", f"--data_path={path}", "--benchmark_filename=[train,valid,test]", "--ITEM_ID_FIELD=p_id"]
+    assert main([*SMALL[1:], *flags, "--topk=5", "--valid_metric=NDCG@5"]) == 0

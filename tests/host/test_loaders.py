@@ -10,6 +10,7 @@ import pytest
 import torch
 from recbole.data import create_dataset, data_preparation
 from recbole.data.dataloader import NegSampleEvalDataLoader, TrainDataLoader, UserDataLoader
+from recbole.model.general_recommender import diffrec
 from recbole.model.sequential_recommender import SASRec
 from recbole.utils import init_seed
 
@@ -344,3 +345,11 @@ def test_loading_and_an_epoch_warn_of_nothing(length_batching: bool) -> None:
     with torch.no_grad():
         for interaction, *_ in valid:
             assert model.predict(interaction.to("cpu")).shape == (len(interaction),)
+
+
+class Subclass(diffrec.DiffRec):
+    """A user's own, of RecBole's DiffRec."""
+
+
+def test_a_subclass_of_an_autoencoder_of_recboles_takes_users_as_it_does() -> None:
+    assert isinstance(loaders_of(Subclass, user_inter_num_interval="[20,60]")[0], UserDataLoader)

@@ -270,6 +270,19 @@ def test_settings_that_nothing_reads_are_warned_of() -> None:
     ]
 
 
+class Deep(Toy):
+    """Reads a setting that no yaml states."""
+
+    def __init__(self, config: Any, dataset: Any) -> None:
+        super().__init__(config, dataset)
+        self.depth = config["num_layers"]
+
+
+def test_what_a_model_of_the_users_reads_is_no_setting_that_nothing_reads() -> None:
+    given = {"loss_type": "CE", "num_layers": 3, "mask_ratio": 0.5}
+    assert load_config(Deep, "toy", config_dict=given).warnings == ["Deep does not read the setting mask_ratio"]
+
+
 def test_shorthands_of_other_libraries_are_refused_with_the_name_here() -> None:
     with pytest.raises(SettingError, match=r"lr must be the name of a setting, such as learning_rate, got 0\.1"):
         sasrec(lr=0.1)

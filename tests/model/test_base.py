@@ -240,7 +240,7 @@ def test_loss_aware_sampler_learns_from_the_losses() -> None:
     [
         (DiffuRec, {"hidden_size": 18}, "hidden_size must be a multiple of n_heads=4, got 18"),
         (DiffuRec, {"hidden_size": 15, "n_heads": 5}, "hidden_size must be even and positive, got 15"),
-        (DiffuRec, {"diffusion_steps": 0}, "diffusion_steps must be positive, got 0"),
+        (DiffuRec, {"diffusion_steps": 0}, "diffusion_steps must be positive and at most 100000, got 0"),
         (DiffuRec, {"inference_steps": 17}, "inference_steps must be from 1 to diffusion_steps=16, got 17"),
         (DiffuRec, {"inference_steps": 0}, "inference_steps must be positive, got 0"),
         (DiffuRec, {"noise_schedule": "linear"}, "noise_schedule='linear'"),
