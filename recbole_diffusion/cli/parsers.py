@@ -141,6 +141,9 @@ def settings_parser(command: str, about: str = "", examples: str = "") -> Parser
     parser.add_argument(
         "--config_files", action=ConfigFiles, metavar="FILES", help="yaml files of settings, the later the stronger"
     )
+    parser.add_argument(
+        "--verbose", action=Setting, nargs="?", const="True", metavar="BOOL", help="show settings and layers, too"
+    )
     parser.add_argument("--keys", action="store_true", help="print every setting, its default and what it does")
     parser.add_argument("--version", action="store_true", help="print the version")
     parser.add_argument("-h", "--help", action="store_true", help="print this; with a model, what --keys prints")

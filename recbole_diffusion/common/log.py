@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
@@ -19,6 +20,9 @@ from ..errors import SettingError
 
 logger = logging.getLogger(__name__)
 
+# `extra` of a record that is meant for the file: pages of settings and layers.
+DETAIL = {"detail": True}
+SECONDS_BETWEEN_LINES = 60
 COLOUR_CODE = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -104,6 +108,21 @@ def shows_progress() -> bool:
     return sys.stderr.isatty() or "ipykernel" in sys.modules
 
 
+class Heartbeat:
+    """Says once a minute that it is time for a line."""
+
+    def __init__(self) -> None:
+        self._last = time.monotonic()
+
+    def due(self) -> bool:
+        """Whether a minute has passed since the start, or since it was due."""
+        now = time.monotonic()
+        if now - self._last < SECONDS_BETWEEN_LINES:
+            return False
+        self._last = now
+        return True
+
+
 @contextmanager
 def run_logging(config: Any) -> Iterator[Path | None]:
     """Log to stderr and to a new file for as long as the context lasts.
@@ -113,7 +132,8 @@ def run_logging(config: Any) -> Iterator[Path | None]:
     Parameters
     ----------
     config : mapping
-        Read are `model`, `dataset`, `log_dir` (None for no file) and `state`, RecBole's key for the level.
+        Read are `model`, `dataset`, `log_dir` (None for no file), `state`, RecBole's key for the level, and `verbose`:
+        whether records of `DETAIL` are shown on stderr, too.
 
     Yields
     ------
@@ -125,7 +145,10 @@ def run_logging(config: Any) -> Iterator[Path | None]:
     SettingError
         Where `log_dir` cannot be written to.
     """
-    handlers = [screen_handler()]
+    on_screen = screen_handler()
+    if not config["verbose"]:
+        on_screen.addFilter(lambda record: not getattr(record, "detail", False))
+    handlers = [on_screen]
     path = None
     if config["log_dir"]:
         in_file = file_handler(config["log_dir"], config["model"], config["dataset"])

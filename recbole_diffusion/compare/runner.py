@@ -17,7 +17,6 @@ from time import sleep
 from typing import Any
 
 import psutil
-import torch
 from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.live import Live
@@ -28,6 +27,7 @@ from ..common.files import read_json, write_json
 from ..common.log import on_screen, shows_progress
 from ..errors import OutOfTime, UserError
 from ..host.registry import PACKAGE
+from ..training.threads import free_threads
 from .archive import pack, unpack
 from .plan import Plan, Run
 
@@ -273,7 +273,7 @@ def run_all(plan: Plan, command: Sequence[str]) -> None:
         Where runs are left when the plan's deadline comes.
     """
     # No more than the command itself may use.
-    threads = max(1, torch.get_num_threads() // plan.jobs)
+    threads = max(1, free_threads() // plan.jobs)
     with _alone(plan):
         unpack(plan)
         _train_all(plan, command, threads)

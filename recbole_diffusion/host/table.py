@@ -68,6 +68,8 @@ _run: dict[str, Setting] = {
     "data_path": Setting("path", shared=True),
     "checkpoint_dir": Setting("path"),
     "show_progress": switch(),
+    "verbose": switch(),
+    "threads": positive("int or ~"),
     "save_dataset": switch(),
     "dataset_save_path": Setting("path or ~"),
     "save_dataloaders": switch(),

@@ -21,7 +21,7 @@ from ..training import checkpoint
 from . import certainty
 from . import sampling as draws
 from .histories import UserHistories, labelled, read_users
-from .restoring import restore
+from .restoring import WITH_DATA, restore
 from .results import Recommendations, joined
 from .vocabulary import Vocabulary
 
@@ -354,4 +354,5 @@ class Recommender:
             return self.model.full_sort_predict(batch).view(len(histories), -1)
         except KeyError as error:
             name = type(self.model).__name__
-            raise UserError(f"{self.path}: {name} reads {error} besides the history, so it cannot recommend") from error
+            problem = f"{name} reads {error} besides the history, so it cannot recommend from a history alone"
+            raise UserError(f"{self.path}: {problem}; {WITH_DATA}") from error

@@ -18,6 +18,9 @@ from ..host.registry import find_model, is_recboles, model_name, our_models, pro
 from ..host.table import rename
 from ..training import checkpoint
 
+# What to do with a model that reads more than histories.
+WITH_DATA = "load_data_and_model of recbole_diffusion.quick_start loads it with its data, to rank for users"
+
 logger = logging.getLogger(__name__)
 
 
@@ -107,7 +110,9 @@ def build(
 
     model_class = class_of(path, state["model"], model)
     if not issubclass(model_class, SequentialRecommender):
-        raise UserError(f"{path}: {state['model']} reads no histories; recommending takes a sequential model")
+        raise UserError(
+            f"{path}: {state['model']} reads no histories; recommending takes a sequential model; {WITH_DATA}"
+        )
     config = _settings(model_class, state, device, settings or {})
     item_field = config["ITEM_ID_FIELD"]
     sizes = DatasetSizes(len(state["user_tokens"]), len(state["item_tokens"]), item_field)
@@ -122,7 +127,8 @@ def build(
         if is_recboles(model_class) and isinstance(error, AttributeError | TypeError):
             problem = "without its dataset, which no checkpoint holds"
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        raise UserError(f"{path}: {state['model']} cannot be built {problem} ({reason})") from error
+        hint = f"; {WITH_DATA}" if "dataset" in problem else ""
+        raise UserError(f"{path}: {state['model']} cannot be built {problem} ({reason}){hint}") from error
     return built.to(device).eval()
 
 

@@ -13,16 +13,19 @@ from .checkpoint import random_state, set_random_state
 
 @contextmanager
 def process_as_found() -> Iterator[None]:
-    """Leave random states, cuDNN's choices and anomaly detection as they were found, after an error too.
+    """Leave random states, threads, cuDNN's choices and anomaly detection as they were found, after an error too.
 
     RecBole's `init_seed` sets the seeds of Python, NumPy and torch and makes cuDNN deterministic; importing its
     sequential models turns torch's anomaly detection on.
     """
     cudnn = torch.backends.cudnn
     random, chosen = random_state(), (cudnn.deterministic, cudnn.benchmark)
+    threads = torch.get_num_threads()
     try:
         with anomaly_detection_as_found():
             yield
     finally:
         set_random_state(random)
+        if torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)
         cudnn.deterministic, cudnn.benchmark = chosen

@@ -16,13 +16,14 @@ compat.apply()
 
 from recbole.utils import FeatureType, init_seed  # noqa: E402
 
-from ..common.log import run_logging, shows_progress  # noqa: E402
+from ..common.log import DETAIL, run_logging, shows_progress  # noqa: E402
 from ..errors import OutOfTime, SettingError, UserError  # noqa: E402
 from ..evaluation.protocols import TITLES, apart  # noqa: E402
 from ..host.dataset import build_dataset  # noqa: E402
 from ..host.loaders import build_loaders, epoch_rows, trains_on  # noqa: E402
 from ..host.settings import load_config  # noqa: E402
 from .process import process_as_found  # noqa: E402
+from .threads import use_threads  # noqa: E402
 from .trainer import Trainer, build_trainer  # noqa: E402
 
 logger = logging.getLogger(__name__)
@@ -132,7 +133,9 @@ def prepare(config: Any) -> Prepared:
     UserError
         For any mistake in settings or data, in one line.
     """
+    use_threads(config["threads"])
     init_seed(config["seed"], config["reproducibility"])
+    logger.info("%s: reading %s from %s", config["model"], config["dataset"], config["data_path"])
     data = build_dataset(config)
     train_data, valid_data, test_data = build_loaders(config, data)
 
@@ -153,7 +156,10 @@ def log_settings(config: Any, prepared: Prepared) -> None:
     for warning in config.warnings:
         logger.warning(warning)
     for part in (config, prepared.data, prepared.model):
-        logger.info(part)
+        logger.info(part, extra=DETAIL)
+    parameters = sum(parameter.numel() for parameter in prepared.model.parameters() if parameter.requires_grad)
+    sizes = (prepared.data.user_num - 1, prepared.data.item_num - 1, parameters)
+    logger.info("%d users, %d items, %d trainable parameters", *sizes)
     evaluated = [0 if part is None else len(part._dataset) for part in (prepared.valid_data, prepared.test_data)]
     rows = epoch_rows(prepared.train_data)
     logger.info("rows for training, validation and test: %d, %d, %d", rows, *evaluated)

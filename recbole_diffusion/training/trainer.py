@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from ..common.deadline import Deadline
 from ..common.extras import require_extra
+from ..common.log import Heartbeat
 from ..errors import SettingError, UserError
 from ..host import compat
 from ..host.registry import is_recboles
@@ -290,11 +291,15 @@ class Trainer(ResumableTrainer):
                 raise self._gone_bad(f"the loss is {value}", where, untouched=(epoch_idx, batch) == (0, 1))
             return mean
 
+        # Where a bar would not be seen to move.
+        heartbeat = Heartbeat() if self.config["show_progress"] and not show_progress else None
         bar = tqdm(train_data, f"Train {epoch_idx:>5}", ncols=100, leave=False, disable=not show_progress)
         try:
-            for interaction in bar:
+            for batch, interaction in enumerate(bar, start=1):
                 time_to_look = losses.add(self.steps.take(self.optimizer, interaction.to(self.device), loss_func))
                 self.freed_memory.after_step()
+                if heartbeat is not None and heartbeat.due():
+                    self.logger.info(f"epoch {epoch_idx}: batch {batch} of {len(train_data)}")
                 if time_to_look:
                     bar.set_postfix(loss=f"{look():.4f}")
         except UserError:

@@ -27,7 +27,7 @@ class Screen(io.StringIO):
 
 def settings(folder: Path | None, **other: Any) -> dict[str, Any]:
     log_dir = None if folder is None else str(folder)
-    return {"model": "SASRec", "dataset": "ml-100k", "log_dir": log_dir, "state": "INFO", **other}
+    return {"model": "SASRec", "dataset": "ml-100k", "log_dir": log_dir, "state": "INFO", "verbose": False, **other}
 
 
 def show(monkeypatch: pytest.MonkeyPatch, terminal: bool = False) -> Screen:

@@ -112,7 +112,7 @@ def test_broken_off_between_and_in_runs(
 
 
 def test_several_at_a_time_share_the_threads(plan: Plan, scripts: Scripts, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runner.torch, "get_num_threads", lambda: 7)
+    monkeypatch.setattr(runner, "free_threads", lambda: 7)
     both = [run.folder.resolve() for run in plan.runs[:2]]
     # Each of the first two ends well only when it has seen the other.
     code = """if True:

@@ -253,3 +253,16 @@ def test_catalogue_smaller_than_topk_is_refused() -> None:
     with pytest.raises(UserError, match=r"topk must hold numbers of at most \d+, .* got \[5000\]"):
         run("DiffuRec", topk=5000, valid_metric="NDCG@5000")
     assert not list(Path(os.getcwd()).rglob("*.pth"))
+
+
+def test_the_screen_has_few_lines_before_the_first_epoch_and_the_file_all(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outcome = train_and_test("DiffuRec", "ml-100k", None, {**SMALL, "epochs": 1, "log_dir": str(tmp_path)})
+    before = capsys.readouterr().err.partition("epoch 0")[0].splitlines()
+    assert 2 <= len(before) <= 30 and "DiffuRec: reading ml-100k from " in before[0]
+    assert outcome.log_file is not None
+    text = outcome.log_file.read_text()
+    assert "train_batch_size = " in text and "(item_embedding): Embedding" in text
+    train_and_test("DiffuRec", "ml-100k", None, {**SMALL, "epochs": 1, "verbose": True})
+    assert "(item_embedding): Embedding" in capsys.readouterr().err

@@ -20,6 +20,7 @@ import torch
 from recbole.utils import init_seed
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from recbole_diffusion.common import log
 from recbole_diffusion.errors import SettingError, UserError
 from recbole_diffusion.host.dataset import build_dataset
 from recbole_diffusion.host.loaders import build_loaders
@@ -689,6 +690,17 @@ def test_a_bar_is_shown_only_where_it_is_set(tmp_path: Path, capsys: pytest.Capt
     assert "Train" not in capsys.readouterr().err
     make(tmp_path).fit(saved=False, show_progress=True)
     assert "Train     1" in capsys.readouterr().err
+
+
+def test_a_line_a_minute_where_no_bar_is_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO"):
+        make(tmp_path, epochs=1).fit(saved=False)
+        assert "batch" not in caplog.text
+        monkeypatch.setattr(log, "SECONDS_BETWEEN_LINES", 0)
+        make(tmp_path, epochs=1).fit(saved=False)
+    assert "epoch 0: batch 1 of " in caplog.text
 
 
 KILLED = """
