@@ -66,7 +66,10 @@ def one_line(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
             ["--val_interval={rating: '[9,inf)'}"],
             "dataset=ml-100k: no interaction is left by the filters: 0 after ",
         ),
-        (["--model=SASRecF"], "selected_features must name columns that load_col reads, as with load_col={item: [item"),
+        (
+            ["--model=SASRecF", "--selected_features=[nosuch]"],
+            "selected_features must name columns that load_col reads, as with load_col={item: [item",
+        ),
         (["--model=S3Rec", "--train_stage=finetune"], "pre_model_path must be a model that train_stage=pretrain has "),
         (["--learning_rate=__import__('os').getcwd()"], "learning_rate must be a number, got "),
     ],
