@@ -260,7 +260,7 @@ def test_the_screen_has_few_lines_before_the_first_epoch_and_the_file_all(
 ) -> None:
     outcome = train_and_test("DiffuRec", "ml-100k", None, {**SMALL, "epochs": 1, "log_dir": str(tmp_path)})
     before = capsys.readouterr().err.partition("epoch 0")[0].splitlines()
-    assert 2 <= len(before) <= 30 and "DiffuRec: reading ml-100k from " in before[0]
+    assert len(before) <= 30 and any("DiffuRec: reading ml-100k from " in line for line in before)
     assert outcome.log_file is not None
     text = outcome.log_file.read_text()
     assert "train_batch_size = " in text and "(item_embedding): Embedding" in text
