@@ -142,3 +142,10 @@ def test_nothing_is_written(saved: Callable[..., Saved], untouched: None) -> Non
     before = sorted(path.parent.iterdir())
     evaluate(path)
     assert os.listdir(".") == [] and sorted(path.parent.iterdir()) == before
+
+
+def test_a_random_order_of_ties_keeps_its_seed(saved: Callable[..., Saved]) -> None:
+    trained = saved("Pop", tie_order="random")
+    assert metrics(trained.path)["test_result"] == trained.test_result
+    with pytest.raises(SettingError, match="seed must be 2020, as in training: with tie_order=random"):
+        evaluate(trained.path, {"seed": "7"})
