@@ -237,10 +237,10 @@ def test_a_run_from_before_a_setting_was_renamed_is_taken() -> None:
 
 
 @pytest.mark.parametrize("file", sorted((PROPERTIES / "tune").glob("*.yaml")), ids=lambda file: file.stem)
-def test_stated_spaces_hold_the_defaults_and_are_of_one_size(file: Path) -> None:
+def test_stated_spaces_hold_the_defaults_and_are_of_like_size(file: Path) -> None:
     (variant,) = plan(model_list=file.stem, off_switch="False").variants
     space = yaml.safe_load(file.read_text().replace("e-", ".0e-").replace("e+", ".0e+"))
-    assert file == space_file(file.stem) and len(space) == 3
+    assert file == space_file(file.stem) and 3 <= len(space) <= 5
     for key, choice in space.items():
         default = variant.config[key]
         assert default in choice if isinstance(choice, list) else float(choice["low"]) <= default <= choice["high"]

@@ -26,7 +26,7 @@ from recbole_diffusion.host.settings import load_config
         ({"weight_decay": -0.1}, "weight_decay must be at least 0, got -0.1"),
         ({"seed": -1}, "seed must be from 0 to 2**32 - 1, got -1"),
         ({"seed": 2**32}, "seed must be from 0 to 2**32 - 1, got 4294967296"),
-        ({"learner": "adan"}, "learner must be one of adam, adamw, sgd, adagrad, rmsprop, sparse_adam, got 'adan'"),
+        ({"learner": "adan"}, "learner must be one of adam, adamw, sgd, adagrad, rmsprop, got 'adan'"),
         ({"state": "loud"}, "state must be one of debug, info, warning, error, critical, got 'loud'"),
         ({"clip_grad_norm": 5}, "clip_grad_norm must be a mapping such as {key: value}"),
         (

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from recbole_diffusion.errors import UserError
+from recbole_diffusion.errors import SettingError, UserError
 from recbole_diffusion.host import download
 from recbole_diffusion.host.dataset import build_dataset
 from recbole_diffusion.host.download import ensure_files
@@ -61,6 +61,11 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], list[str]]:
 def test_a_dataset_is_downloaded_once(serve: Callable[[Any], list[str]], tmp_path: Path) -> None:
     asked = serve(archive())
     config = load_config("SASRec", "ml-1m", None, {"data_path": str(tmp_path / "new" / "data")})
+    # A folder that is not there may be a slip of the pen.
+    with pytest.raises(SettingError, match="data_path must be a folder that exists"):
+        build_dataset(config)
+    assert not asked
+    (tmp_path / "new/data").mkdir(parents=True)
     assert build_dataset(config).user_num == 4
     build_dataset(config)
     assert len(asked) == 1 and asked[0].endswith("ml-1m.zip")

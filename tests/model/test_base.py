@@ -261,7 +261,7 @@ def test_loss_aware_sampler_learns_from_the_losses() -> None:
         (DiffuRec, {"guidance_scale": 1.0}, "guidance_scale must be 0, as DiffuRec has no unconditional form, got 1.0"),
         (DiffRec, {"prediction_type": "x1"}, "prediction_type must be one of x0, eps, v, got 'x1'"),
         (DiffRec, {"step_encoding_scale": -1.0}, "step_encoding_scale must be at least 0, got -1.0"),
-        (DiffRec, {"inference_seeds": 0}, "inference_seeds must be positive, got 0"),
+        (DiffRec, {"inference_seeds": 0}, "inference_seeds must be from 1 to 10000, got 0"),
         (DiffRec, {"embedding_noise": -0.1}, "embedding_noise must be at least 0, got -0.1"),
         (DiffRec, {"reverse_sampler": "ddmp"}, "reverse_sampler must be one of ddpm, ddim, dpmpp_2m, got 'ddmp'"),
     ],
