@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..common.extras import require_extra
 from ..errors import UserError
 from ..host.registry import require_recbole
 from . import parsers
 from .train import informed, names_several
+
+if TYPE_CHECKING:
+    from ..compare.plan import Plan
 
 # What a record says was typed.
 COMMAND = ("python", "-m", "recbole_diffusion")
@@ -76,10 +79,7 @@ def run_settings(
     """
     require_extra("compare", "a comparison")
     from ..compare.data import check_data
-    from ..compare.page import write_page
     from ..compare.plan import make_plan, read_wanted
-    from ..compare.report import final_table, write_report
-    from ..compare.results import collect
     from ..compare.runner import run_all
 
     wanted = read_wanted(settings, config_files, dataset)
@@ -97,13 +97,22 @@ def run_settings(
     plan, command = make_plan(wanted), [*COMMAND, *argv]
     check_data(plan)
     run_all(plan, command)
-    results = collect(plan, command)
-    report = write_report(plan, results)
-    page = plan.folder / "report.html"
-    write_page(page, {plan.dataset: results})
-    print(final_table(results))
-    print(f"report: {report}, to look at: {page}")
+    results = tell(plan, command)
     failed = [run for run in results["runs"] if run["state"] == "failed"]
     if failed:
         first = f"{failed[0]['name']}, seed {failed[0]['seed']}: {failed[0]['error']}"
         raise UserError(f"{len(failed)} of {len(results['runs'])} runs failed; the first is {first}")
+
+
+def tell(plan: Plan, command: Sequence[str]) -> dict[str, Any]:
+    """Write every form of the report of a plan, print its tables, and give its results."""
+    from ..compare.page import write_page
+    from ..compare.report import final_table, write_report
+    from ..compare.results import collect
+
+    results = collect(plan, command)
+    report, page = write_report(plan, results), plan.folder / "report.html"
+    write_page(page, {plan.dataset: results})
+    print(final_table(results))
+    print(f"report: {report}, to look at: {page}")
+    return results

@@ -64,15 +64,10 @@ def _as_plain(args: argparse.Namespace, done: Any, config: Any) -> dict[str, Any
 def _evaluate_comparison(args: argparse.Namespace, argv: Sequence[str]) -> None:
     require_extra("compare", "a comparison")
     from ..compare.reevaluate import reevaluate
-    from ..compare.report import final_table, write_report
-    from ..compare.results import collect
-    from .compare import COMMAND
+    from .compare import COMMAND, tell
 
     if args.ranks is not None:
         raise SettingError("ranks", args.ranks, must="be left out: of a comparison the ranks stand beside each run")
     command = [*COMMAND, "evaluate", *argv]
     plan = reevaluate(Path(args.checkpoint), args.output, args.settings, args.model, command)
-    results = collect(plan, command)
-    report = write_report(plan, results)
-    print(final_table(results))
-    print(f"report: {report}")
+    tell(plan, command)

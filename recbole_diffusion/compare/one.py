@@ -24,8 +24,7 @@ from ..common.log import run_logging
 from ..common.signals import signals_interrupt
 from ..errors import OutOfTime, UserError
 from ..evaluation.environment import commit_of, machine, peak_gpu_memory, peak_memory, seconds_since_start, versions
-from ..evaluation.ranking import user_ranks
-from ..evaluation.ranks import save_ranks, times, training_popularity, whole_lengths
+from ..evaluation.ranks import save_test_ranks
 from ..host.settings import load_config
 from ..inference.sampling import asked_for
 from ..model.base import DiffusionRecommender
@@ -148,9 +147,8 @@ def run_one(folder: Path) -> None:
         progress.write()
         # Ranks and steps are no part of the model's own evaluation.
         memory = {key: progress.content[key] for key in ("peak_memory", "peak_gpu_memory")}
-        *earlier, tested = (data._dataset for data in (prepared.train_data, prepared.valid_data, prepared.test_data))
-        ranks = user_ranks(trainer, prepared.test_data)._replace(length=whole_lengths(tested, earlier))
-        save_ranks(folder / "ranks.npz", ranks, training_popularity(prepared.train_data._dataset), times(tested))
+        parts = prepared.train_data, prepared.valid_data, prepared.test_data
+        save_test_ranks(folder / "ranks.npz", trainer, *parts)
         by_steps = accuracy_by_steps(prepared.model, trainer, prepared.test_data)
         progress.write()
     epochs = progress.content["epochs"]

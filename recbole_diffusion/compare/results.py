@@ -67,11 +67,8 @@ def _row(variant: Variant, states: dict[Run, dict[str, Any]], protocol: str) -> 
     }
 
 
-def _estimates(
-    names: Sequence[str], scores: Sequence[np.ndarray], resamples: int = statistics.RESAMPLES
-) -> dict[str, dict[str, float]]:
-    """Mean and bootstrap interval of each model's scores [S, U]."""
-    means = statistics.resampled_means(scores, resamples)
+def _estimates(names: Sequence[str], scores: Sequence[np.ndarray], means: np.ndarray) -> dict[str, dict[str, float]]:
+    """Mean and bootstrap interval of each model's scores [S, U], whose resampled means are `means`."""
     intervals = [statistics.interval(column) for column in means.T]
     return {
         name: {"mean": float(score.mean()), "low": low, "high": high}
@@ -88,7 +85,8 @@ def _in_groups(names: Sequence[str], rows: Aligned, group: np.ndarray, titles: S
             continue
         scores = [by_user(rows.user[inside], ndcg(ranks[:, inside])) for ranks in rows.ranks]
         users = len(np.unique(rows.user[inside]))
-        groups.append({"group": title, "users": users, "models": _estimates(names, scores, GROUP_RESAMPLES)})
+        means = statistics.resampled_means(scores, GROUP_RESAMPLES)
+        groups.append({"group": title, "users": users, "models": _estimates(names, scores, means)})
     return groups
 
 
@@ -104,12 +102,15 @@ def _by_steps(records: dict[str, list[dict[str, Any]]], history: str, protocol: 
 
 
 def _noise_worth(
-    names: Sequence[str], ndcg_of: Sequence[np.ndarray], hits: Sequence[np.ndarray]
+    names: Sequence[str],
+    ndcg_of: Sequence[np.ndarray],
+    hits: Sequence[np.ndarray],
+    means: tuple[np.ndarray, np.ndarray],
 ) -> list[dict[str, Any]]:
     """Each row that has an `-off` row, tested against it; Holm's correction is for these pairs."""
     pairs = [(name, f"{name}-off") for name in names if f"{name}-off" in names]
     mean = {name: float(scores.mean()) for name, scores in zip(names, ndcg_of, strict=True)}
-    tested = statistics.compare_pairs(names, ndcg_of, hits, pairs=pairs)
+    tested = statistics.compare_pairs(names, ndcg_of, hits, pairs=pairs, means=means)
     return [{**pair._asdict(), "mean": mean[pair.first], "off_mean": mean[pair.second]} for pair in tested]
 
 
@@ -130,17 +131,18 @@ def _tests(plan: Plan, states: dict[Run, dict[str, Any]], history: str, protocol
     user_ndcg, user_hits = of_users(ndcg), of_users(hit)
     groups, titles = length_groups(rows.length)
     head = is_head(rows.popularity)[rows.item]
-    pairs = statistics.compare_pairs(names, user_ndcg, user_hits, plan.against)
+    means = statistics.resampled_means(user_ndcg), statistics.resampled_means(user_hits)
+    pairs = statistics.compare_pairs(names, user_ndcg, user_hits, plan.against, means=means)
     parted_by = {"length": rows.length, "popularity": rows.popularity[rows.item], "time": rows.time}
     tested = [(pair.first, pair.second) for pair in pairs]
     cuts = {key: by_cut(names, rows, value, tested) for key, value in parted_by.items() if value is not None}
     return {
         "users": len(np.unique(rows.user)),
         "pairs": [pair._asdict() for pair in pairs],
-        "noise": _noise_worth(names, user_ndcg, user_hits),
+        "noise": _noise_worth(names, user_ndcg, user_hits, means),
         "estimates": {
-            f"ndcg@{K}": _estimates(names, user_ndcg),
-            f"hit@{K}": _estimates(names, user_hits),
+            f"ndcg@{K}": _estimates(names, user_ndcg, means[0]),
+            f"hit@{K}": _estimates(names, user_hits, means[1]),
         },
         "by_length": _in_groups(names, rows, groups, titles),
         "by_popularity": _in_groups(names, rows, (~head).astype(int), [f"head ({HEAD:.0%} of items)", "tail"]),

@@ -13,7 +13,7 @@ import pandas as pd
 
 from ..common.files import atomic_write
 from ..errors import UserError
-from .ranking import UserRanks
+from .ranking import UserRanks, user_ranks
 
 K = 10
 # The deepest rank that an archive tells from those behind it. Metrics end earlier, and deep ranks hardly compress.
@@ -99,6 +99,13 @@ def save_ranks(path: Path, ranks: UserRanks, popularity: np.ndarray, time: np.nd
         columns = {name: column.astype(np.int32) for name, column in ranks._asdict().items() if column is not None}
         columns |= {} if time is None else {"time": time}
         np.savez(file, **columns, popularity=popularity)
+
+
+def save_test_ranks(path: Path, trainer: Any, train_data: Any, valid_data: Any, test_data: Any) -> None:
+    """Rank the test items of a model, and write the ranks with what the report of a comparison groups them by."""
+    tested, earlier = test_data._dataset, [data._dataset for data in (train_data, valid_data) if data]
+    ranks = user_ranks(trainer, test_data)._replace(length=whole_lengths(tested, earlier))
+    save_ranks(path, ranks, training_popularity(train_data._dataset), times(tested))
 
 
 def load_ranks(path: Path) -> StoredRanks:

@@ -166,10 +166,10 @@ class Compared(NamedTuple):
 
 def _compared(
     scores: Sequence[np.ndarray],
+    means: np.ndarray,
     test: Callable[[np.ndarray, np.ndarray], Verdict],
     chosen: Sequence[tuple[int, int]],
 ) -> list[Compared]:
-    means = resampled_means(scores)
     verdicts = [test(scores[i], scores[j]) for i, j in chosen]
     compared = []
     for (i, j), verdict, p_holm in zip(chosen, verdicts, holm([verdict.p for verdict in verdicts]), strict=True):
@@ -187,6 +187,7 @@ def compare_pairs(
     hits: Sequence[np.ndarray],
     against: str | None = None,
     pairs: Sequence[tuple[str, str]] | None = None,
+    means: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> list[Pair]:
     """Every pair of models, tested, or every other model and `against`, or `pairs`; Holm's correction is for those.
 
@@ -199,6 +200,8 @@ def compare_pairs(
         The model that is second of each pair.
     pairs : sequence of (str, str), optional
         What is tested, instead of either.
+    means : (float64 [resamples, M], float64 [resamples, M]), optional
+        `resampled_means` of `ndcg` and of `hits`, where they are there already.
     """
     chosen = list(combinations(range(len(names)), 2))
     if against is not None:
@@ -208,7 +211,8 @@ def compare_pairs(
     if not chosen:
         return []
     margins = [MARGIN * float(ndcg[j].mean()) for _, j in chosen]
-    of_ndcg, of_hits = _compared(ndcg, wilcoxon, chosen), _compared(hits, mcnemar, chosen)
+    ndcg_means, hit_means = means or (resampled_means(ndcg), resampled_means(hits))
+    of_ndcg, of_hits = _compared(ndcg, ndcg_means, wilcoxon, chosen), _compared(hits, hit_means, mcnemar, chosen)
     return [
         Pair(
             first=names[i],

@@ -11,8 +11,7 @@ from typing import Any, NamedTuple
 from ..common.log import run_logging, shows_progress
 from ..common.setting import Setting, table_of
 from ..errors import SettingError
-from ..evaluation.ranking import user_ranks
-from ..evaluation.ranks import save_ranks, times, training_popularity, whole_lengths
+from ..evaluation.ranks import save_test_ranks
 from ..host import compat
 from ..host.checks import metric_names
 from ..host.dataset import PrefixDataset, build_dataset
@@ -167,8 +166,7 @@ def write_ranks(path: Path, opened: Reopened) -> None:
         raise SettingError("ranks", str(path), must=must)
     if opened.config["eval_args"]["mode"]["test"] != "full":
         raise SettingError("ranks", str(path), must="be left out, or eval_args.mode be full: else not all is ranked")
-    ranks = user_ranks(opened.trainer, opened.test_data)._replace(length=whole_lengths(tested))
-    save_ranks(path, ranks, training_popularity(opened.train_data._dataset), times(tested))
+    save_test_ranks(path, opened.trainer, opened.train_data, opened.valid_data, opened.test_data)
 
 
 @process_as_found()

@@ -12,6 +12,7 @@ from recbole.utils import InputType
 from torch import Tensor, nn
 
 from ..common.setting import Setting, positive
+from ..errors import ModelError
 from .losses import catalogue_cross_entropy
 
 
@@ -43,7 +44,7 @@ class PlainRecommender(SequentialRecommender):
 
     def read(self, items: Tensor, length: Tensor) -> Tensor:
         """What is scored, [B, d], of histories [B, L], which are padded on the right with 0, of `length` [B]."""
-        raise NotImplementedError
+        raise ModelError(f"{type(self).__name__} needs a method 'read(items, length)'")
 
     def item_vectors(self) -> Tensor:
         """The vectors [V, d] that it is scored against."""

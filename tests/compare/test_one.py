@@ -13,6 +13,7 @@ from recbole_diffusion.common.deadline import Deadline
 from recbole_diffusion.common.files import read_json, write_json
 from recbole_diffusion.compare import one, runner
 from recbole_diffusion.compare.plan import Run
+from recbole_diffusion.evaluation import ranks as stored
 from recbole_diffusion.evaluation.ranks import hit, load_ranks
 from recbole_diffusion.training.run import train_and_test
 from recbole_diffusion.training.trainer import Epoch
@@ -118,9 +119,9 @@ def test_a_run_that_fails_says_why(tmp_path: Path) -> None:
 
 def test_no_steps_where_a_model_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
     run = wanted("pop", "Pop")
-    peak, ranks = [10], one.user_ranks
+    peak, ranks = [10], stored.user_ranks
     monkeypatch.setattr(one, "peak_memory", lambda: peak[0])
-    monkeypatch.setattr(one, "user_ranks", lambda *args: (peak.__setitem__(0, 99), ranks(*args))[1])
+    monkeypatch.setattr(stored, "user_ranks", lambda *args: (peak.__setitem__(0, 99), ranks(*args))[1])
     assert one.main(run.folder) == 0
     assert record_of(run)["by_steps"] == []
     # What the ranks of the users took is not the model's.

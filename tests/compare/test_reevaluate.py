@@ -47,6 +47,7 @@ def test_it_is_the_comparison_that_was_run_with_both(
     out, err = capsys.readouterr()
     new = folders["in"].with_name("in-evaluated")
     assert f"report: {new / 'report.md'}" in out and "3 of 3: SASRec, seed 1: " in err
+    assert (new / "report.html").is_file()
     for run in plan_of(new).runs:
         theirs = folders["both"] / run.folder.relative_to(new)
         record, other = read_json(run.folder / "record.json"), read_json(theirs / "record.json")
