@@ -1,24 +1,22 @@
 """The report that people look at: one html file of tables and charts, which needs nothing from elsewhere.
 
-What it shows is put together here; `web/` holds its template, style and code. The code sees names, errors and settings
-as text alone.
+What it shows is put together here; `web/` holds its template, style and code, which build on those of `common/web/`.
+The code sees names, errors and settings as text alone.
 """
 
 from __future__ import annotations
 
 import html
 import json
-import math
-import re
 import shlex
 from collections.abc import Mapping
-from importlib.resources import files
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 from plotly.offline import get_plotlyjs
 
+from ..common import pages
 from ..common.files import write_text
 from ..errors import UserError
 from ..evaluation.protocols import TITLES, protocols
@@ -28,9 +26,8 @@ from .plan import IGNORED
 from .report import finding, how_measured, how_noise, how_set_up, how_tested, how_timed
 from .results import COSTS
 
-WEB = files(__package__) / "web"
 # In the order in which they build on one another.
-CODE = ("dom.js", "state.js", "leaderboard.js", "pairs.js", "charts.js", "main.js")
+CODE = ("state.js", "leaderboard.js", "pairs.js", "charts.js", "main.js")
 OF_RANKING = ("users", "pairs", "estimates", "bold", "by_length", "by_popularity", "by_cut", "by_steps")
 OF_ROW = ("name", "model", "seeds", "failed", "parameters", "epochs", "best_epoch", *COSTS)
 
@@ -58,31 +55,12 @@ def write_page(path: Path, by_label: Mapping[str, dict[str, Any]]) -> None:
     }
     parts = {
         "title": html.escape(title),
-        "style": _web("report.css"),
-        "data": embedded(data),
+        "style": pages.style(__package__, "report.css"),
+        "data": pages.embedded(data),
         "plotly": get_plotlyjs(),
-        "code": "\n".join(map(_web, CODE)),
+        "code": pages.code(__package__, *CODE),
     }
-    # In one pass, so that what is put in is not searched for places again.
-    write_text(path, re.sub(r"\{\{(\w+)\}\}", lambda place: parts[place[1]], _web("report.html")))
-
-
-def _web(name: str) -> str:
-    return (WEB / name).read_text(encoding="utf-8")
-
-
-def embedded(data: Any) -> str:
-    """Plain data as json that may stand inside a script element: nothing in it ends the element or opens another."""
-    return json.dumps(_finite(data), ensure_ascii=False, allow_nan=False).replace("<", r"\u003c")
-
-
-def _finite(data: Any) -> Any:
-    """The same with None for what json has no number for, such as the loss of a run that failed."""
-    if isinstance(data, Mapping):
-        return {str(key): _finite(value) for key, value in data.items()}
-    if isinstance(data, list | tuple):
-        return [_finite(value) for value in data]
-    return None if isinstance(data, float) and not math.isfinite(data) else data
+    write_text(path, pages.filled(pages.web_text(__package__, "report.html"), parts))
 
 
 def _checked(label: str, results: Mapping[str, Any]) -> dict[str, Any]:

@@ -152,13 +152,14 @@ function draw(box) {
 /** Draw every chart now, as paper needs. */
 const drawAll = () => document.querySelectorAll(".chart").forEach(draw);
 
-/** A chart with its title, what its marks mean, and the same figures as a table where there is no other. */
-function chart(title, traces, layout, legend, table) {
-  const box = h("div", { class: "chart", role: "img", "aria-label": `${title}. The table below it has the figures.` });
+const CHART = { responsive: true, displaylogo: false, modeBarButtons: [["toImage"]] };
+
+/** A layout in the colours of the page. */
+function dressed(layout) {
   const fine = matchMedia("(pointer: fine)").matches;
   const axis = (own) => ({ gridcolor: style("--line"), zerolinecolor: style("--line"), linecolor: style("--soft"),
     automargin: true, fixedrange: !fine, ...own, title: { text: plain(own?.title ?? ""), standoff: 8 } });
-  const whole = {
+  return {
     ...layout,
     xaxis: axis(layout.xaxis),
     yaxis: axis(layout.yaxis),
@@ -169,8 +170,13 @@ function chart(title, traces, layout, legend, table) {
     margin: { l: 48, r: 12, t: 12, b: 40 },
     showlegend: false,
   };
-  const config = { responsive: true, displaylogo: false, modeBarButtons: [["toImage"]] };
-  drawings.set(box, () => Plotly.newPlot(box, traces, whole, config));
+}
+
+/** A chart with its title, what its marks mean, and the same figures as a table where there is no other. */
+function chart(title, traces, layout, legend, table) {
+  const box = h("div", { class: "chart", role: "img", "aria-label": `${title}. The table below it has the figures.` });
+  const whole = dressed(layout);
+  drawings.set(box, () => Plotly.newPlot(box, traces, whole, CHART));
   near.observe(box);
   return h("figure", {}, h("figcaption", {}, title), legend.length > 0 && h("ul", { class: "legend" }, legend.map((entry) => h("li", {}, entry))),
     box, table && h("details", {}, h("summary", {}, "The figures as a table"), plainTable(title, ...table)));
