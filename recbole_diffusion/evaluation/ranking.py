@@ -17,10 +17,13 @@ class TopItems(NamedTuple):
 
     items : int64 [B, k]
     scores : float [B, k]
+    target_ranks : int64 [B], optional
+        Where an item of each row stands, from 1; 0 where the row must not get it.
     """
 
     items: Tensor
     scores: Tensor
+    target_ranks: Tensor | None = None
 
 
 class UserRanks(NamedTuple):
@@ -51,8 +54,9 @@ def top_items(
     k: int,
     hidden: Tensor | None = None,
     largest_block: int = LARGEST_BLOCK,
+    targets: Tensor | None = None,
 ) -> TopItems:
-    """The best `k` items of each row.
+    """The best `k` items of each row, and where `targets` stand.
 
     Parameters
     ----------
@@ -66,15 +70,20 @@ def top_items(
         Items that a row must not get; 0 stands for none. Where fewer than `k` others are left, the rest scores -inf.
     largest_block : int
         Number of scores that may be held at once.
+    targets : int64 Tensor [B], optional
     """
-    best = []
+    best, ranks = [], []
     for piece in row_pieces(rows, n_items, largest_block):
         scores = score(piece)
         scores[:, 0] = -torch.inf
         if hidden is not None:
             scores.scatter_(1, hidden[piece], -torch.inf)
         best.append(scores.topk(k))
-    return TopItems(torch.cat([top.indices for top in best]), torch.cat([top.values for top in best]))
+        if targets is not None:
+            left_out = scores.gather(1, targets[piece, None])[:, 0].isneginf()
+            ranks.append(_ranks_of(targets[piece], scores).masked_fill(left_out, 0))
+    items, values = torch.cat([top.indices for top in best]), torch.cat([top.values for top in best])
+    return TopItems(items, values, torch.cat(ranks) if ranks else None)
 
 
 @torch.no_grad()

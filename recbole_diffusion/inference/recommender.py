@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..common.blocks import LARGEST_BLOCK
 from ..errors import SettingError, UserError
-from ..evaluation.ranking import top_items
+from ..evaluation.ranking import TopItems, top_items
 from ..model.base import MOST_SEEDS, DiffusionRecommender
 from ..training import checkpoint
 from . import certainty
@@ -275,8 +275,17 @@ class Recommender:
         return chosen
 
     @torch.inference_mode()
-    def recommend_ids(self, users: list[Any], histories: Sequence[np.ndarray], options: Options) -> Recommendations:
-        """Recommend to histories of internal ids, int64 [L] each; `users` are their labels."""
+    def recommend_ids(
+        self,
+        users: list[Any],
+        histories: Sequence[np.ndarray],
+        options: Options,
+        targets: Sequence[int] | None = None,
+    ) -> Recommendations:
+        """Recommend to histories of internal ids, int64 [L] each; `users` are their labels.
+
+        With `targets`, an id for each history, the answer says where that item stands among all.
+        """
         self.warn_of_cut(histories)
         rows = [torch.from_numpy(history) for history in histories]
         # Batches of like length have little padding.
@@ -286,7 +295,15 @@ class Recommender:
             # Which scores the whole catalogue at once.
             size = max(1, min(size, LARGEST_BLOCK // self.model.n_items))
         batches = [order[begin : begin + size] for begin in range(0, len(order), size)]
-        parts = [self._batch([users[row] for row in batch], [rows[row] for row in batch], options) for batch in batches]
+        parts = [
+            self._batch(
+                [users[row] for row in batch],
+                [rows[row] for row in batch],
+                options,
+                None if targets is None else torch.tensor([targets[row] for row in batch]),
+            )
+            for batch in batches
+        ]
         if not parts:
             return self._empty(options.topk)
         return joined(parts).reordered(np.argsort(order))
@@ -301,18 +318,28 @@ class Recommender:
     def _empty(self, topk: int) -> Recommendations:
         return Recommendations([], np.empty((0, topk), dtype=object), np.empty((0, topk), dtype=np.float32))
 
-    def _batch(self, users: list[Any], histories: list[Tensor], options: Options) -> Recommendations:
+    def _batch(
+        self, users: list[Any], histories: list[Tensor], options: Options, targets: Tensor | None
+    ) -> Recommendations:
         device = next(self.model.parameters()).device
+        targets = None if targets is None else targets.to(device)
         hidden = None
         if options.exclude_seen:
             hidden = torch.nn.utils.rnn.pad_sequence(histories, batch_first=True).to(device)
         if _diffuses(self.model):
-            items, scores, measured = self._draw(histories, hidden, options)
+            best, measured = self._draw(histories, hidden, options, targets)
         else:
             all_scores = self._full_scores(histories)
-            best = top_items(lambda piece: all_scores[piece], len(histories), self.model.n_items, options.topk, hidden)
-            items, scores, measured = *best, None
-        ids, numbers = items.cpu().numpy(), scores.float().cpu().numpy()
+            best = top_items(
+                lambda piece: all_scores[piece],
+                len(histories),
+                self.model.n_items,
+                options.topk,
+                hidden,
+                targets=targets,
+            )
+            measured = None
+        ids, numbers = best.items.cpu().numpy(), best.scores.float().cpu().numpy()
         missing = (ids == 0) | np.isneginf(numbers)
         if not np.isfinite(numbers[~missing]).all():
             raise UserError(
@@ -329,23 +356,30 @@ class Recommender:
                 if array.shape == missing.shape:
                     array[missing] = np.nan
             figures = certainty.Certainty(*arrays)  # type: ignore[arg-type]
-        return Recommendations(users, tokens, numbers, titles, figures)
+        ranks = None if best.target_ranks is None else best.target_ranks.cpu().numpy()
+        return Recommendations(users, tokens, numbers, titles, figures, ranks)
 
     def _draw(
-        self, histories: list[Tensor], hidden: Tensor | None, options: Options
-    ) -> tuple[Tensor, Tensor, certainty.Certainty | None]:
+        self, histories: list[Tensor], hidden: Tensor | None, options: Options, targets: Tensor | None
+    ) -> tuple[TopItems, certainty.Certainty | None]:
         model, samples = self.model, options.seeds_of(self.model)
         with draws.asked_for(model, options.inference_steps, options.seed):
             x_0 = draws.draw_points(model, histories, samples, options.temperature, options.batch_size)
-        best = top_items(lambda piece: model.score(x_0[:, piece]), len(histories), model.n_items, options.topk, hidden)
+        best = top_items(
+            lambda piece: model.score(x_0[:, piece]),
+            len(histories),
+            model.n_items,
+            options.topk,
+            hidden,
+            targets=targets,
+        )
         if samples == 1:
-            return best.items, best.scores, None
+            return best, None
         tops = certainty.draw_tops(model, x_0, options.topk, hidden)
-        items, scores = best
         if options.diversify:
             items = certainty.cover(tops)
-            scores = draws.scores_of(model, x_0, items)
-        return items, scores, certainty.measure(model, x_0, items, tops)
+            best = best._replace(items=items, scores=draws.scores_of(model, x_0, items))
+        return best, certainty.measure(model, x_0, best.items, tops)
 
     def _full_scores(self, histories: list[Tensor]) -> Tensor:
         """Scores [B, V] of a model of RecBole's, some of which read histories of full length only."""

@@ -30,6 +30,8 @@ class Recommendations:
     titles : object array [B, k] or None
     certainty : Certainty of arrays, or None
         With two noises or more.
+    target_ranks : int64 array [B] or None
+        Where an item that was asked about stands, from 1; 0 where it is left out, as an item of the history is.
     """
 
     users: list[Any]
@@ -37,19 +39,21 @@ class Recommendations:
     scores: np.ndarray
     titles: np.ndarray | None = None
     certainty: Certainty | None = None
+    target_ranks: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.users)
 
     def reordered(self, order: np.ndarray) -> Recommendations:
         """The rows in another order."""
-        titles, measured = self.titles, self.certainty
+        titles, measured, ranks = self.titles, self.certainty, self.target_ranks
         return Recommendations(
             [self.users[row] for row in order],
             self.items[order],
             self.scores[order],
             None if titles is None else titles[order],
             None if measured is None else Certainty(*(figure[order] for figure in measured)),
+            None if ranks is None else ranks[order],
         )
 
     def to_frame(self) -> pd.DataFrame:
@@ -86,12 +90,14 @@ def joined(parts: list[Recommendations]) -> Recommendations:
     """Recommendations to several groups of users as one."""
     titled = parts[0].titles is not None
     measured = [part.certainty for part in parts if part.certainty is not None]
+    ranks = [part.target_ranks for part in parts if part.target_ranks is not None]
     return Recommendations(
         [user for part in parts for user in part.users],
         np.concatenate([part.items for part in parts]),
         np.concatenate([part.scores for part in parts]),
         np.concatenate([part.titles for part in parts if part.titles is not None]) if titled else None,
         Certainty(*(np.concatenate(figures) for figures in zip(*measured, strict=True))) if measured else None,  # type: ignore[arg-type]
+        np.concatenate(ranks) if ranks else None,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -30,6 +30,19 @@ def asked_for(model: Any, steps: int | None, seed: int | None) -> Iterator[None]
         yield
     finally:
         model.timesteps, model.evaluation_noise = before
+
+
+@contextmanager
+def with_settings(model: Any, settings: Mapping[str, float]) -> Iterator[None]:
+    """Give a model other values of settings that it reads anew each time, such as `guidance_scale`, in a context."""
+    before = {key: getattr(model, key) for key in settings}
+    try:
+        for key, value in settings.items():
+            setattr(model, key, value)
+        yield
+    finally:
+        for key, value in before.items():
+            setattr(model, key, value)
 
 
 def batch(model: Any, histories: list[Tensor], width: int | None = None) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -119,12 +120,40 @@ def plane(points: Tensor, seen: Tensor) -> tuple[np.ndarray, np.ndarray]:
     """
     centre = points.double().mean(dim=0)
     parts = [part.double() - centre for part in (points, seen)]
-    weighed = torch.cat([part / part.square().sum().clamp(min=1e-30).sqrt() for part in parts])
-    axes = torch.linalg.eigh(weighed.t() @ weighed).eigenvectors[:, -2:].flip(1)
-    # Eigenvectors have no sign of their own: the largest entry is to be positive on every machine.
-    axes = axes * axes.gather(0, axes.abs().argmax(dim=0, keepdim=True)).sign()
+    axes = principal_axes(parts).axes
     first, second = ((part @ axes).cpu().numpy() for part in parts)
     return first, second
+
+
+class PrincipalAxes(NamedTuple):
+    """The two directions [d, 2] in which points vary most, and the share [2] of the variance along each."""
+
+    axes: Tensor
+    share: Tensor
+
+
+def principal_axes(parts: Sequence[Tensor]) -> PrincipalAxes:
+    """The axes of points [n, d] about their common centre, 0; each of the parts has the same weight."""
+    weighed = torch.cat([part / part.square().sum().clamp(min=1e-30).sqrt() for part in parts])
+    values, vectors = torch.linalg.eigh(weighed.t() @ weighed)
+    axes = vectors[:, -2:].flip(1)
+    # Eigenvectors have no sign of their own: the largest entry is to be positive on every machine.
+    axes = axes * axes.gather(0, axes.abs().argmax(dim=0, keepdim=True)).sign()
+    return PrincipalAxes(axes, values[-2:].flip(0) / values.sum().clamp(min=1e-30))
+
+
+class Distances(NamedTuple):
+    """How far the direction of each state is from that of some items, [K + 1, n], and the median of all, [K + 1]."""
+
+    to_items: np.ndarray
+    median: np.ndarray
+
+
+def distances(trajectory: Trajectory, points: Tensor, items: np.ndarray) -> Distances:
+    """Distances of the states to items int64 [n], and to all; `points` [V, d] are the items' directions."""
+    x = directions(torch.from_numpy(trajectory.x))
+    to_items = (points[torch.from_numpy(items)][None] - x[:, None]).norm(dim=-1)
+    return Distances(to_items.numpy(), torch.cdist(x, points[1:]).median(dim=1).values.numpy())
 
 
 def draw(path: str | Path, trajectory: Trajectory, model: Any, history: np.ndarray, names: np.ndarray) -> None:
@@ -157,11 +186,12 @@ def draw(path: str | Path, trajectory: Trajectory, model: Any, history: np.ndarr
     figure = Figure(figsize=(13, 6), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(2, 3))
     steps = np.arange(len(trajectory.timestep))
-    to_best = (points[torch.from_numpy(best)][None] - x[:, None]).norm(dim=-1).numpy()
+    measured = distances(trajectory, points, best)
     for column, item in enumerate(best):
-        left.plot(steps, to_best[:, column], marker="o", markersize=3, label=f"{column + 1}  {_short(names[item])}")
-    to_all = torch.cdist(x, points[1:]).median(dim=1).values.numpy()
-    left.plot(steps, to_all, color="0.6", linestyle="--", label="median of all items")
+        left.plot(
+            steps, measured.to_items[:, column], marker="o", markersize=3, label=f"{column + 1}  {_short(names[item])}"
+        )
+    left.plot(steps, measured.median, color="0.6", linestyle="--", label="median of all items")
     left.set(xlabel="timestep t", ylabel="distance of x_t's direction to the item's")
     left.set_xticks(steps, ["x_0" if t is None else f"{t:.3g}" for t in trajectory.timestep])
     left.legend(title="recommended, best first", fontsize=8)

@@ -45,6 +45,17 @@ def test_best_items_are_those_of_the_full_sort_without_padding_and_what_is_hidde
         assert best.scores[row].tolist() == scores[row, expected].tolist()
 
 
+@pytest.mark.parametrize("block", [1, 100, 2**26])
+def test_targets_stand_where_the_full_sort_has_them(block: int) -> None:
+    scores = torch.randn(7, 30, generator=torch.Generator().manual_seed(0))
+    hidden, targets = torch.tensor([[5, 0]] * 7), torch.tensor([5, 1, 2, 3, 4, 6, 29])
+    best = top_items(lambda rows: scores[rows].clone(), 7, 30, 28, hidden, block, targets)
+    assert best.target_ranks is not None
+    for row, target in enumerate(targets.tolist()):
+        listed = best.items[row].tolist()
+        assert best.target_ranks[row] == (0 if target == 5 else listed.index(target) + 1)
+
+
 @pytest.mark.parametrize("block", [1, 10_000])
 @pytest.mark.parametrize(
     "changes",

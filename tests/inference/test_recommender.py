@@ -13,6 +13,7 @@ from saved_models import Saved
 
 from recbole_diffusion.errors import UserError
 from recbole_diffusion.inference import Recommender, recommender
+from recbole_diffusion.inference.recommender import Options
 from recbole_diffusion.inference.results import joined
 
 HISTORIES = [["50", "258", "286"], ["1"], ["288", "294", "313", "300", "302"]]
@@ -103,6 +104,23 @@ def test_seed_and_steps_change_the_draws_and_are_forgotten(diffurec: Recommender
     again = diffurec.recommend(HISTORIES)
     np.testing.assert_array_equal(again.scores, first.scores)
     assert diffurec.model.timesteps == timesteps
+
+
+@pytest.mark.parametrize(("model", "seeds"), [("DiffuRec", 1), ("DiffuRec", 3), ("SASRec", None)])
+def test_a_target_stands_where_the_whole_list_has_it(
+    loaded: Callable[[str], Recommender], model: str, seeds: int | None
+) -> None:
+    recommender = loaded(model)
+    vocabulary = recommender.vocabulary
+    ids = [vocabulary.ids(history) for history in HISTORIES]
+    targets = vocabulary.ids(["300", "181", "288"]).tolist()
+    options = Options(5, inference_seeds=seeds)
+    ranks = recommender.recommend_ids([0, 1, 2], ids, options, targets).target_ranks
+    whole = recommender.recommend(HISTORIES, topk=len(vocabulary), inference_seeds=seeds).items.tolist()
+    assert ranks is not None
+    # The last is in the history, whose items are left out.
+    assert ranks.tolist() == [whole[0].index("300") + 1, whole[1].index("181") + 1, 0]
+    assert recommender.recommend_ids([0, 1, 2], ids, options).target_ranks is None
 
 
 def test_histories_of_every_form(diffurec: Recommender) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from recbole_diffusion.errors import UserError
 from recbole_diffusion.inference import Recommender
-from recbole_diffusion.inference.trajectory import STEPS, directions, draw, embeddings, plane, trace
+from recbole_diffusion.inference.trajectory import STEPS, directions, draw, embeddings, plane, principal_axes, trace
 
 
 def ids(recommender: Recommender, *tokens: str) -> torch.Tensor:
@@ -56,6 +56,16 @@ def test_the_plane_keeps_what_lies_in_a_plane(seed: int, scale: float) -> None:
     first, second = plane(points, seen)
     flat, whole = torch.from_numpy(np.concatenate([first, second])), torch.cat([points, seen])
     torch.testing.assert_close(torch.cdist(flat, flat), torch.cdist(whole, whole), rtol=1e-6, atol=1e-6 * max(scale, 1))
+
+
+def test_principal_axes_are_those_of_the_covariance() -> None:
+    points = torch.from_numpy(np.random.default_rng(3).standard_normal((40, 5))) * torch.tensor([3, 1, 2, 0.1, 0.5])
+    points = points - points.mean(dim=0)
+    found = principal_axes([points])
+    values, vectors = np.linalg.eigh(np.cov(points.numpy().T))
+    np.testing.assert_allclose(found.share, values[[-1, -2]] / values.sum())
+    np.testing.assert_allclose(np.abs((found.axes.numpy() * vectors[:, [-1, -2]]).sum(axis=0)), 1.0)
+    assert (found.axes.gather(0, found.axes.abs().argmax(dim=0, keepdim=True)) > 0).all()
 
 
 def test_directions_have_length_one_but_for_nothing() -> None:
