@@ -95,7 +95,7 @@ def held_out(recommender: Recommender, most: int | None = None, seed: int = 0) -
 
 @torch.inference_mode()
 def ask(recommender: Recommender, part: HeldOut, options: Options, samples: Sequence[int]) -> Drawn:
-    """Recommend to all of the part in every way, with the first of the same draws wherever fewer are wanted.
+    """Recommend to all of the part in every way, with the first of the same draws wherever fewer are needed.
 
     Parameters
     ----------
@@ -114,7 +114,7 @@ def ask(recommender: Recommender, part: HeldOut, options: Options, samples: Sequ
     order = np.argsort([min(len(history), model.max_seq_length) for history in part.histories], kind="stable")
     size = max(1, options.batch_size // most)
     label = f"noise scale {options.temperature:g}"
-    with draws.asked_for(model, options.inference_steps, options.seed):
+    with draws.overridden(model, options.inference_steps, options.seed):
         for begin in tqdm(range(0, len(order), size), label, disable=not shows_progress()):
             rows = [torch.from_numpy(part.histories[row]) for row in order[begin : begin + size]]
             x_0 = draws.draw_points(model, rows, most, options.temperature, options.batch_size)
@@ -251,7 +251,7 @@ def draw_deciles(path: Path, tables: dict[float, pd.DataFrame], title: str) -> N
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
     for number, (scale, table) in enumerate(tables.items()):
-        # Side by side, so that the bars of the errors can be told apart.
+        # Side by side, so that the bars of the errors can be read.
         place = table["decile"] + 0.08 * (number - (len(tables) - 1) / 2)
         axes.errorbar(place, table["ndcg"], table["error"], marker="o", capsize=2, label=f"{scale:g}")
     axes.set(xlabel="decile of the distance between draws (1: surest)", ylabel="test NDCG@10", title=title)
@@ -318,8 +318,8 @@ def run(argv: Sequence[str]) -> None:
     except ValueError as error:
         raise UserError(f"--noise_scales and --inference_seeds take numbers separated by commas ({error})") from error
     if not scales or not samples or samples[0] < 1 or samples[-1] < 2:
-        wanted = "--noise_scales takes at least one number, and --inference_seeds positive ones, one of 2 or more"
-        raise UserError(wanted)
+        must = "--noise_scales takes at least one number, and --inference_seeds positive ones, one of 2 or more"
+        raise UserError(must)
     with warnings_on_stderr():
         recommender = load(flags, args, args.data_path)
         options = Options(
@@ -340,7 +340,7 @@ def run(argv: Sequence[str]) -> None:
             raise UserError(f"{folder}: the report cannot be written there ({error.strerror})") from error
         part = held_out(recommender, args.most_users)
         drawn = {scale: ask(recommender, part, replace(options, temperature=scale), samples) for scale in scales}
-        with draws.asked_for(recommender.model, args.inference_steps, args.seed):
+        with draws.overridden(recommender.model, args.inference_steps, args.seed):
             steps = len(recommender.model.timesteps)
     model, dataset = type(recommender.model).__name__, recommender.dataset
     title = f"{model} on {dataset}, {len(part.users)} test users"

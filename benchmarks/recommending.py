@@ -57,7 +57,7 @@ def run(argv: Sequence[str]) -> None:
     """Do what the command line says; a mistake is a `UserError`."""
     args = parser().read(argv)
     if args.timed_users < 1:
-        raise SettingError("timed_users", args.timed_users, "a positive whole number is wanted")
+        raise SettingError("timed_users", args.timed_users, must="be a positive whole number")
     with warnings_on_stderr():
         print(json.dumps(measure(args.checkpoint, args.data_path, args.device, args.timed_users), indent=2))
 
@@ -98,8 +98,8 @@ def measure(path: str, data_path: str | None = None, device: str | None = None, 
     one_ms = _one_user_ms(recommender, histories)
     begin = perf_counter()
     with tqdm(total=len(users), unit=" users", disable=not shows_progress()) as bar:
-        for lot in recommender.recommend_all(K):
-            bar.update(len(lot))
+        for part in recommender.recommend_all(K):
+            bar.update(len(part))
     all_s = perf_counter() - begin
     peak = peak_rss_mb()
 

@@ -180,13 +180,13 @@ def measure_growth(config_files: Sequence[str], settings: Mapping[str, Any], out
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise SettingError("output", str(output), f"a folder is wanted ({error.strerror})") from error
+        raise SettingError("output", str(output), must=f"be a folder ({error.strerror})") from error
     with TemporaryDirectory() as folder:
         nowhere = {"checkpoint_dir": folder, "log_dir": None, "tensorboard_dir": None, "log_wandb": False}
         chosen = {**settings, "dataset": DATASET, **nowhere}
         config = load_config(None, None, config_files, chosen)
         if config["MODEL_TYPE"] != ModelType.SEQUENTIAL:
-            raise SettingError("model", config["model"], "the growth of sequential models is measured")
+            raise SettingError("model", config["model"], must="be sequential")
         if config["model"] == "BERT4Rec":
             raise SettingError("model", "BERT4Rec", "it reads masked histories, which are not made up here")
         # Plain data, so that a process of its own can have them.

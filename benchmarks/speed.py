@@ -48,7 +48,7 @@ logger = logging.getLogger(__name__)
 
 SWITCHES = ("--scale", "--quick")
 NUMBERS = {"timed_batches": 20, "timed_rounds": 3, "eval_users": None}
-# Settings on which the speed depends most, told beside the figures.
+# Settings on which the speed depends most, shown with the figures.
 TOLD = (
     "hidden_size",
     "inner_size",
@@ -127,7 +127,7 @@ def _number(key: str, text: Any) -> Any:
     except ValueError:
         number = 0
     if number < 1:
-        raise SettingError(key, text, "a positive whole number is wanted")
+        raise SettingError(key, text, must="be a positive whole number")
     return number
 
 
@@ -163,7 +163,7 @@ def measure(
         nowhere = {"checkpoint_dir": folder, "log_dir": None, "tensorboard_dir": None, "log_wandb": False}
         config = load_config(None, None, config_files, {**settings, **nowhere})
         if config["MODEL_TYPE"] != ModelType.SEQUENTIAL:
-            raise SettingError("model", config["model"], "the speed of sequential models is measured")
+            raise SettingError("model", config["model"], must="be sequential")
         with run_logging(config):
             for warning in config.warnings:
                 logger.warning(warning)
@@ -217,10 +217,14 @@ def _measure(config: DiffusionConfig, batches: int, rounds: int, users: int | No
         # Its batches are all padded to one length, so few of them stand for the epoch.
         figures |= _measure_recboles(config, FEWEST_STEPS, rounds, users)
     precision = torch.get_float32_matmul_precision()
-    told = {key: config[key] for key in TOLD if config[key] is not None}
+    settings = {key: config[key] for key in TOLD if config[key] is not None}
     return {
         **figures,
-        "settings": {**told, "dtype": str(dtypes[-1]).removeprefix("torch."), "float32_matmul_precision": precision},
+        "settings": {
+            **settings,
+            "dtype": str(dtypes[-1]).removeprefix("torch."),
+            "float32_matmul_precision": precision,
+        },
         "versions": versions(),
         "device": device_name(device),
     }

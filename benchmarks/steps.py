@@ -25,7 +25,7 @@ from recbole_diffusion.evaluation.ranking import user_ranks
 from recbole_diffusion.evaluation.ranks import K, by_user, hit, ndcg
 from recbole_diffusion.evaluation.statistics import interval, resampled_means
 from recbole_diffusion.host.settings import load_config
-from recbole_diffusion.inference.sampling import asked_for
+from recbole_diffusion.inference.sampling import overridden
 from recbole_diffusion.model.base import DiffusionRecommender
 from recbole_diffusion.training import checkpoint
 from recbole_diffusion.training.run import Prepared, prepare
@@ -118,7 +118,7 @@ def measure(prepared: Prepared, steps: Sequence[int], noise_seeds: Sequence[int]
     ranks, seconds = [], []
     rounds = [(count, seed) for count in steps for seed in noise_seeds]
     for count, seed in tqdm(rounds, "Evaluate", ncols=100, leave=False, disable=not shows_progress()):
-        with asked_for(prepared.model, count, seed):
+        with overridden(prepared.model, count, seed):
             begin = perf_counter()
             found = user_ranks(prepared.trainer, prepared.test_data)
             seconds.append(perf_counter() - begin)
@@ -162,8 +162,8 @@ def table(results: Sequence[dict[str, Any]]) -> str:
         ]
         headers = ("steps", f"NDCG@{K}", f"Hit@{K}", "against the whole chain (95 %)", "seconds")
         title = f"{result['model']} on {result['dataset']}"
-        told = f"Fewest steps with a lower bound above -{TOLERATED:.0%}: {result['fewest']}."
-        parts.append(f"### {title}\n\n{tabulate(rows, headers, tablefmt='github', disable_numparse=True)}\n\n{told}")
+        summary = f"Fewest steps with a lower bound above -{TOLERATED:.0%}: {result['fewest']}."
+        parts.append(f"### {title}\n\n{tabulate(rows, headers, tablefmt='github', disable_numparse=True)}\n\n{summary}")
     return "\n\n".join(parts)
 
 
@@ -204,7 +204,7 @@ def _numbers(key: str, text: str | None, default: Sequence[int]) -> list[int]:
     except ValueError:
         numbers = [0]
     if numbers[0] < 1:
-        raise SettingError(key, text, "positive whole numbers are wanted, such as 1,2,4")
+        raise SettingError(key, text, must="be positive whole numbers, such as 1,2,4")
     return numbers
 
 
@@ -221,7 +221,7 @@ def run(argv: Sequence[str]) -> None:
     if arguments.help or not paths:
         print(HELP, end="")
         if not arguments.help:
-            raise UserError("--checkpoint: a trained model is wanted, as in --checkpoint=saved/NAME.pth")
+            raise UserError("--checkpoint must name a trained model, as in --checkpoint=saved/NAME.pth")
         return
     steps = _numbers("steps", settings.pop("steps", None), STEPS)
     seeds = _numbers("noise_seeds", settings.pop("noise_seeds", None), NOISE_SEEDS)
@@ -235,8 +235,8 @@ def run(argv: Sequence[str]) -> None:
         results.append({**named, "noise_seeds": seeds, "lines": lines, "fewest": fewest(lines), "config": config})
         print(table(results[-1:]), flush=True)
     output.mkdir(parents=True, exist_ok=True)
-    told = [{**result, "lines": [line._asdict() for line in result["lines"]]} for result in results]
-    write_json(output / "steps.json", json.loads(json.dumps({"results": told})))
+    plain = [{**result, "lines": [line._asdict() for line in result["lines"]]} for result in results]
+    write_json(output / "steps.json", json.loads(json.dumps({"results": plain})))
     plot(results, output / "steps.png")
 
 

@@ -85,17 +85,17 @@ def row_lengths(dataset: Any) -> NDArray[np.int64]:
     return dataset.inter_feat[dataset.item_list_length_field].numpy()
 
 
-def spread(count: int, wanted: int) -> NDArray[np.int64]:
-    """At most `wanted` of the numbers below `count`, in the middle of as many equal parts."""
-    return np.unique(((np.arange(wanted) + 0.5) * count / wanted).astype(np.int64))
+def spread(count: int, parts: int) -> NDArray[np.int64]:
+    """The middles of `parts` equal parts of the numbers below `count`; all numbers where there are fewer."""
+    return np.unique(((np.arange(parts) + 0.5) * count / parts).astype(np.int64))
 
 
-def spread_batches(loader: Any, wanted: int) -> list[NDArray[np.int64]]:
+def spread_batches(loader: Any, parts: int) -> list[NDArray[np.int64]]:
     """Row numbers of batches at evenly spaced quantiles of an epoch's, ordered by the length of their histories."""
     lengths = row_lengths(loader._dataset)
     batches = [np.asarray(index) for index in loader._index_sampler]
     batches.sort(key=lambda index: float(lengths[index].mean()))
-    return [batches[number] for number in spread(len(batches), wanted)]
+    return [batches[number] for number in spread(len(batches), parts)]
 
 
 def median_seconds(action: Callable[[], Any], rounds: int, device: Any) -> float:
@@ -160,7 +160,7 @@ def some_users(config: Any, loader: Any, users: int | None) -> Any:
         Where evaluation does not rank the full catalogue.
     """
     if not isinstance(loader, FullSortEvalDataLoader):
-        raise SettingError("eval_args.mode", config["eval_args"]["mode"], "full ranking is measured: mode: full")
+        raise SettingError("eval_args.mode", config["eval_args"]["mode"], must="be full: full ranking is measured")
     dataset = loader._dataset
     batches = np.array_split(np.arange(len(dataset)), range(loader.step, len(dataset), loader.step))
     if users is None or users >= len(dataset):

@@ -1,4 +1,4 @@
-"""Mistakes of the user's, told in one line each."""
+"""Mistakes of the user's, each one line."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ class SettingError(UserError):
         Name of the setting, as the user wrote it.
     value : object
         What it was set to.
-    wanted : str
-        What would do, as a sentence of its own.
+    problem : str
+        What is wrong, as a sentence of its own; only where `must` cannot say it.
     must : str
-        What must hold, so that "KEY must MUST, got VALUE" is a sentence: "be positive". To be preferred.
+        What must hold, so that "KEY must MUST, got VALUE" is a sentence: "be positive".
     """
 
-    def __init__(self, key: str, value: object, wanted: str = "", *, must: str = "") -> None:
-        super().__init__(f"{key} must {must}, got {value!r}" if must else f"{key}={value!r}: {wanted}")
-        self.key, self.value, self.wanted = key, value, wanted or f"must {must}"
+    def __init__(self, key: str, value: object, problem: str = "", *, must: str = "") -> None:
+        super().__init__(f"{key} must {must}, got {value!r}" if must else f"{key}={value!r}: {problem}")
+        self.key = key
 
     def __reduce__(self) -> tuple[type[UserError], tuple[str, ...]]:
         # What another process raises arrives as its message alone.

@@ -12,7 +12,7 @@ import pytest
 
 from recbole_diffusion.cli import compare as cli
 from recbole_diffusion.compare import one, runner
-from recbole_diffusion.compare.plan import Plan, Run, make_plan, read_wanted
+from recbole_diffusion.compare.plan import Plan, Run, make_plan, read_request
 from recbole_diffusion.errors import UserError
 
 # The users of ml-100k with few interactions: an epoch takes less than a second.
@@ -29,14 +29,14 @@ SMALL = {
 
 
 def small_plan(**settings: str) -> Plan:
-    return make_plan(read_wanted({**SMALL, **settings}, [], "ml-100k"))
+    return make_plan(read_request({**SMALL, **settings}, [], "ml-100k"))
 
 
 def write_wanted(made: Run) -> Path:
     """What the runner leaves for a run before it starts."""
     made.folder.mkdir(parents=True, exist_ok=True)
-    wanted = {"name": made.variant.name, "model": made.variant.model, "dataset": "ml-100k", "seed": made.seed}
-    content = {**wanted, "settings": made.variant.settings, "command": "", "config": made.variant.config}
+    description = {"name": made.variant.name, "model": made.variant.model, "dataset": "ml-100k", "seed": made.seed}
+    content = {**description, "settings": made.variant.settings, "command": "", "config": made.variant.config}
     (made.folder / "run.json").write_text(json.dumps(content))
     return made.folder
 

@@ -79,11 +79,11 @@ def run_settings(
     """
     require_extra("compare", "a comparison")
     from ..compare.data import check_data
-    from ..compare.plan import make_plan, read_wanted
+    from ..compare.plan import make_plan, read_request
     from ..compare.runner import run_all
 
-    wanted = read_wanted(settings, config_files, dataset)
-    trials = wanted.own["trials"]
+    request = read_request(settings, config_files, dataset)
+    trials = request.own["trials"]
     if tuning and trials is None:
         raise UserError("tune needs the number of trials, as in --trials=8")
     if trials is not None:
@@ -92,9 +92,9 @@ def run_settings(
         from ..training.memory import keep_freed_memory
 
         keep_freed_memory()
-        print(tune_all(wanted))
+        print(tune_all(request))
         return
-    plan, command = make_plan(wanted), [*COMMAND, *argv]
+    plan, command = make_plan(request), [*COMMAND, *argv]
     check_data(plan)
     run_all(plan, command)
     results = tell(plan, command)

@@ -28,7 +28,7 @@ def run(argv: Sequence[str]) -> None:
         if not results:
             raise UserError(f"{folder}: must be the folder of a comparison, got one without results.json")
         label = results["dataset"]
-        # Two comparisons on one dataset are told apart by their folders.
+        # Two comparisons on one dataset are named by their folders.
         by_label[f"{label} ({folder})" if label in by_label else label] = results
     write_page(Path(args.output), by_label)
     print(f"report: {args.output}")

@@ -72,7 +72,7 @@ def screen_handler() -> logging.Handler:
 
 @contextmanager
 def on_screen(log: logging.Logger) -> Iterator[None]:
-    """Show what a logger is told, from level info on, on stderr for as long as the context lasts."""
+    """Show what a logger records, from level info on, on stderr for as long as the context lasts."""
     handler = screen_handler()
     log.addHandler(handler)
     log.setLevel(logging.INFO)

@@ -26,7 +26,7 @@ from ..errors import OutOfTime, UserError
 from ..evaluation.environment import commit_of, machine, peak_gpu_memory, peak_memory, seconds_since_start, versions
 from ..evaluation.ranks import save_test_ranks
 from ..host.settings import load_config
-from ..inference.sampling import asked_for
+from ..inference.sampling import overridden
 from ..model.base import DiffusionRecommender
 from ..training import checkpoint
 from ..training.evaluating import EvaluatingTrainer
@@ -106,7 +106,7 @@ def accuracy_by_steps(model: Any, trainer: EvaluatingTrainer, test_data: Any) ->
     results = []
     for steps in sorted({*(steps for steps in STEPS if steps <= largest), len(model.timesteps)}):
         seconds: list[float] = []
-        with asked_for(model, steps, seed=None):
+        with overridden(model, steps, seed=None):
             metrics = timed(trainer.metrics, seconds)(test_data)
         results.append({"steps": steps, "seconds": seconds[0], "metrics": dict(metrics)})
     return results
@@ -119,20 +119,20 @@ def run_one(folder: Path) -> None:
     ------
     UserError
     """
-    wanted = read_json(folder / "run.json")
+    description = read_json(folder / "run.json")
     commit = commit_of(Path(__file__))
     best = folder / "model.pth"
     last = checkpoint.last_path(best)
     settings = {
-        **wanted["settings"],
-        "seed": wanted["seed"],
+        **description["settings"],
+        "seed": description["seed"],
         "checkpoint_dir": str(folder),
         "log_dir": None,
         "tensorboard_dir": None,
         "resume": str(last) if last.is_file() else None,
-        "deadline": wanted.get("deadline"),
+        "deadline": description.get("deadline"),
     }
-    config = load_config(wanted["model"], wanted["dataset"], None, settings)
+    config = load_config(description["model"], description["dataset"], None, settings)
     with run_logging(config):
         prepared = prepare(config)
         log_settings(config, prepared)
@@ -153,7 +153,7 @@ def run_one(folder: Path) -> None:
         progress.write()
     epochs = progress.content["epochs"]
     record = {
-        **{key: wanted[key] for key in ("name", "model", "dataset", "seed", "command")},
+        **{key: description[key] for key in ("name", "model", "dataset", "seed", "command")},
         "config": plain_config(config),
         "parameters": sum(parameter.numel() for parameter in prepared.model.parameters() if parameter.requires_grad),
         "epochs": epochs,
@@ -187,10 +187,10 @@ def main(folder: Path) -> int:
         return 130
     except Exception as error:
         traceback.print_exc()
-        told = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+        kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
         # A full disk may be what has failed; the runner then tells what it sees.
         with suppress(UserError):
-            write_json(folder / "failed.json", {"error": told + " ".join(str(error).split())})
+            write_json(folder / "failed.json", {"error": kind + " ".join(str(error).split())})
         return 1
 
 

@@ -129,7 +129,7 @@ class Plan(NamedTuple):
         return [run for run in self.runs if run.variant is variant]
 
 
-class Wanted(NamedTuple):
+class Request(NamedTuple):
     """What the user asks of a comparison.
 
     dataset : str
@@ -176,15 +176,15 @@ def read_entry(entry: str) -> tuple[str, str, dict[str, Any]]:
     SettingError
         For anything else.
     """
-    wanted = "MODEL or NAME=MODEL(KEY=VALUE, ...) is wanted"
+    must = "hold entries MODEL or NAME=MODEL(KEY=VALUE, ...)"
     match = _ENTRY.fullmatch(entry.strip())
     if match is None:
-        raise SettingError("model_list", entry, wanted)
+        raise SettingError("model_list", entry, must=must)
     model, settings, telling = match["model"].strip(), {}, []
     for part in split_outside(match["settings"] or ""):
         key, given, value = part.partition("=")
         if not given:
-            raise SettingError("model_list", entry, f"{wanted}, and {part} is no KEY=VALUE")
+            raise SettingError("model_list", entry, must=f"{must}; {part} is no KEY=VALUE")
         settings[key.strip()] = value.strip()
         # Seeds tell how often a row is run, not which row it is.
         if key.strip() != "seeds":
@@ -197,10 +197,10 @@ def _entries(own: Mapping[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
     entries = [read_entry(str(entry)) for entry in own["model_list"]]
     for name, settings in own["variants"].items():
         if not isinstance(settings, Mapping) or not isinstance(settings.get("model"), str):
-            raise SettingError(f"variants.{name}", settings, "a mapping with the key model is wanted")
+            raise SettingError(f"variants.{name}", settings, must="be a mapping with the key model")
         entries.append((name, settings["model"], {key: settings[key] for key in settings if key != "model"}))
     if not entries:
-        raise SettingError("model_list", own["model_list"], "the name of a model is wanted, or several, with commas")
+        raise SettingError("model_list", own["model_list"], must="name a model, or several with commas between them")
     return entries
 
 
@@ -216,7 +216,7 @@ def read_seeds(key: str, value: Any) -> list[int]:
     return seeds
 
 
-def read_wanted(settings: Mapping[str, Any], config_files: Sequence[str], dataset: str) -> Wanted:
+def read_request(settings: Mapping[str, Any], config_files: Sequence[str], dataset: str) -> Request:
     """Read what the user asks for.
 
     Parameters
@@ -251,8 +251,8 @@ def read_wanted(settings: Mapping[str, Any], config_files: Sequence[str], datase
                 by_name.setdefault(spelt, {})[setting] = value
             # A file may serve comparisons of fewer models as well.
             elif key in given or name not in (*our_models(), *recbole_models()):
-                wanted = f"no model of the comparison is called {name}{suggestion(name, known)}"
-                raise SettingError(key, value, wanted)
+                problem = f"no model of the comparison is called {name}{suggestion(name, known)}"
+                raise SettingError(key, value, problem)
         elif key not in OWN and key not in ("model", "dataset"):
             shared[key] = value
             # For the models it would be an unknown setting that is like none of theirs, which is only warned of.
@@ -260,9 +260,9 @@ def read_wanted(settings: Mapping[str, Any], config_files: Sequence[str], datase
                 raise SettingError(key, value, f"there is no such setting; did you mean {near}?")
     for key in ("seed", "resume"):
         if shared.pop(key, None) is not None:
-            wanted = "--seeds is wanted" if key == "seed" else "the same command and --output go on by themselves"
-            raise SettingError(key, merged[key], f"in a comparison {wanted}")
-    return Wanted(str(merged.get("dataset", dataset)), own, entries, shared, by_name)
+            problem = "use --seeds" if key == "seed" else "the same command with the same --output goes on by itself"
+            raise SettingError(key, merged[key], f"in a comparison, {problem}")
+    return Request(str(merged.get("dataset", dataset)), own, entries, shared, by_name)
 
 
 def space_file(model: str, folder: str | None = None) -> Path:
@@ -280,7 +280,7 @@ def _tuned(folder: str | None, name: str, model: str) -> dict[str, Any]:
         return {}
     if not file.is_file():
         # A comparison in which some models are tuned and others not would not be fair.
-        raise SettingError("tuned", folder, f"{file} is wanted: tune {model} as well")
+        raise SettingError("tuned", folder, must=f"hold {file}: tune {model} as well")
     return read_yaml(file)
 
 
@@ -297,16 +297,16 @@ def _check_alike(variants: Iterable[Variant]) -> None:
     for other in others:
         for key in (key for key, row in GENERAL.items() if row.shared):
             if other.config[key] != first.config[key]:
-                wanted = f"{first.config[key]!r} is wanted, as {first.name} has it: all models are evaluated alike"
-                raise SettingError(f"{other.name}.{key}", other.config[key], wanted)
+                must = f"be {first.config[key]!r}, as in {first.name}: all models are evaluated alike"
+                raise SettingError(f"{other.name}.{key}", other.config[key], must=must)
 
 
-def _make_variant(wanted: Wanted, name: str, model: str, settings: dict[str, Any]) -> tuple[Variant, bool]:
+def _make_variant(request: Request, name: str, model: str, settings: dict[str, Any]) -> tuple[Variant, bool]:
     """A row, and whether it has a diffusion that is on."""
     # A row may have seeds of its own, for want of time.
-    seeds = read_seeds(f"{name}.seeds", settings.get("seeds", wanted.own["seeds"]))
+    seeds = read_seeds(f"{name}.seeds", settings.get("seeds", request.own["seeds"]))
     settings = {key: value for key, value in settings.items() if key != "seeds"}
-    config = load_config(model, wanted.dataset, None, {**settings, "seed": seeds[0]})
+    config = load_config(model, request.dataset, None, {**settings, "seed": seeds[0]})
     if config["MODEL_TYPE"] not in (ModelType.SEQUENTIAL, ModelType.GENERAL):
         must = "name sequential models, or general ones, which take users and items alone"
         raise SettingError("model_list", model, must=must)
@@ -314,7 +314,9 @@ def _make_variant(wanted: Wanted, name: str, model: str, settings: dict[str, Any
         must = f"be LS: valid_and_test with {model}, a general model, as each user has one test item then"
         raise SettingError("eval_args.split", config["eval_args"]["split"], must=must)
     if set(config["eval_args"]["mode"].values()) != {"full"}:
-        raise SettingError("eval_args.mode", config["eval_args"]["mode"], "a comparison ranks all items: full")
+        raise SettingError(
+            "eval_args.mode", config["eval_args"]["mode"], must="be full in a comparison: all items are ranked"
+        )
     warnings = list(config.warnings)
     if config["MODEL_TYPE"] == ModelType.GENERAL:
         warnings.append(
@@ -324,14 +326,14 @@ def _make_variant(wanted: Wanted, name: str, model: str, settings: dict[str, Any
     return variant, "diffusion" in config.table and bool(config["diffusion"])
 
 
-def settings_of(wanted: Wanted, entry: tuple[str, str, dict[str, Any]], *weaker: dict[str, Any]) -> dict[str, Any]:
+def settings_of(request: Request, entry: tuple[str, str, dict[str, Any]], *weaker: dict[str, Any]) -> dict[str, Any]:
     """The settings of a named row: those of all models, `weaker`, those of its model, of its name, its own."""
     name, model, own = entry
-    by_name = [wanted.by_name.get(key, {}) for key in dict.fromkeys((model, name))]
-    return merge(wanted.shared, *weaker, *by_name, own)
+    by_name = [request.by_name.get(key, {}) for key in dict.fromkeys((model, name))]
+    return merge(request.shared, *weaker, *by_name, own)
 
 
-def make_variants(wanted: Wanted) -> list[Variant]:
+def make_variants(request: Request) -> list[Variant]:
     """The rows of a comparison: what the user names, and each model of ours with its diffusion switched off.
 
     Raises
@@ -340,20 +342,20 @@ def make_variants(wanted: Wanted) -> list[Variant]:
         For any setting that a model cannot be run with, before anything is trained.
     """
     named = []
-    for entry in wanted.entries:
+    for entry in request.entries:
         name, model, _ = entry
-        tuned = _tuned(wanted.own["tuned"], name, model)
-        made = _make_variant(wanted, name, model, settings_of(wanted, entry, tuned))
-        if wanted.own["tuned"] is not None and not tuned:
+        tuned = _tuned(request.own["tuned"], name, model)
+        made = _make_variant(request, name, model, settings_of(request, entry, tuned))
+        if request.own["tuned"] is not None and not tuned:
             made[0].warnings.append(f"{name} is not tuned as the others are: no space is stated for {model}")
         named.append(made)
     variants = []
     configs = [variant.config for variant, _ in named]
     for variant, is_on in named:
         variants.append(variant)
-        if is_on and wanted.own["off_switch"]:
+        if is_on and request.own["off_switch"]:
             off = {**variant.settings, "diffusion": False, "seeds": variant.seeds}
-            switched_off, _ = _make_variant(wanted, f"{variant.name}-off", variant.model, off)
+            switched_off, _ = _make_variant(request, f"{variant.name}-off", variant.model, off)
             if switched_off.config not in configs:
                 variants.append(switched_off)
                 configs.append(switched_off.config)
@@ -366,7 +368,7 @@ def make_variants(wanted: Wanted) -> list[Variant]:
     return variants
 
 
-def make_plan(wanted: Wanted) -> Plan:
+def make_plan(request: Request) -> Plan:
     """The runs of a comparison, and where each of them stands.
 
     Raises
@@ -374,22 +376,22 @@ def make_plan(wanted: Wanted) -> Plan:
     UserError
         For any mistake in the settings, and where the folder holds runs with other ones.
     """
-    folder = Path(wanted.own["output"] or Path("compare", file_name(wanted.dataset)))
+    folder = Path(request.own["output"] or Path("compare", file_name(request.dataset)))
     runs = [
         Run(variant, seed, folder / "runs" / file_name(variant.name) / str(seed))
-        for variant in make_variants(wanted)
+        for variant in make_variants(request)
         for seed in variant.seeds
     ]
     valid_latex, test_latex = (
-        Path(wanted.own[f"{part}_latex"] or folder / f"{part}.tex") for part in ("valid", "test")
+        Path(request.own[f"{part}_latex"] or folder / f"{part}.tex") for part in ("valid", "test")
     )
-    against = wanted.own["against"]
+    against = request.own["against"]
     names = list(dict.fromkeys(run.variant.name for run in runs))
     if against is not None and against not in names:
-        raise SettingError("against", against, f"one of the rows is wanted: {', '.join(names)}")
-    archive, tuned = (None if wanted.own[key] is None else Path(wanted.own[key]) for key in ("archive", "tuned"))
-    jobs, until = wanted.own["jobs"], Deadline.read(wanted.own["deadline"])
-    plan = Plan(wanted.dataset, folder, runs, valid_latex, test_latex, against, jobs, archive, tuned, until)
+        raise SettingError("against", against, must=f"be one of the rows: {', '.join(names)}")
+    archive, tuned = (None if request.own[key] is None else Path(request.own[key]) for key in ("archive", "tuned"))
+    jobs, until = request.own["jobs"], Deadline.read(request.own["deadline"])
+    plan = Plan(request.dataset, folder, runs, valid_latex, test_latex, against, jobs, archive, tuned, until)
     for run in runs:
         before = read_json(run.folder / "run.json")
         check_same(run, before, f"output={folder}", "choose another folder by --output")

@@ -41,20 +41,22 @@ def plan_of(folder: Path, names: Sequence[str] = ()) -> Plan:
         Where there is none.
     """
     found = [file.parent for file in sorted(folder.glob("runs/*/*/record.json"))]
-    told = {run: read_json(run / "run.json") for run in found}
+    descriptions = {run: read_json(run / "run.json") for run in found}
     if not found:
         raise UserError(f"{folder}: no finished run is in this folder")
     names = names or [row["name"] for row in read_json(folder / "results.json").get("rows", [])]
     runs = []
-    for name in dict.fromkeys([*names, *(run["name"] for run in told.values())]):
-        of_it = sorted((run for run in found if told[run]["name"] == name), key=lambda run: told[run]["seed"])
+    for name in dict.fromkeys([*names, *(run["name"] for run in descriptions.values())]):
+        of_it = sorted(
+            (run for run in found if descriptions[run]["name"] == name), key=lambda run: descriptions[run]["seed"]
+        )
         if of_it:
-            first = told[of_it[0]]
-            seeds = [told[run]["seed"] for run in of_it]
+            first = descriptions[of_it[0]]
+            seeds = [descriptions[run]["seed"] for run in of_it]
             variant = Variant(name, first["model"], first["settings"], first["config"], seeds, [])
-            runs += [Run(variant, told[run]["seed"], run) for run in of_it]
+            runs += [Run(variant, descriptions[run]["seed"], run) for run in of_it]
     latex = (folder / "valid.tex", folder / "test.tex")
-    return Plan(told[found[0]]["dataset"], folder, runs, *latex, against=None, jobs=1, archive=None)
+    return Plan(descriptions[found[0]]["dataset"], folder, runs, *latex, against=None, jobs=1, archive=None)
 
 
 def reevaluate(
@@ -148,8 +150,8 @@ def _test(run: Run, new: Path, changes: Mapping[str, Any], model: str | None, co
         seconds = time.perf_counter() - begin
         write_ranks(new / "ranks.npz", opened)
         by_steps = accuracy_by_steps(opened.model, opened.trainer, opened.test_data)
-    wanted = read_json(run.folder / "run.json")
-    write_json(new / "run.json", {**wanted, "settings": settings, "config": variant.config})
+    description = read_json(run.folder / "run.json")
+    write_json(new / "run.json", {**description, "settings": settings, "config": variant.config})
     record = {
         **read_json(run.folder / "record.json"),
         "config": variant.config,

@@ -66,7 +66,7 @@ def _soonest_end(run: Run, state: dict[str, Any]) -> float | None:
 
 
 def seconds_left(states: dict[Run, dict[str, Any]], jobs: int = 1) -> float | None:
-    """Seconds until all runs have ended, `jobs` of them at a time, as far as can be told; None before the first epoch.
+    """Seconds until all runs have ended, `jobs` at a time, by the epochs so far; None before the first epoch.
 
     A run takes as long as those of its variant that are done, else as those of the others, else as the one at work if
     that does not improve any more.
@@ -116,10 +116,10 @@ def live_table(plan: Plan, states: dict[Run, dict[str, Any]]) -> Table:
         table.add_column(heading, justify="left" if heading in ("model", "state") else "right")
     for run, state in states.items():
         style = {"done": "green", "failed": "red", "waiting": "dim"}.get(state["state"], "bold")
-        told = f"failed: {state['error']}" if state["state"] == "failed" else state["state"]
+        outcome = f"failed: {state['error']}" if state["state"] == "failed" else state["state"]
         spent = duration(state["seconds"]) if state["seconds"] else ""
         # A bracket in a name or an error is no markup.
-        table.add_row(escape(run.variant.name), str(run.seed), escape(told), *_best(state), spent, style=style)
+        table.add_row(escape(run.variant.name), str(run.seed), escape(outcome), *_best(state), spent, style=style)
     return table
 
 
@@ -236,11 +236,11 @@ def _require_none_trains(plan: Plan) -> None:
 def _write_wanted(plan: Plan, run: Run, command: Sequence[str]) -> None:
     """Leave in the run's folder what its process is to do."""
     variant = run.variant
-    wanted = {"name": variant.name, "model": variant.model, "dataset": plan.dataset, "seed": run.seed}
+    description = {"name": variant.name, "model": variant.model, "dataset": plan.dataset, "seed": run.seed}
     config = {**variant.config, "seed": run.seed}
-    told = {"settings": variant.settings, "command": shlex.join(command), "jobs": plan.jobs, "config": config}
-    told["deadline"] = plan.deadline.sooner(SECONDS_TO_CLOSE).text()
-    write_json(run.folder / "run.json", wanted | told)
+    settings = {"settings": variant.settings, "command": shlex.join(command), "jobs": plan.jobs, "config": config}
+    settings["deadline"] = plan.deadline.sooner(SECONDS_TO_CLOSE).text()
+    write_json(run.folder / "run.json", description | settings)
 
 
 def _tell_end(screen: Screen, run: Run, code: int) -> None:

@@ -30,7 +30,7 @@ from ..host.parsing import read_yaml
 from ..host.settings import load_config
 from ..training.run import prepare
 from ..training.trainer import TrainingError
-from .plan import Variant, Wanted, comparable, file_name, first_difference, make_variants, space_file
+from .plan import Request, Variant, comparable, file_name, first_difference, make_variants, space_file
 
 # Trials drawn at random before the sampler learns from them.
 TRIALS_AT_RANDOM = 4
@@ -111,12 +111,12 @@ def read_space(model: str, folder: str | None = None) -> dict[str, Any]:
     """
     file = space_file(model, folder)
     if not file.is_file():
-        raise SettingError("model_list", model, f"nothing is stated to be tuned for it: {file} is wanted")
+        raise SettingError("model_list", model, must=f"have its search space in {file}")
     space = read_yaml(file)
     for key, choice in space.items():
         whole = isinstance(choice, Mapping) and {"low", "high"} <= set(choice) <= {"low", "high", "log"}
         if not whole and not (isinstance(choice, list) and choice):
-            raise SettingError(key, choice, f"in {file} a list or {{low: ..., high: ..., log: ...}} is wanted")
+            raise SettingError(key, choice, must=f"be a list or {{low: ..., high: ..., log: ...}} in {file}")
     return space
 
 
@@ -205,7 +205,12 @@ def _score(trial: optuna.Trial, model: str, dataset: str, settings: Mapping[str,
 
 
 def _one_trial(
-    study: optuna.Study, trial: optuna.Trial, variant: Variant, wanted: Wanted, settings: Mapping[str, Any], space: Any
+    study: optuna.Study,
+    trial: optuna.Trial,
+    variant: Variant,
+    request: Request,
+    settings: Mapping[str, Any],
+    space: Any,
 ) -> None:
     """Do a trial and tell the study how it ended; broken off, it is asked for again."""
     trial.set_user_attr("started", psutil.Process().create_time())
@@ -214,7 +219,7 @@ def _one_trial(
     trial.set_user_attr("host", socket.gethostname())
     try:
         point = suggest(trial, space)
-        score = _score(trial, variant.model, wanted.dataset, {**settings, **point}, wanted.own["trial_minutes"])
+        score = _score(trial, variant.model, request.dataset, {**settings, **point}, request.own["trial_minutes"])
         study.tell(trial, score)
     except optuna.TrialPruned:
         study.tell(trial, state=TrialState.PRUNED)
@@ -229,7 +234,7 @@ def _one_trial(
         raise
 
 
-def _open_study(folder: Path, variant: Variant, wanted: Wanted, space: Any) -> optuna.Study:
+def _open_study(folder: Path, variant: Variant, request: Request, space: Any) -> optuna.Study:
     """The study of a model, on disk; several processes and machines may work on it at once."""
     folder.mkdir(parents=True, exist_ok=True)
     storage = JournalStorage(JournalFileBackend(str(folder / "study.journal")))
@@ -237,23 +242,23 @@ def _open_study(folder: Path, variant: Variant, wanted: Wanted, space: Any) -> o
         storage=storage,
         study_name=variant.model,
         direction="maximize" if variant.config["valid_metric_bigger"] else "minimize",
-        pruner=_pruner(wanted.own),
+        pruner=_pruner(request.own),
         load_if_exists=True,
     )
-    here = {**variant.config, "space": space, "seeds": variant.seeds[:1], **{key: wanted.own[key] for key in BUDGET}}
+    here = {**variant.config, "space": space, "seeds": variant.seeds[:1], **{key: request.own[key] for key in BUDGET}}
     there = comparable(study.user_attrs.get("config", here), here)
     key = first_difference(there, here)
     if key is not None:
-        told = f"{variant.name} was tuned with {key}={there.get(key)!r} there, not {here.get(key)!r}"
-        raise UserError(f"output={folder.parent}: {told}; set it so, or choose another folder by --output")
+        difference = f"{variant.name} was tuned with {key}={there.get(key)!r} there, not {here.get(key)!r}"
+        raise UserError(f"output={folder.parent}: {difference}; set it so, or choose another folder by --output")
     study.set_user_attr("config", here)
     return study
 
 
 def _record(study: optuna.Study, folder: Path, metric: str, trials: int) -> None:
     """Write every trial, and when all are there the settings of the best, to files that people read."""
-    told = ("number", "value", "datetime_start", "datetime_complete", "params", "user_attrs", "state")
-    table = study.trials_dataframe(told)
+    columns = ("number", "value", "datetime_start", "datetime_complete", "params", "user_attrs", "state")
+    table = study.trials_dataframe(columns)
     whose = [f"user_attrs_{key}" for key in WHOSE]
     write_text(folder / "trials.csv", table.drop(columns=whose, errors="ignore").to_csv(index=False))
     done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
@@ -267,23 +272,23 @@ def _record(study: optuna.Study, folder: Path, metric: str, trials: int) -> None
         write_text(folder / "best.yaml", head + yaml.safe_dump(best.params, sort_keys=False))
 
 
-def tune_model(variant: Variant, wanted: Wanted, folder: Path) -> dict[str, str]:
+def tune_model(variant: Variant, request: Request, folder: Path) -> dict[str, str]:
     """Search a model's space until the study has its trials; gives a row of the table.
 
     Raises
     ------
     UserError
     """
-    name, config, trials = variant.name, variant.config, wanted.own["trials"]
-    space = read_space(variant.model, wanted.own["space"])
-    settings = {**variant.settings, "seed": variant.seeds[0], "deadline": wanted.own["deadline"]}
-    study = _open_study(folder, variant, wanted, space)
+    name, config, trials = variant.name, variant.config, request.own["trials"]
+    space = read_space(variant.model, request.own["space"])
+    settings = {**variant.settings, "seed": variant.seeds[0], "deadline": request.own["deadline"]}
+    study = _open_study(folder, variant, request, space)
     # The defaults are the first trial, so that tuning can only gain on validation.
     study.enqueue_trial({key: config[key] for key in space}, skip_if_exists=True)
     _repeat_broken_off(study)
     _record(study, folder, config["valid_metric"], trials)
     while counted(study) < trials:
-        Deadline.read(wanted.own["deadline"]).require(0, "a trial")
+        Deadline.read(request.own["deadline"]).require(0, "a trial")
         trial = study.ask()
         # By the trials before it, so that processes that share a study do not draw the same, and one broken off
         # changes nothing.
@@ -292,12 +297,12 @@ def tune_model(variant: Variant, wanted: Wanted, folder: Path) -> dict[str, str]
         if counted(study, trial.number) >= trials:
             study.tell(trial, state=TrialState.FAIL)
             break
-        _one_trial(study, trial, variant, wanted, settings, space)
+        _one_trial(study, trial, variant, request, settings, space)
         _record(study, folder, config["valid_metric"], trials)
         ended = study.get_trials(deepcopy=False)[trial.number]
-        told = ended.user_attrs.get("error") or (f"{ended.value:.4f}" if ended.value is not None else "")
+        outcome = ended.user_attrs.get("error") or (f"{ended.value:.4f}" if ended.value is not None else "")
         state = f"{ended.state.name.lower()} after {ended.user_attrs.get('epochs', 0)} epochs"
-        logger.info("%s, trial %d of %d: %s %s %s", name, counted(study), trials, state, told, ended.params)
+        logger.info("%s, trial %d of %d: %s %s %s", name, counted(study), trials, state, outcome, ended.params)
     done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     pruned = study.get_trials(deepcopy=False, states=(TrialState.PRUNED,))
     return {
@@ -314,7 +319,7 @@ def tune_model(variant: Variant, wanted: Wanted, folder: Path) -> dict[str, str]
     }
 
 
-def tune_all(wanted: Wanted) -> str:
+def tune_all(request: Request) -> str:
     """Tune each model that the user names; gives the table of what was best.
 
     The folder is `output`, by default `tune/<dataset>`; in it a folder a model has `study.journal`, which several
@@ -326,20 +331,20 @@ def tune_all(wanted: Wanted) -> str:
     OutOfTime
         Where trials are left when the deadline comes. The one at work is done again.
     """
-    if wanted.own["jobs"] != 1:
-        beside = "for tuning 1 is wanted; the same command, started once more beside the first, shares its study"
-        raise SettingError("jobs", wanted.own["jobs"], beside)
-    root = Path(wanted.own["output"] or Path("tune", file_name(wanted.dataset)))
-    # All of them before the first is tuned, so that a mistake in the last is told now.
-    variants = make_variants(wanted._replace(own={**wanted.own, "off_switch": False}))
+    if request.own["jobs"] != 1:
+        must = "be 1 for tuning; the same command, started a second time, shares the study"
+        raise SettingError("jobs", request.own["jobs"], must=must)
+    root = Path(request.own["output"] or Path("tune", file_name(request.dataset)))
+    # All of them before the first is tuned, so that a mistake in the last shows now.
+    variants = make_variants(request._replace(own={**request.own, "off_switch": False}))
     for variant in variants:
-        read_space(variant.model, wanted.own["space"])
+        read_space(variant.model, request.own["space"])
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     handler = screen_handler()
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     try:
-        rows = [tune_model(variant, wanted, root / file_name(variant.name)) for variant in variants]
+        rows = [tune_model(variant, request, root / file_name(variant.name)) for variant in variants]
     except OutOfTime as ended:
         raise OutOfTime(f"{ended}; the same command goes on with the trials that are left") from None
     finally:

@@ -306,11 +306,11 @@ def _require_rows(dataset: Any) -> None:
     if dataset.inter_feat is None or len(dataset.inter_feat):
         return
     config = dataset.config
-    told = []
+    steps = []
     for settings, rows in vars(dataset).get("_rows_left", []):
         given = [f"{key}={config[key]}" for key in settings.split() if config[key]]
-        told += [f"{rows} after {' and '.join(given)}"] if given else []
-    raise UserError(f"dataset={dataset.dataset_name}: no interaction is left by the filters: {', '.join(told)}")
+        steps += [f"{rows} after {' and '.join(given)}"] if given else []
+    raise UserError(f"dataset={dataset.dataset_name}: no interaction is left by the filters: {', '.join(steps)}")
 
 
 def _sort(self: Any, by: str | list[str], ascending: bool | list[bool] = True) -> None:

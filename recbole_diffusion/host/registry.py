@@ -185,7 +185,7 @@ def _checked(name: object, model: type) -> type:
 
     kind = getattr(model, "type", None)
     if not isinstance(model, type) or not isinstance(kind, ModelType):
-        raise SettingError("model", name, "a class derived from one of RecBole's recommenders is wanted")
+        raise SettingError("model", name, must="be a class derived from one of RecBole's recommenders")
     if kind is ModelType.DECISIONTREE:
         raise SettingError("model", name, NO_GRADIENT)
     return model

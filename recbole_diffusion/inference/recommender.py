@@ -363,7 +363,7 @@ class Recommender:
         self, histories: list[Tensor], hidden: Tensor | None, options: Options, targets: Tensor | None
     ) -> tuple[TopItems, certainty.Certainty | None]:
         model, samples = self.model, options.seeds_of(self.model)
-        with draws.asked_for(model, options.inference_steps, options.seed):
+        with draws.overridden(model, options.inference_steps, options.seed):
             x_0 = draws.draw_points(model, histories, samples, options.temperature, options.batch_size)
         best = top_items(
             lambda piece: model.score(x_0[:, piece]),

@@ -147,8 +147,8 @@ def class_of(path: str | Path, name: str, model: str | type | None) -> type:
     except SettingError as error:
         if model is not None:
             raise
-        wanted = f"{path}: {name} is no model of ours or of RecBole's; say where it stands, model=FILE.py:{name}"
-        raise UserError(wanted) from error
+        problem = f"{path}: {name} is no model of ours or of RecBole's; say where it stands, model=FILE.py:{name}"
+        raise UserError(problem) from error
     if model_name(found) != name:
         raise SettingError("model", model_name(found), f"{path} is of the model {name}")
     return found

@@ -19,7 +19,7 @@ SCALED = ("x_T", "reverse")
 
 
 @contextmanager
-def asked_for(model: Any, steps: int | None, seed: int | None) -> Iterator[None]:
+def overridden(model: Any, steps: int | None, seed: int | None) -> Iterator[None]:
     """Give a diffusion model another number of reverse steps and another seed, for as long as the context lasts."""
     before = model.timesteps, model.evaluation_noise
     if steps is not None:

@@ -80,7 +80,7 @@ def trace(
     steps = min(STEPS, longest) if steps is None else steps
     if not 1 <= steps <= longest:
         raise SettingError("inference_steps", steps, must=f"be from 1 to {longest}, the model's longest chain")
-    with sampling.asked_for(model, steps, seed):
+    with sampling.overridden(model, steps, seed):
         read = model.history(sampling.batch(model, [history]))
         noise = sampling.stacked_noise(model, read, range(1), temperature)
         chain = model.sample(read, noise)

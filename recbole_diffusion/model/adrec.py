@@ -17,7 +17,7 @@ from ..diffusion.noise import Noise, Shape
 from ..diffusion.process import GaussianProcess, Process
 from ..diffusion.timesteps import SharedSteps, StepSampler
 from ..errors import SettingError
-from .base import ENCODER, History, Losses, TrainingStep, check_encoder, mean_by_row
+from .base import ENCODER, History, Losses, TrainingStep, mean_by_row
 from .gaussian import GaussianRecommender
 from .layers import Dropout, StepMLP
 from .padding import counted_keys, with_padding_place
@@ -83,7 +83,6 @@ class ADRec(GaussianRecommender):
     @classmethod
     def check_settings(cls, config: Any) -> None:
         super().check_settings(config)
-        check_encoder(config)
         if config["loss_type"] != "CE":
             raise SettingError("loss_type", config["loss_type"], must="be CE: every place has a target")
         if config["pcgrad"] and config["step_sampler"] == "lossaware":

@@ -126,17 +126,19 @@ def mean_by_row(losses: Tensor, history: History) -> Tensor:
     return losses * (history.mask.sum().to(losses.dtype) / (len(history.mask) * history.length))[:, None]
 
 
-def check_encoder(config: Any) -> None:
-    """Check the settings of `ENCODER` against each other and against the machine.
+def check_table(model: type, config: Any) -> None:
+    """Check the settings in a model's table: each alone, and those of a network against each other and the machine.
 
     Raises
     ------
     SettingError
     """
-    heads, width = config["n_heads"], config["hidden_size"]
-    if width % heads:
-        raise SettingError("hidden_size", width, must=f"be a multiple of n_heads={heads}")
-    if config["compile"] and config["device"].type == "cpu":
+    table = table_of(model)
+    for key, setting in table.items():
+        setting.check(key, config[key])
+    if "n_heads" in table and config["hidden_size"] % config["n_heads"]:
+        raise SettingError("hidden_size", config["hidden_size"], must=f"be a multiple of n_heads={config['n_heads']}")
+    if "compile" in table and config["compile"] and config["device"].type == "cpu":
         compilers = (os.environ.get("CXX"), "g++", "clang++", "cl")
         if not any(name and shutil.which(name) for name in compilers):
             raise SettingError("compile", True, must="be False where no C++ compiler (g++ or clang++) is installed")
@@ -186,8 +188,7 @@ class DiffusionRecommender(SequentialRecommender):
         SettingError
             Naming the key, what must hold, and the value.
         """
-        for key, setting in table_of(cls).items():
-            setting.check(key, config[key])
+        check_table(cls, config)
         guidable = cls.unconditional is not DiffusionRecommender.unconditional
         for key in ("guidance_drop", "guidance_scale"):
             if config[key] and not guidable:
@@ -399,8 +400,8 @@ class DiffusionRecommender(SequentialRecommender):
         try:
             return choose_rows(kept, condition, self.unconditional(condition))
         except (ValueError, TypeError, RuntimeError) as error:
-            wanted = "a condition of the form that encode gives, or one row of it"
-            raise ModelError(f"{type(self).__name__}: unconditional must return {wanted} ({error})") from error
+            must = "a condition of the form that encode gives, or one row of it"
+            raise ModelError(f"{type(self).__name__}: unconditional must return {must} ({error})") from error
 
     def check_output(self, output: Any, x_0: Tensor) -> None:
         """Refuse what `denoise` must not give for x_0 [B, ...].

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..common.setting import Setting, positive, share
-from .base import ENCODER, check_encoder, places
+from .base import ENCODER, places
 from .layers import ACTIVATIONS, Attention, Dropout
 from .plain import PlainRecommender
 
@@ -87,19 +87,8 @@ class BSARec(PlainRecommender):
         "c": positive("int"),
     }
 
-    @classmethod
-    def check_settings(cls, config: Any) -> None:
-        """Refuse, before any data is loaded, sizes that do not fit.
-
-        Raises
-        ------
-        SettingError
-        """
-        check_encoder(config)
-
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
-        self.check_settings(config)
         self.place_embedding = nn.Embedding(self.max_seq_length, self.hidden_size)
         self.input_norm = nn.LayerNorm(self.hidden_size, eps=config["layer_norm_eps"])
         self.dropout = Dropout(config["hidden_dropout_prob"])

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..common.setting import Setting, at_least, one_of
 from ..diffusion.noise import Noise
-from .base import ENCODER, History, Losses, TrainingStep, check_encoder
+from .base import ENCODER, History, Losses, TrainingStep
 from .discrete import mean_log_probability
 from .gaussian import GaussianRecommender
 from .layers import Dropout, step_angles
@@ -67,11 +67,6 @@ class DiffRec(GaussianRecommender):
         "rounding_weight": at_least(0, "float"),
     }
     records_steps = True
-
-    @classmethod
-    def check_settings(cls, config: Any) -> None:
-        super().check_settings(config)
-        check_encoder(config)
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..common.setting import Setting, one_of, probability, switch
 from ..diffusion.noise import Noise
-from .base import ENCODER, History, check_encoder
+from .base import ENCODER, History
 from .gaussian import GaussianRecommender
 from .layers import Dropout, StepMLP
 from .padding import counted_keys, with_padding_place
@@ -37,12 +37,10 @@ class DiffuRec(GaussianRecommender):
     paper calls lambda_uncertainty. Training (section 4.2) scores x0_hat against all items; inference (section 4.3)
     reverses from N(0, I) and ranks by dot product.
 
-    With `attention_mask: reference` the network treats padding as the authors' published code does: rows
-    are padded to the full length, padding has a trained embedding and is attended to, padded positions
-    themselves attend uniformly, and index 0 is a candidate of the softmax. With `keys` padding is invisible. With
-    `counted` it takes part as in `reference`, but stands once and counts as often as it would stand, which costs
-    hardly more than `keys`. All padding of a row is alike but for what is random, dropout and λ; so without these both
-    are the same network, and with them `counted` draws once where `reference` draws for every place.
+    `attention_mask` says what padding does. With `keys` it is invisible. With `reference`, the authors' way, rows
+    are padded to the full length, padding has a trained embedding and is attended to, padded positions attend
+    uniformly, and index 0 is a candidate of the softmax. `counted` is the same network at hardly more than the cost of
+    `keys`: one place stands for all padding of a row and counts as often, so dropout and λ are drawn for it once.
 
     See `DiffusionRecommender` for the parameters.
     """
@@ -56,11 +54,6 @@ class DiffuRec(GaussianRecommender):
     aliases: ClassVar[Mapping[str, str]] = {"lambda_uncertainty": "noise_scale"}
     records_steps = True
     scales_x_t = True
-
-    @classmethod
-    def check_settings(cls, config: Any) -> None:
-        super().check_settings(config)
-        check_encoder(config)
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)

@@ -75,12 +75,12 @@ class _PiecewiseCrossEntropy(torch.autograd.Function):
                 log_sums.append(scores.sum(dim=0).log_().add_(largest))
                 if keeps:
                     ctx.kept.append((scores, largest))
-            wanted = (x * weight[target]).sum(dim=1)
+            target_logit = (x * weight[target]).sum(dim=1)
         if bias is not None:
-            wanted = wanted + bias[target]
+            target_logit = target_logit + bias[target]
         log_normaliser = torch.stack(log_sums).logsumexp(dim=0)
         ctx.save_for_backward(x, weight, bias, target, log_normaliser)
-        return log_normaliser - wanted
+        return log_normaliser - target_logit
 
     @staticmethod
     @once_differentiable

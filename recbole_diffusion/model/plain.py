@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..common.setting import Setting, positive
 from ..errors import ModelError
+from .base import check_table
 from .losses import catalogue_cross_entropy
 
 
@@ -36,8 +37,19 @@ class PlainRecommender(SequentialRecommender):
         "initializer_range": positive("float"),
     }
 
+    @classmethod
+    def check_settings(cls, config: Any) -> None:
+        """Refuse, before any data is loaded, what the model cannot use.
+
+        Raises
+        ------
+        SettingError
+        """
+        check_table(cls, config)
+
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
+        self.check_settings(config)
         self.hidden_size: int = config["hidden_size"]
         self.item_embedding = nn.Embedding(self.n_items, self.hidden_size)
         nn.init.normal_(self.item_embedding.weight, std=config["initializer_range"])

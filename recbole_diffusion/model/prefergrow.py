@@ -63,9 +63,6 @@ class PreferGrow(DiscreteRecommender):
     @classmethod
     def check_settings(cls, config: Any) -> None:
         super().check_settings(config)
-        heads, width = config["n_heads"], config["hidden_size"]
-        if width % heads:
-            raise SettingError("hidden_size", width, must=f"be a multiple of n_heads={heads}")
         if config["diffusion_steps"] < 2:
             raise SettingError("diffusion_steps", config["diffusion_steps"], must="be at least 2")
 

@@ -15,7 +15,7 @@ from ..diffusion.process import Process
 from ..diffusion.sphere import SphereFlow
 from ..diffusion.timesteps import FlowSteps, StepSampler
 from ..errors import SettingError
-from .base import ENCODER, DiffusionRecommender, History, Losses, TrainingStep, check_encoder, mean_by_row
+from .base import ENCODER, DiffusionRecommender, History, Losses, TrainingStep, mean_by_row
 from .layers import Dropout, StepMLP
 
 
@@ -51,7 +51,6 @@ class RFMRec(DiffusionRecommender):
     @classmethod
     def check_settings(cls, config: Any) -> None:
         super().check_settings(config)
-        check_encoder(config)
         width, heads = config["hidden_size"], config["n_heads"]
         if width % (2 * heads):
             raise SettingError("hidden_size", width, must=f"be a multiple of 2 n_heads={2 * heads}")

@@ -71,11 +71,11 @@ def test_correlations_are_spearmans_and_a_common_cause_is_taken_off() -> None:
     part = study.HeldOut([], [np.zeros(length) for length in cause], cause)
     outcome = study.Outcome(np.zeros((2000, 1)), other, other)
     row = study.correlations(part, 1.0, study.Drawn({}, figure, np.zeros(2000), cause / 1.0, -figure), outcome)
-    wanted = spearmanr(figure, other)
-    assert row["ρ(distance, NDCG@10)"] == f"{wanted.statistic:.3f} (p {wanted.pvalue:.2g})"
-    assert wanted.statistic > 0.5 and abs(float(row["ρ(distance, NDCG@10) at equal length"].split()[0])) < 0.1
+    expected = spearmanr(figure, other)
+    assert row["ρ(distance, NDCG@10)"] == f"{expected.statistic:.3f} (p {expected.pvalue:.2g})"
+    assert expected.statistic > 0.5 and abs(float(row["ρ(distance, NDCG@10) at equal length"].split()[0])) < 0.1
     assert row["ρ(entropy, NDCG@10)"] == ""
-    assert row["ρ(margin, NDCG@10)"] == f"{-wanted.statistic:.3f} (p {wanted.pvalue:.2g})"
+    assert row["ρ(margin, NDCG@10)"] == f"{-expected.statistic:.3f} (p {expected.pvalue:.2g})"
     # Here the score's entropy is the common cause.
     assert row["ρ(distance, NDCG@10) at equal score entropy"] == row["ρ(distance, NDCG@10) at equal length"]
     assert abs(float(row["ρ(distance, NDCG@10) at equal score entropy"].split()[0])) < 0.1

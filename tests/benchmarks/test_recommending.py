@@ -40,15 +40,20 @@ def test_one_json_object(capsys: pytest.CaptureFixture[str], monkeypatch: pytest
     monkeypatch.setattr(Recommender, "recommend_ids", spy)
     assert run_command(lambda: recommending.run(["--checkpoint=saved", "--device=cpu", "--timed_users=7"])) == 0
     out, err = capsys.readouterr()
-    told = json.loads(out)
+    figures = json.loads(out)
     recommender = Recommender.load("saved", device="cpu")
     here = {"items": len(recommender.vocabulary), "users": len(recommender.users)}
-    assert {key: told[key] for key in here} == here
-    assert (told["model"], told["dataset"], told["eval_steps"], told["timed_users"]) == (model, "ml-100k", 1, 7)
-    assert told["settings"]["hidden_size"] == 16 and told["peak_rss_mb"] > 50
-    assert told["made_up"].pop("one_user_ms") > 0
-    assert told["made_up"] == {"items": 3000, "hidden_size": 64, "inner_size": 256}
-    assert min(told[key] for key in ("load_s", "one_user_ms", "read_users_s", "all_users_s")) > 0
+    assert {key: figures[key] for key in here} == here
+    assert (figures["model"], figures["dataset"], figures["eval_steps"], figures["timed_users"]) == (
+        model,
+        "ml-100k",
+        1,
+        7,
+    )
+    assert figures["settings"]["hidden_size"] == 16 and figures["peak_rss_mb"] > 50
+    assert figures["made_up"].pop("one_user_ms") > 0
+    assert figures["made_up"] == {"items": 3000, "hidden_size": 64, "inner_size": 256}
+    assert min(figures[key] for key in ("load_s", "one_user_ms", "read_users_s", "all_users_s")) > 0
     # Seven users and the warm-ups one by one, then all at once, then the same number of the made-up catalogue.
     assert asked == [(here["items"], 16, 1)] * 12 + [(here["items"], 16, here["users"])] + [(3000, 64, 1)] * 12
     assert "internal" not in err
@@ -57,7 +62,7 @@ def test_one_json_object(capsys: pytest.CaptureFixture[str], monkeypatch: pytest
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--timed_users=0"], "timed_users=0: a positive whole number is wanted"),
+        (["--timed_users=0"], "timed_users must be a positive whole number, got 0"),
         ([], "absent.pth: the checkpoint cannot be read"),
     ],
 )

@@ -53,11 +53,14 @@ def test_a_trained_model_is_measured_with_each_number_of_steps(
 
 
 def test_mistakes_are_one_line(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="--checkpoint: a trained model is wanted"):
+    with pytest.raises(UserError, match="--checkpoint must name a trained model"):
         steps.run([])
     trained = train_and_test("Pop", "ml-100k", None, {**SMALL_RUN, "checkpoint_dir": str(tmp_path)})
-    for argument, told in (("steps=0,3", "steps='0,3': positive"), ("output=x", "Pop has no reverse steps")):
-        with pytest.raises(UserError, match=told):
+    for argument, message in (
+        ("steps=0,3", "steps must be positive whole numbers"),
+        ("output=x", "Pop has no reverse steps"),
+    ):
+        with pytest.raises(UserError, match=message):
             steps.run([f"--checkpoint={trained.model_file}", f"--{argument}"])
     state = torch.load(trained.model_file, weights_only=True)
     assert checkpoint.load(trained.model_file).keys() == state.keys()

@@ -16,7 +16,7 @@ SEVERAL = "--model_list=DiffuRec,SASRec"
 def tuned(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What would be tuned."""
     calls: list[Any] = []
-    monkeypatch.setattr("recbole_diffusion.compare.tune.tune_all", lambda wanted: calls.append(wanted) or "the table")
+    monkeypatch.setattr("recbole_diffusion.compare.tune.tune_all", lambda request: calls.append(request) or "the table")
     return calls
 
 

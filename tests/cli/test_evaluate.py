@@ -30,9 +30,9 @@ def test_both_rankings_apart_ranks_and_json(saved: Callable[..., Saved], capsys:
     assert "history in the ranking\n" in out and "history out of the ranking\n" in out
     assert out.splitlines()[-2:] == ["ranks: r.npz", "output: out.json"]
     assert err.splitlines() == ["--steps is now --inference_steps"]
-    told = json.loads(Path("out.json").read_text())
-    assert told["checkpoint"] == str(trained.path) and told["settings"]["inference_steps"] == 4
-    assert set(told["test"]) == {"in", "out"} and set(told["test"]["out"]) == set(trained.test_result)
+    written = json.loads(Path("out.json").read_text())
+    assert written["checkpoint"] == str(trained.path) and written["settings"]["inference_steps"] == 4
+    assert set(written["test"]) == {"in", "out"} and set(written["test"]["out"]) == set(trained.test_result)
     assert load_ranks(Path("r.npz")).rank_out is not None
 
 

@@ -16,7 +16,7 @@ from recbole_diffusion.errors import OutOfTime, UserError
     ("error", "code", "line"),
     [
         (None, 0, ""),
-        (UserError("x=1: less\n  is wanted"), 2, "error: x=1: less is wanted\n"),
+        (UserError("x=1: less\n  would do"), 2, "error: x=1: less would do\n"),
         (KeyboardInterrupt(), 130, "interrupted\n"),
         (OutOfTime("deadline: no time is left"), 75, "deadline: no time is left\n"),
         (Ended(signal.SIGTERM), 143, "ended by SIGTERM\n"),

@@ -42,12 +42,12 @@ def test_a_history_gives_a_table_with_titles(
 ) -> None:
     assert ask("--history", "50, 258", "--topk=3") == 0
     out, err = capsys.readouterr()
-    wanted = diffurec.recommend(["50", "258"], topk=3)
-    assert wanted.titles is not None and err == ""
+    expected = diffurec.recommend(["50", "258"], topk=3)
+    assert expected.titles is not None and err == ""
     rows = [re.split(r"\s{2,}", line.strip()) for line in out.splitlines()[2:]]
-    assert [row[0] for row in rows] == wanted.items[0].tolist()
-    assert [float(row[1]) for row in rows] == pytest.approx(wanted.scores[0], abs=1e-3)
-    assert [row[2] for row in rows] == wanted.titles[0].tolist()
+    assert [row[0] for row in rows] == expected.items[0].tolist()
+    assert [float(row[1]) for row in rows] == pytest.approx(expected.scores[0], abs=1e-3)
+    assert [row[2] for row in rows] == expected.titles[0].tolist()
 
 
 def test_users_and_how_sure_the_model_is(
@@ -89,7 +89,7 @@ def test_from_stdin_to_stdout(
 @pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
 def test_all_users_to_a_file(ask: Callable[..., int], diffurec: Recommender, ending: str) -> None:
     assert ask("--users=all", f"--output=all.{ending}", "--topk=3", "--include_seen") == 0
-    wanted = diffurec.recommend_users(diffurec.users.tokens, topk=3, exclude_seen=False).to_frame()
+    expected = diffurec.recommend_users(diffurec.users.tokens, topk=3, exclude_seen=False).to_frame()
     if ending == "parquet":
         table = pd.read_parquet("all.parquet")
     elif ending == "csv":
@@ -97,8 +97,8 @@ def test_all_users_to_a_file(ask: Callable[..., int], diffurec: Recommender, end
     else:
         table = pd.read_json("all.jsonl", lines=True, dtype=False).explode(["items", "scores"])
         table = table.rename(columns={"items": "item", "scores": "score"})
-    assert table["user"].tolist() == wanted["user"].tolist() and table["item"].tolist() == wanted["item"].tolist()
-    np.testing.assert_allclose(table["score"].astype(float), wanted["score"], atol=1e-5)
+    assert table["user"].tolist() == expected["user"].tolist() and table["item"].tolist() == expected["item"].tolist()
+    np.testing.assert_allclose(table["score"].astype(float), expected["score"], atol=1e-5)
 
 
 def test_an_interrupted_run_leaves_no_file_and_an_older_one_as_it_was(
@@ -133,14 +133,14 @@ def test_earlier_names_still_work_and_say_the_new_once(
 ) -> None:
     new = ["--inference_steps=2", "--inference_seeds=3", "--noise_scale=0.1", "--reverse_sampler=ddim"]
     assert ask("--history=50", *new) == 0
-    wanted = capsys.readouterr()
-    assert wanted.err == ""
+    expected = capsys.readouterr()
+    assert expected.err == ""
     old = ["--steps=2", "--samples", "3", "--set=noise_scale=0.1", "--set", "reverse_sampler=ddim"]
     assert ask("--history=50", *old) == 0
     said = "--steps is now --inference_steps\n--samples is now --inference_seeds\n--set=KEY=VALUE is now --KEY=VALUE\n"
-    assert capsys.readouterr() == (wanted.out, said)
+    assert capsys.readouterr() == (expected.out, said)
     assert ask("--history=50", "--noise-scale", "0.9", *new[:2]) == 0
-    assert capsys.readouterr().out != wanted.out
+    assert capsys.readouterr().out != expected.out
 
 
 def test_the_newest_model_of_a_folder_writes_a_file(saved: Callable[..., Saved], ask: Callable[..., int]) -> None:

@@ -117,7 +117,7 @@ def test_model_and_dataset_by_default_or_from_a_file(tmp_path: Path, calls: Call
 @pytest.mark.parametrize(
     ("error", "code", "line"),
     [
-        (UserError("x=1: less\n  is wanted"), 2, "error: x=1: less is wanted\n"),
+        (UserError("x=1: less\n  would do"), 2, "error: x=1: less would do\n"),
         (KeyboardInterrupt(), 130, "interrupted\n"),
         (ValueError("odd"), 1, "internal error: ValueError: odd; run again with --debug for the stack\n"),
     ],

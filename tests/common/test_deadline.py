@@ -20,9 +20,9 @@ def test_minutes_count_from_the_start_of_the_process() -> None:
 
 @pytest.mark.parametrize("hours", [-2, 3])
 def test_a_time_of_day_is_the_first_after_the_start(hours: int) -> None:
-    wanted = datetime.fromtimestamp(START) + timedelta(hours=hours)
-    end = datetime.fromtimestamp(Deadline.read(wanted.strftime("%H:%M")).at or 0)
-    assert (end.hour, end.minute, end.second) == (wanted.hour, wanted.minute, 0)
+    expected = datetime.fromtimestamp(START) + timedelta(hours=hours)
+    end = datetime.fromtimestamp(Deadline.read(expected.strftime("%H:%M")).at or 0)
+    assert (end.hour, end.minute, end.second) == (expected.hour, expected.minute, 0)
     assert timedelta() < end - datetime.fromtimestamp(START) <= timedelta(days=1)
 
 

@@ -13,14 +13,14 @@ from recbole_diffusion.cli import compare as cli
 from recbole_diffusion.common.files import read_json, write_json
 from recbole_diffusion.compare import runner
 from recbole_diffusion.compare.archive import pack, read_archive, unpack, write_archive
-from recbole_diffusion.compare.plan import Plan, make_plan, read_wanted
+from recbole_diffusion.compare.plan import Plan, make_plan, read_request
 from recbole_diffusion.errors import UserError
 
 MEMBERS = {"runs/a/1/run.json": b"{}", "tuned/a.csv": b"1,2\n", "runs/a/1/ranks.npz": bytes(range(256)) * 99}
 
 
 def plan_of(compared: dict[str, Any], **settings: str) -> Plan:
-    return make_plan(read_wanted({**compared["settings"], **settings}, [], "ml-100k"))
+    return make_plan(read_request({**compared["settings"], **settings}, [], "ml-100k"))
 
 
 def refuse_to_train(*_: object) -> None:

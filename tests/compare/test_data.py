@@ -7,7 +7,7 @@ from small_plans import small_plan
 
 from recbole_diffusion.compare import data
 from recbole_diffusion.compare.data import check_data
-from recbole_diffusion.compare.plan import make_plan, read_wanted
+from recbole_diffusion.compare.plan import make_plan, read_request
 from recbole_diffusion.errors import UserError
 
 
@@ -16,10 +16,10 @@ def test_rows_on_other_data_are_refused_before_they_train(atomic: Callable[..., 
     items = "item_id:token\n" + "".join(f"i{item}\n" for item in range(8))
     path = atomic("toy", inter="user_id:token\titem_id:token\ttimestamp:float\n" + rows, item=items)
     settings = {"model_list": "Pop,other=Pop", "data_path": path, "topk": "5", "valid_metric": "NDCG@5"}
-    alike = make_plan(read_wanted({**settings, "other.load_col": "{user: [user_id]}"}, [], "toy"))
+    alike = make_plan(read_request({**settings, "other.load_col": "{user: [user_id]}"}, [], "toy"))
     check_data(alike)
     # Interactions with items that the file of the items lacks are left out.
-    plan = make_plan(read_wanted({**settings, "other.load_col": "{item: [item_id]}"}, [], "toy"))
+    plan = make_plan(read_request({**settings, "other.load_col": "{item: [item_id]}"}, [], "toy"))
     with pytest.raises(UserError) as caught:
         check_data(plan)
     assert "other works on other data than Pop: 9 users, 8 items and 72 rows, not 9 users, 9 items and 81 rows; " in (

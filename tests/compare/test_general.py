@@ -25,8 +25,8 @@ MODELS = ("DiffRec", "RecBole-DiffRec", "LDiffRec")
 @pytest.mark.parametrize("model", MODELS[1:])
 def test_general_diffusion_models_run_by_a_name_of_their_own(model: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([f"--model={model}", *FEW]) == 0
-    told = capsys.readouterr().out
-    assert f"{model} on ml-100k, seed" in told and "ndcg@10" in told
+    printed = capsys.readouterr().out
+    assert f"{model} on ml-100k, seed" in printed and "ndcg@10" in printed
     saved = [path.name for path in Path("saved").iterdir()]
     assert saved and all(name.startswith(f"{model}-ml-100k-") for name in saved)
 
@@ -59,8 +59,8 @@ def test_all_of_them_stand_in_one_comparison() -> None:
     assert all(np.array_equal(stored.popularity, ranks["DiffRec"].popularity) for stored in ranks.values())
     # What was tested is what the ranks say.
     for run in plan.runs:
-        told = read_json(run.folder / "record.json")["test_result"]["hit@10"]
-        assert hit(ranks[run.variant.name].rank).mean() == pytest.approx(told, abs=5e-5)
+        recorded = read_json(run.folder / "record.json")["test_result"]["hit@10"]
+        assert hit(ranks[run.variant.name].rank).mean() == pytest.approx(recorded, abs=5e-5)
 
 
 def test_a_general_model_is_said_to_know_less() -> None:

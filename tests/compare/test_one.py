@@ -19,7 +19,7 @@ from recbole_diffusion.training.run import train_and_test
 from recbole_diffusion.training.trainer import Epoch
 
 
-def wanted(folder: str, model: str = "DiffuRec", **settings: str) -> Run:
+def planned_run(folder: str, model: str = "DiffuRec", **settings: str) -> Run:
     (run,) = small_plan(model_list=model, seeds="5", off_switch="False", output=folder, **settings).runs
     write_wanted(run)
     return run
@@ -40,7 +40,7 @@ def require_alike(*runs: Run) -> None:
 
 
 def test_a_run_gives_what_the_plain_command_gives() -> None:
-    run = wanted("a")
+    run = planned_run("a")
     assert one.main(run.folder) == 0
     record = record_of(run)
     plain = train_and_test("DiffuRec", "ml-100k", config_dict={**SMALL, "seed": 5}).result
@@ -59,7 +59,7 @@ def test_a_run_gives_what_the_plain_command_gives() -> None:
 
 
 def test_a_run_that_is_broken_off_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole, broken = wanted("whole", epochs="3"), wanted("broken", epochs="3")
+    whole, broken = planned_run("whole", epochs="3"), planned_run("broken", epochs="3")
     assert one.main(whole.folder) == 0
     note = one.Progress.note
 
@@ -82,7 +82,7 @@ def test_a_run_that_is_broken_off_goes_on(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_run_that_stops_before_the_deadline_goes_on_to_the_same_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole, stopped = wanted("whole", epochs="3"), wanted("stopped", epochs="3")
+    whole, stopped = planned_run("whole", epochs="3"), planned_run("stopped", epochs="3")
     assert one.main(whole.folder) == 0
     write_json(stopped.folder / "run.json", {**read_json(stopped.folder / "run.json"), "deadline": "15"})
     left = iter([100.0, 1e-6])
@@ -97,7 +97,7 @@ def test_a_run_that_stops_before_the_deadline_goes_on_to_the_same_figures(monkey
 
 
 def test_a_process_that_is_killed_in_an_epoch_goes_on() -> None:
-    whole, killed = wanted("whole", epochs="4"), wanted("killed", epochs="4")
+    whole, killed = planned_run("whole", epochs="4"), planned_run("killed", epochs="4")
     assert one.main(whole.folder) == 0
     process = runner._start(killed, threads=1)
     while not any("valid_score" in epoch for epoch in read_json(killed.folder / "progress.json").get("epochs", [])):
@@ -110,7 +110,7 @@ def test_a_process_that_is_killed_in_an_epoch_goes_on() -> None:
 
 
 def test_a_run_that_fails_says_why(tmp_path: Path) -> None:
-    run = wanted("bad", "SASRec", learning_rate="1e30")
+    run = planned_run("bad", "SASRec", learning_rate="1e30")
     assert one.main(run.folder) == 1
     failed = json.loads((run.folder / "failed.json").read_text())
     assert "learning_rate=1e+30 is probably too high" in failed["error"]
@@ -118,7 +118,7 @@ def test_a_run_that_fails_says_why(tmp_path: Path) -> None:
 
 
 def test_no_steps_where_a_model_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    run = wanted("pop", "Pop")
+    run = planned_run("pop", "Pop")
     peak, ranks = [10], stored.user_ranks
     monkeypatch.setattr(one, "peak_memory", lambda: peak[0])
     monkeypatch.setattr(stored, "user_ranks", lambda *args: (peak.__setitem__(0, 99), ranks(*args))[1])
@@ -129,7 +129,7 @@ def test_no_steps_where_a_model_has_none(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_run_ends_with_its_parent(monkeypatch: pytest.MonkeyPatch) -> None:
-    run = wanted("orphan")
+    run = planned_run("orphan")
     parents = iter([1, 1, 2])
     monkeypatch.setattr(one.os, "getppid", lambda: next(parents, 2))
     assert one.main(run.folder) == 130

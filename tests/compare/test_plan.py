@@ -16,7 +16,7 @@ from recbole_diffusion.compare.plan import (
     first_difference,
     make_plan,
     read_entry,
-    read_wanted,
+    read_request,
     space_file,
     split_outside,
 )
@@ -25,7 +25,7 @@ from recbole_diffusion.host.registry import PROPERTIES
 
 
 def plan(files: tuple[str, ...] = (), **settings: str) -> Plan:
-    return make_plan(read_wanted(settings, files, "ml-100k"))
+    return make_plan(read_request(settings, files, "ml-100k"))
 
 
 def names(made: Plan) -> list[str]:
@@ -52,7 +52,7 @@ def test_an_entry_of_the_model_list(entry: str, read: tuple[str, str, dict[str, 
 
 @pytest.mark.parametrize("entry", ["", "a=b=c", "SASRec(n_layers)", "(n_layers=1)"])
 def test_an_entry_that_cannot_be_read(entry: str) -> None:
-    with pytest.raises(UserError, match="is wanted"):
+    with pytest.raises(UserError, match="must hold entries"):
         read_entry(entry)
 
 
@@ -129,7 +129,7 @@ def test_a_row_with_the_diffusion_off_is_not_run_twice() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"model_list": ""}, "model_list="),
+        ({"model_list": ""}, "model_list must name a model"),
         ({"model_list": "FM"}, "model_list must name sequential models, or general ones, .* got 'FM'"),
         (
             {"model_list": "BPR", "eval_args": "{split: {RS: [0.8, 0.1, 0.1]}}"},
@@ -148,17 +148,17 @@ def test_a_row_with_the_diffusion_off_is_not_run_twice() -> None:
             {"model_list": "SASRec", "SASRec.hiden_size": "1"},
             "hiden_size must be the name of a setting",
         ),
-        ({"model_list": "Pop,a=Pop(metric_decimal_place=2)"}, "a.metric_decimal_place=2: 4 is wanted"),
-        ({"model_list": "Pop", "seed": "1"}, "seed='1': in a comparison --seeds"),
+        ({"model_list": "Pop,a=Pop(metric_decimal_place=2)"}, "a.metric_decimal_place must be 4, as in Pop"),
+        ({"model_list": "Pop", "seed": "1"}, "seed='1': in a comparison, use --seeds"),
         ({"model_list": "Pop", "resume": "a.pth"}, "resume='a.pth'"),
         ({"model_list": "Pop", "SASRec.epochs": "1"}, "SASRec.epochs='1': no model"),
         ({"model_list": "SASRec", "hiden_size": "1"}, "hiden_size must be the name of a setting"),
-        ({"model_list": "Pop,a=Pop(topk=7,valid_metric=NDCG@7)"}, r"a.topk=\[7\]: \[5, 10, 20\] is wanted"),
-        ({"model_list": "Pop", "eval_args": "{mode: uni100}"}, "eval_args.mode="),
+        ({"model_list": "Pop,a=Pop(topk=7,valid_metric=NDCG@7)"}, r"a.topk must be \[5, 10, 20\], as in Pop"),
+        ({"model_list": "Pop", "eval_args": "{mode: uni100}"}, "eval_args.mode must be full"),
         ({"model_list": "Pop", "off_switch": "maybe"}, "off_switch must be True or False, got 'maybe'"),
-        ({"model_list": "SASRec", "tuned": "nowhere"}, "tuned='nowhere': nowhere/SASRec/best.yaml is wanted"),
+        ({"model_list": "SASRec", "tuned": "nowhere"}, "tuned must hold nowhere/SASRec/best.yaml"),
         ({"model_list": "Pop", "jobs": "0"}, "jobs must be positive, got 0"),
-        ({"model_list": "DiffuRec", "against": "SASRec"}, "one of the rows is wanted: DiffuRec, DiffuRec-off"),
+        ({"model_list": "DiffuRec", "against": "SASRec"}, "against must be one of the rows: DiffuRec, DiffuRec-off"),
     ],
 )
 def test_mistakes_are_told_before_anything_runs(settings: dict[str, str], message: str) -> None:
@@ -170,11 +170,11 @@ def test_mistakes_are_told_before_anything_runs(settings: dict[str, str], messag
 def test_a_file_may_serve_comparisons_of_fewer_models(tmp_path: Path) -> None:
     file = tmp_path / "my.yaml"
     file.write_text("model_list: [DiffuRec, SASRec]\nDiffuRec.hidden_size: 32\nSASRec.hidden_size: 16\n")
-    wanted = read_wanted({"model_list": "SASRec"}, [str(file)], "ml-100k")
-    assert wanted.by_name == {"SASRec": {"hidden_size": 16}}
+    request = read_request({"model_list": "SASRec"}, [str(file)], "ml-100k")
+    assert request.by_name == {"SASRec": {"hidden_size": 16}}
     file.write_text("model_list: [SASRec]\nSASRek.hidden_size: 16\n")
     with pytest.raises(UserError, match="no model of the comparison is called SASRek; did you mean SASRec"):
-        read_wanted({}, [str(file)], "ml-100k")
+        read_request({}, [str(file)], "ml-100k")
 
 
 def test_what_tuning_found_is_taken(tmp_path: Path) -> None:
@@ -184,8 +184,8 @@ def test_what_tuning_found_is_taken(tmp_path: Path) -> None:
     made = plan(model_list="DiffuRec,SASRec,Pop", tuned=str(tmp_path), **{"learning_rate": "0.1"})
     rates = {variant.name: variant.config["learning_rate"] for variant in made.variants}
     assert rates == {"DiffuRec": 0.004, "DiffuRec-off": 0.004, "SASRec": 0.002, "Pop": 0.1}
-    told = [variant.name for variant in made.variants if any("is not tuned" in text for text in variant.warnings)]
-    assert told == ["Pop"]
+    untuned = [variant.name for variant in made.variants if any("is not tuned" in text for text in variant.warnings)]
+    assert untuned == ["Pop"]
 
 
 def test_a_row_that_the_others_are_tested_against() -> None:
@@ -221,8 +221,10 @@ def test_runs_serve_the_rankings_that_they_have() -> None:
         use(here)
     for there, here in ((None, "both"), ("in", "both"), ("in", "out"), ("out", "in"), ("both", "out")):
         leave(there)
-        told = f"output=kept: SASRec was run with history_in_ranking='{there or 'in'}' there, not '{here}'; set it so"
-        with pytest.raises(UserError, match=told):
+        message = (
+            f"output=kept: SASRec was run with history_in_ranking='{there or 'in'}' there, not '{here}'; set it so"
+        )
+        with pytest.raises(UserError, match=message):
             use(here)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from recbole_diffusion.compare.archive import read_archive, unpack
-from recbole_diffusion.compare.plan import make_plan, read_wanted
+from recbole_diffusion.compare.plan import make_plan, read_request
 from recbole_diffusion.compare.runner import state_of
 from recbole_diffusion.evaluation.ranks import hit, ndcg
 
@@ -82,7 +82,7 @@ def test_the_leaderboard_shows_the_archived_means(dataset: str) -> None:
 @pytest.mark.parametrize("file", YAMLS, ids=lambda file: file.stem)
 def test_the_command_of_a_page_trains_nothing(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    plan = make_plan(read_wanted({"output": str(tmp_path)}, [str(file)], ""))
+    plan = make_plan(read_request({"output": str(tmp_path)}, [str(file)], ""))
     own = file.stem if file.stem in BOTH else plan.dataset
     assert plan.archive == Path("results", f"{own}.tar.xz")
     unpack(plan)

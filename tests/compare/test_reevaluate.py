@@ -64,8 +64,8 @@ def test_it_is_the_comparison_that_was_run_with_both(
     names = [row["name"] for row in results["rows"]]
     assert names == [row["name"] for row in expected["rows"]] == ["DiffuRec", "DiffuRec-off", "SASRec"]
     assert results["pairs"] == expected["pairs"]
-    for told in (results["history_out"], expected["history_out"]):
-        told["by_steps"] = without_times(told["by_steps"])
+    for part in (results["history_out"], expected["history_out"]):
+        part["by_steps"] = without_times(part["by_steps"])
     assert results["history_out"] == expected["history_out"]
     # A comparison with both now takes these runs for its own.
     assert all(runner.state_of(run)["state"] == "done" for run in small_plan(**{**given, "output": str(new)}).runs)
@@ -82,7 +82,7 @@ def test_settings_of_one_kind_of_model(folders: dict[str, Path], tmp_path: Path)
     records = {run.variant.name: read_json(run.folder / "record.json") for run in plan.runs}
     assert records["DiffuRec"]["config"]["noise_scale"] == 2 and "noise_scale" not in records["SASRec"]["config"]
     assert all(set(record["test_result"]) == {"recall@5", "recall@10", "recall@20"} for record in records.values())
-    # What stopped the training is told as it was.
+    # What stopped the training is reported as it was.
     assert plan.variants[0].config["valid_metric"] == "NDCG@10"
 
 

@@ -117,11 +117,11 @@ def test_runs_beside_each_other_are_told_of(compared: dict[str, Any]) -> None:
 
 def test_every_machine_that_shared_the_work_is_told_of(compared: dict[str, Any]) -> None:
     results = json.loads((compared["folder"] / "results.json").read_text())
-    (told,) = re.findall("The runs' own times add up to .*", to_markdown(results, {}))
-    assert told.count("recbole 1.2.1") == 1
+    (times,) = re.findall("The runs' own times add up to .*", to_markdown(results, {}))
+    assert times.count("recbole 1.2.1") == 1
     results["runs"][1]["machine"] |= {"gpu": "H200", "system": "Elsewhere"}
-    (told,) = re.findall("The runs' own times add up to .*", to_markdown(results, {}))
-    assert told.count("recbole 1.2.1") == 2 and re.search(r"; and on .*, H200 \(Elsewhere\) with ", told)
+    (times,) = re.findall("The runs' own times add up to .*", to_markdown(results, {}))
+    assert times.count("recbole 1.2.1") == 2 and re.search(r"; and on .*, H200 \(Elsewhere\) with ", times)
 
 
 def test_two_rankings_have_tables_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

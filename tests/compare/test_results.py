@@ -51,13 +51,15 @@ def test_rows_and_tests(plan: Plan) -> None:
     ranks = leave(plan, better="b")
     results = collect(plan)
     first, better, _ = results["rows"]
-    wanted = [float(ndcg(rank).mean()) for rank in ranks[:2]]
-    assert first["test"]["ndcg@10"] == mean_and_std(wanted)
+    expected = [float(ndcg(rank).mean()) for rank in ranks[:2]]
+    assert first["test"]["ndcg@10"] == mean_and_std(expected)
     assert first["seconds_per_epoch"] == mean_and_std([1.0, 2.0]) and first["peak_gpu_memory"] is None
     assert better["seeds"] == [1, 2] and better["failed"] == {}
     assert results["users"] == USERS
     estimate = results["estimates"]["ndcg@10"]["Pop"]
-    assert estimate["mean"] == pytest.approx(np.mean(wanted)) and estimate["low"] < estimate["mean"] < estimate["high"]
+    assert (
+        estimate["mean"] == pytest.approx(np.mean(expected)) and estimate["low"] < estimate["mean"] < estimate["high"]
+    )
     assert [(pair["first"], pair["second"]) for pair in results["pairs"]] == [("Pop", "b"), ("Pop", "c"), ("b", "c")]
     assert results["bold"] == {"ndcg@10": "b", "hit@10": "b"}
     assert results["by_steps"] == [
@@ -106,8 +108,8 @@ def leave_both(made: Plan) -> None:
 
 
 def test_two_rankings_are_apart(tmp_path: Path) -> None:
-    wanted = {"model_list": "a=Pop,b=Pop(epochs=3)", "seeds": "1,2", "output": str(tmp_path / "out")}
-    made = small_plan(**wanted, history_in_ranking="both")
+    settings = {"model_list": "a=Pop,b=Pop(epochs=3)", "seeds": "1,2", "output": str(tmp_path / "out")}
+    made = small_plan(**settings, history_in_ranking="both")
     leave_both(made)
     results = collect(made)
     other = results["history_out"]
@@ -118,7 +120,7 @@ def test_two_rankings_are_apart(tmp_path: Path) -> None:
     assert (results["bold"]["ndcg@10"], other["bold"]["ndcg@10"]) == ("a", "b")
     assert results["pairs"][0]["difference"] > 0 > other["pairs"][0]["difference"]
     # The runs serve a comparison of the one ranking as well, which is the same then.
-    alone = collect(small_plan(**wanted))
+    alone = collect(small_plan(**settings))
     assert "history_out" not in alone
     assert all(alone[part] == results[part] for part in ("pairs", "estimates", "by_length", "bold"))
     assert [row["test"] for row in alone["rows"]] == [row["test"] for row in results["rows"]]

@@ -67,24 +67,24 @@ def test_finished_runs_are_not_run_again(plan: Plan, scripts: Scripts) -> None:
     assert scripts.started == [folders[0], *folders[2:]]
     run_all(plan, ["the command"])
     assert len(scripts.started) == 3
-    wanted = read_json(folders[2] / "run.json")
-    assert wanted["seed"] == wanted["config"]["seed"] == 1
-    assert wanted["config"] == plan.runs[2].variant.config
+    description = read_json(folders[2] / "run.json")
+    assert description["seed"] == description["config"]["seed"] == 1
+    assert description["config"] == plan.runs[2].variant.config
 
 
 @pytest.mark.parametrize(
-    ("code", "told"),
+    ("code", "message"),
     [
         ("import os; os.kill(os.getpid(), 9)", "the process was ended by SIGKILL, as the system does when memory"),
         ("import sys; sys.exit(3)", "the process ended with 3; its log is"),
     ],
 )
-def test_a_run_that_dies_takes_no_other_with_it(plan: Plan, scripts: Scripts, code: str, told: str) -> None:
+def test_a_run_that_dies_takes_no_other_with_it(plan: Plan, scripts: Scripts, code: str, message: str) -> None:
     scripts[plan.runs[0].folder] = code
     run_all(plan, [])
     states = [state_of(run) for run in plan.runs]
     assert [state["state"] for state in states] == ["failed", "done", "done", "done"]
-    assert states[0]["error"].startswith(told)
+    assert states[0]["error"].startswith(message)
     # The same command tries it again.
     del scripts[plan.runs[0].folder]
     run_all(plan, [])
@@ -244,8 +244,8 @@ def test_a_run_that_stops_before_the_deadline_lets_no_other_begin(plan: Plan, sc
         run_all(timed, [])
     assert len(scripts.started) == 1 and not (plan.runs[0].folder / "failed.json").exists()
     # The run has to end before its command does.
-    told = Deadline.read(read_json(plan.runs[0].folder / "run.json")["deadline"])
-    assert timed.deadline.at is not None and told.at == pytest.approx(timed.deadline.at - runner.SECONDS_TO_CLOSE)
+    given = Deadline.read(read_json(plan.runs[0].folder / "run.json")["deadline"])
+    assert timed.deadline.at is not None and given.at == pytest.approx(timed.deadline.at - runner.SECONDS_TO_CLOSE)
 
 
 def test_lines_where_there_is_no_terminal(plan: Plan, scripts: Scripts, caplog: pytest.LogCaptureFixture) -> None:
@@ -253,7 +253,7 @@ def test_lines_where_there_is_no_terminal(plan: Plan, scripts: Scripts, caplog: 
         run_all(plan, [])
     warnings = [record.message for record in caplog.records if record.levelname == "WARNING"]
     lines = [record.message for record in caplog.records if record.levelname == "INFO"]
-    # What is the same for several rows is told once.
+    # What is the same for several rows is said once.
     assert "Pop does not read the setting hidden_size" in warnings and len(set(warnings)) == len(warnings)
     assert caplog.messages[: len(warnings)] == warnings
     assert lines[0] == "1 of 4: Pop, seed 1: begins"
@@ -289,8 +289,8 @@ def test_time_left(plan: Plan) -> None:
 
 
 def test_durations() -> None:
-    told = [duration(seconds) for seconds in (None, 0, 89, 600, 5400)]
-    assert told == ["unknown", "0 s", "89 s", "10 min", "1.5 h"]
+    texts = [duration(seconds) for seconds in (None, 0, 89, 600, 5400)]
+    assert texts == ["unknown", "0 s", "89 s", "10 min", "1.5 h"]
 
 
 def test_live_table(plan: Plan) -> None:

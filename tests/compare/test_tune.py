@@ -12,7 +12,7 @@ from optuna.trial import TrialState
 from small_plans import SMALL
 
 from recbole_diffusion.compare import tune
-from recbole_diffusion.compare.plan import Wanted, read_wanted
+from recbole_diffusion.compare.plan import Request, read_request
 from recbole_diffusion.errors import OutOfTime, UserError
 from recbole_diffusion.host.registry import PROPERTIES
 from recbole_diffusion.host.settings import load_config
@@ -21,8 +21,8 @@ from recbole_diffusion.training.trainer import TrainingError
 DEFAULT = 0.001  # SASRec's learning rate
 
 
-def wanted(trials: int, models: str = "SASRec", **settings: str) -> Wanted:
-    return read_wanted({**SMALL, "model_list": models, "trials": str(trials), **settings}, [], "ml-100k")
+def request(trials: int, models: str = "SASRec", **settings: str) -> Request:
+    return read_request({**SMALL, "model_list": models, "trials": str(trials), **settings}, [], "ml-100k")
 
 
 class Scores(list[float]):
@@ -54,7 +54,7 @@ def study_of(model: str = "SASRec") -> optuna.Study:
 
 
 def test_every_model_has_its_trials_beginning_with_the_defaults(scores: Scores) -> None:
-    table = tune.tune_all(wanted(4, "SASRec,BERT4Rec"))
+    table = tune.tune_all(request(4, "SASRec,BERT4Rec"))
     assert len(scores) == 8 and scores[0] == scores[4] == DEFAULT
     for model in ("SASRec", "BERT4Rec"):
         trials = trials_of(model)
@@ -71,23 +71,23 @@ def test_every_model_has_its_trials_beginning_with_the_defaults(scores: Scores) 
 
 
 def test_the_same_command_does_what_is_left(scores: Scores) -> None:
-    tune.tune_all(wanted(2))
-    tune.tune_all(wanted(2))
+    tune.tune_all(request(2))
+    tune.tune_all(request(2))
     assert len(scores) == 2
-    tune.tune_all(wanted(3))
+    tune.tune_all(request(3))
     assert len(scores) == 3
 
 
 def test_the_trials_do_not_depend_on_being_broken_off(scores: Scores) -> None:
-    tune.tune_all(wanted(3, output="whole"))
+    tune.tune_all(request(3, output="whole"))
     whole = list(scores)
     scores.clear()
-    tune.tune_all(wanted(2))
+    tune.tune_all(request(2))
     scores.error = KeyboardInterrupt()
     with pytest.raises(KeyboardInterrupt):
-        tune.tune_all(wanted(3))
+        tune.tune_all(request(3))
     scores.error = None
-    tune.tune_all(wanted(3))
+    tune.tune_all(request(3))
     assert len(scores) == 4 and scores[:3] == whole
     # The one that was broken off is done again.
     assert scores[3] == scores[2]
@@ -95,42 +95,42 @@ def test_the_trials_do_not_depend_on_being_broken_off(scores: Scores) -> None:
 
 
 def test_a_tuning_ends_before_its_deadline_and_goes_on(scores: Scores) -> None:
-    tune.tune_all(wanted(3, output="whole"))
+    tune.tune_all(request(3, output="whole"))
     whole = list(scores)
     scores.clear()
     # Minutes from the start of this process.
     with pytest.raises(OutOfTime, match="deadline: no time is left; the same command goes on with the trials"):
-        tune.tune_all(wanted(3, deadline="1e-6"))
+        tune.tune_all(request(3, deadline="1e-6"))
     assert scores == []
     scores.error = OutOfTime("deadline: 3 s are left, and the next epoch takes 4 s")
     with pytest.raises(OutOfTime, match="4 s; the same command goes on"):
-        tune.tune_all(wanted(3, deadline="1e6"))
+        tune.tune_all(request(3, deadline="1e6"))
     scores.error = None
-    tune.tune_all(wanted(3))
+    tune.tune_all(request(3))
     assert scores == [whole[0], *whole] and trials_of()["state"].tolist() == ["FAIL", *["COMPLETE"] * 3]
 
 
 def test_a_trial_whose_process_is_gone_is_done_again(scores: Scores) -> None:
-    tune.tune_all(wanted(1))
+    tune.tune_all(request(1))
     trial = study_of().ask()
     trial.set_user_attr("host", tune.socket.gethostname())
     trial.set_user_attr("pid", 2**22 + 1)  # above any that Linux gives
     point = tune.suggest(trial, tune.read_space("SASRec"))
-    tune.tune_all(wanted(2))
+    tune.tune_all(request(2))
     assert scores == [DEFAULT, point["learning_rate"]]
 
 
 def test_a_trial_at_work_elsewhere_counts(scores: Scores) -> None:
-    tune.tune_all(wanted(1))
+    tune.tune_all(request(1))
     trial = study_of().ask()
     trial.set_user_attr("host", "another machine")
-    tune.tune_all(wanted(2))
+    tune.tune_all(request(2))
     assert len(scores) == 1
 
 
 def test_a_trial_that_fails_is_recorded_and_counts(scores: Scores) -> None:
     scores.error = TrainingError("the loss is nan")
-    table = tune.tune_all(wanted(2))
+    table = tune.tune_all(request(2))
     trials = trials_of()
     assert trials["state"].tolist() == ["FAIL"] * 2 and set(trials["user_attrs_error"]) == {"the loss is nan"}
     assert "none" in table and not Path("tune/ml-100k/SASRec/best.yaml").exists()
@@ -139,27 +139,27 @@ def test_a_trial_that_fails_is_recorded_and_counts(scores: Scores) -> None:
 def test_what_is_no_result_of_the_search_ends_it_and_is_tried_again(scores: Scores) -> None:
     scores.error = UserError("there are no data")
     with pytest.raises(UserError, match="no data"):
-        tune.tune_all(wanted(2))
+        tune.tune_all(request(2))
     scores.error = None
-    tune.tune_all(wanted(2))
+    tune.tune_all(request(2))
     assert scores[:2] == [DEFAULT, DEFAULT] and len(scores) == 3
 
 
 def test_the_best_stands_only_when_all_trials_are_done(scores: Scores) -> None:
     best = Path("tune/ml-100k/SASRec/best.yaml")
-    tune.tune_all(wanted(1))
+    tune.tune_all(request(1))
     assert best.is_file()
     scores.error = KeyboardInterrupt()
     with pytest.raises(KeyboardInterrupt):
-        tune.tune_all(wanted(2))
+        tune.tune_all(request(2))
     assert not best.exists()
     scores.error = None
-    tune.tune_all(wanted(2))
+    tune.tune_all(request(2))
     assert best.is_file()
 
 
 def test_processes_that_begin_at_once_draw_different_points(scores: Scores, monkeypatch: pytest.MonkeyPatch) -> None:
-    tune.tune_all(wanted(1))
+    tune.tune_all(request(1))
     ask, others = optuna.Study.ask, []
 
     def other_first(study: optuna.Study) -> optuna.Trial:
@@ -170,34 +170,34 @@ def test_processes_that_begin_at_once_draw_different_points(scores: Scores, monk
         return ask(study)
 
     monkeypatch.setattr(optuna.Study, "ask", other_first)
-    tune.tune_all(wanted(3))
+    tune.tune_all(request(3))
     monkeypatch.undo()
-    seed = wanted(3).own["seeds"][0]
+    seed = request(3).own["seeds"][0]
     study = optuna.create_study(sampler=optuna.samplers.TPESampler(n_startup_trials=4, seed=seed + 2))
     assert scores[1] == tune.suggest(study.ask(), tune.read_space("SASRec"))["learning_rate"]
 
 
 def test_another_program_may_have_the_number_of_a_process_by_now(scores: Scores) -> None:
-    tune.tune_all(wanted(1))
+    tune.tune_all(request(1))
     trial = study_of().ask()
     for key, value in (("pid", tune.os.getpid()), ("started", 0.0), ("host", tune.socket.gethostname())):
         trial.set_user_attr(key, value)
-    tune.tune_all(wanted(2))
+    tune.tune_all(request(2))
     assert len(scores) == 2
 
 
 def test_other_settings_are_refused_in_the_same_folder(scores: Scores) -> None:
-    tune.tune_all(wanted(1))
-    for other, told in (
+    tune.tune_all(request(1))
+    for other, message in (
         ({"seeds": "7"}, r"seeds=\[2024\] there, not \[7\]"),
         ({"trial_minutes": "5"}, "trial_minutes=None"),
         ({"pruner": "none"}, "pruner='halving' there, not 'none'"),
         ({"min_epochs": "3"}, "min_epochs=10 there, not 3"),
     ):
-        with pytest.raises(UserError, match=told):
-            tune.tune_all(wanted(1, **other))
+        with pytest.raises(UserError, match=message):
+            tune.tune_all(request(1, **other))
     with pytest.raises(UserError, match="output=tune/ml-100k: SASRec was tuned with n_layers=1 there, not 2"):
-        tune.tune_all(wanted(1, n_layers="2"))
+        tune.tune_all(request(1, n_layers="2"))
 
 
 @pytest.mark.parametrize(
@@ -207,30 +207,30 @@ def test_other_settings_are_refused_in_the_same_folder(scores: Scores) -> None:
         (1, "SASRec", {"pruner": "median"}, "pruner must be one of halving, none, got 'median'"),
         (1, "SASRec", {"min_epochs": "0"}, "min_epochs must be positive, got 0"),
         (1, "SASRec", {"reduction_factor": "1"}, "reduction_factor must be at least 2, got 1"),
-        (1, "SASRec,Pop", {}, "model_list='Pop': nothing is stated"),
-        (1, "SASRec", {"space": "nowhere"}, "nowhere/SASRec.yaml is wanted"),
+        (1, "SASRec,Pop", {}, "model_list must have its search space in .*Pop.yaml, got 'Pop'"),
+        (1, "SASRec", {"space": "nowhere"}, "model_list must have its search space in nowhere/SASRec.yaml"),
         (
             1,
             "SASRec,BERT4Rec",
             {"BERT4Rec.mask_ration": "0.2"},
             "mask_ration must be the name of a setting",
         ),
-        (1, "SASRec", {"jobs": "2"}, "jobs=2: for tuning 1 is wanted"),
-        (1, "SASRec,BERT4Rec", {"BERT4Rec.stopping_step": "9"}, "BERT4Rec.stopping_step=9: 3 is wanted"),
+        (1, "SASRec", {"jobs": "2"}, "jobs must be 1 for tuning"),
+        (1, "SASRec,BERT4Rec", {"BERT4Rec.stopping_step": "9"}, "BERT4Rec.stopping_step must be 3"),
     ],
 )
 def test_mistakes_are_told_before_anything_runs(
     scores: Scores, trials: int, models: str, settings: dict[str, str], message: str
 ) -> None:
     with pytest.raises(UserError, match=message):
-        tune.tune_all(wanted(trials, models, **settings))
+        tune.tune_all(request(trials, models, **settings))
     assert scores == []
 
 
 @pytest.mark.parametrize("content", ["a: 3", "a: []", "a: {low: 1}", "a: {low: 1, high: 2, step: 1}"])
 def test_a_space_in_another_form(tmp_path: Path, content: str) -> None:
     (tmp_path / "Mine.yaml").write_text(content)
-    with pytest.raises(UserError, match=r"in .*Mine\.yaml a list or \{low"):
+    with pytest.raises(UserError, match=r"must be a list or \{low"):
         tune.read_space("Mine", str(tmp_path))
 
 
@@ -238,7 +238,7 @@ def test_a_space_of_ones_own_is_searched_from_what_was_found_before(scores: Scor
     (tmp_path / "SASRec.yaml").write_text("n_layers: [1, 2]\n")
     (tmp_path / "SASRec").mkdir()
     (tmp_path / "SASRec" / "best.yaml").write_text("learning_rate: 0.004\n")
-    tune.tune_all(wanted(3, space=str(tmp_path), tuned=str(tmp_path), output="own"))
+    tune.tune_all(request(3, space=str(tmp_path), tuned=str(tmp_path), output="own"))
     assert scores == [0.004] * 3
     trials = pd.read_csv("own/SASRec/trials.csv")
     assert trials["params_n_layers"].iloc[0] == int(SMALL["n_layers"]) and set(trials["params_n_layers"]) <= {1, 2}
@@ -344,7 +344,7 @@ def test_a_trial_that_was_broken_off_competes_with_none() -> None:
 
 def test_pruned_trials_and_the_epochs_of_all_are_recorded() -> None:
     settings = {"min_epochs": "1", "reduction_factor": "2", "epochs": "3", "stopping_step": "10"}
-    table = tune.tune_all(wanted(4, **settings))
+    table = tune.tune_all(request(4, **settings))
     trials = trials_of()
     pruned = trials["state"] == "PRUNED"
     assert pruned.any() and not pruned[0]
@@ -354,4 +354,4 @@ def test_pruned_trials_and_the_epochs_of_all_are_recorded() -> None:
     assert best.startswith(f"# The best of 4 trials of {epochs.sum()} epochs in all, number ")
     assert str(epochs.sum()) in table.splitlines()[2]
     # A second call finds all done, and says the same.
-    assert tune.tune_all(wanted(4, **settings)) == table
+    assert tune.tune_all(request(4, **settings)) == table

@@ -51,11 +51,11 @@ STORED = StoredRanks(
 @pytest.mark.parametrize("model", ["DiffuRec", "SASRec"])
 def test_metrics_of_single_users_average_to_recboles(model: str) -> None:
     prepared = prepare(load_config(model, "ml-100k", config_dict=SETTINGS))
-    wanted = prepared.trainer.evaluate(prepared.test_data, load_best_model=False)
+    expected = prepared.trainer.evaluate(prepared.test_data, load_best_model=False)
     rank = user_ranks(prepared.trainer, prepared.test_data).rank
     for k in (5, 10, 20):
-        assert hit(rank, k).mean() == pytest.approx(wanted[f"hit@{k}"], abs=1e-9)
-        assert ndcg(rank, k).mean() == pytest.approx(wanted[f"ndcg@{k}"], abs=1e-9)
+        assert hit(rank, k).mean() == pytest.approx(expected[f"hit@{k}"], abs=1e-9)
+        assert ndcg(rank, k).mean() == pytest.approx(expected[f"ndcg@{k}"], abs=1e-9)
 
 
 def test_lengths_and_popularity_are_those_of_the_data() -> None:

@@ -69,9 +69,9 @@ def test_mcnemar_counts_a_user_for_the_model_with_more_hits_over_seeds() -> None
 
 def test_wilcoxon_is_scipys_on_the_means_over_seeds() -> None:
     first, second = scores(3, 40), scores(3, 40, seed=1)
-    wanted = stats.wilcoxon(first.mean(axis=0), second.mean(axis=0))
+    expected = stats.wilcoxon(first.mean(axis=0), second.mean(axis=0))
     test, other_way = wilcoxon(first, second), wilcoxon(second, first)
-    assert test.p == other_way.p == pytest.approx(wanted.pvalue, rel=1e-12)
+    assert test.p == other_way.p == pytest.approx(expected.pvalue, rel=1e-12)
     in_favour = stats.wilcoxon(first.mean(axis=0), second.mean(axis=0), alternative="greater").pvalue < 0.5
     assert test.sign == -other_way.sign == (1 if in_favour else -1)
 

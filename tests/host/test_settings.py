@@ -347,9 +347,9 @@ def test_device_is_not_set_by_its_name() -> None:
 def test_published_settings_are_whole_on_any_dataset() -> None:
     file = PROPERTIES / "model" / "DiffuRec-published.yaml"
     config = load_config("DiffuRec", "ml-100k", [file])
-    wanted = read_yaml(file)
-    assert {key: config[key] for key in wanted} == wanted
-    left_to_choose = table_of(config.model_class).keys() - wanted.keys()
+    expected = read_yaml(file)
+    assert {key: config[key] for key in expected} == expected
+    left_to_choose = table_of(config.model_class).keys() - expected.keys()
     assert left_to_choose == {
         *("compile", "consistency_weight", "diffusion", "ddim_eta", "prediction_type", "inference_seeds"),
         *("guidance_drop", "guidance_scale", "similarity", "similarity_temperature"),

@@ -57,7 +57,7 @@ def test_models_without_draws_score_a_bounded_block(
     loaded: Callable[[str], Recommender], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recommender = loaded("SASRec")
-    wanted = recommender.recommend(HISTORIES)
+    expected = recommender.recommend(HISTORIES)
     predict, rows = recommender.model.full_sort_predict, []
 
     def spy(batch: Any) -> torch.Tensor:
@@ -67,7 +67,7 @@ def test_models_without_draws_score_a_bounded_block(
 
     monkeypatch.setattr(recommender.model, "full_sort_predict", spy)
     monkeypatch.setattr("recbole_diffusion.inference.recommender.LARGEST_BLOCK", 2 * recommender.model.n_items)
-    np.testing.assert_allclose(recommender.recommend(HISTORIES).scores, wanted.scores, atol=1e-5)
+    np.testing.assert_allclose(recommender.recommend(HISTORIES).scores, expected.scores, atol=1e-5)
     assert rows == [2, 1]
 
 
@@ -124,7 +124,7 @@ def test_a_target_stands_where_the_whole_list_has_it(
 
 
 def test_histories_of_every_form(diffurec: Recommender) -> None:
-    wanted = diffurec.recommend([["50", "258"], ["1", "286"]]).items.tolist()
+    expected = diffurec.recommend([["50", "258"], ["1", "286"]]).items.tolist()
     frame = pd.DataFrame(
         {"user_id": ["a", "b", "a", "b"], "item_id": [258, 286, 50, 1], "timestamp": [2.0, 4.0, 1.0, 3.0]}
     )
@@ -137,9 +137,9 @@ def test_histories_of_every_form(diffurec: Recommender) -> None:
         frame,
     ]
     for form in forms:
-        assert diffurec.recommend(form).items.tolist() == wanted
+        assert diffurec.recommend(form).items.tolist() == expected
     assert diffurec.recommend(frame).users == ["a", "b"]
-    assert diffurec.recommend(["50", "258"]).items.tolist() == wanted[:1]
+    assert diffurec.recommend(["50", "258"]).items.tolist() == expected[:1]
     assert len(diffurec.recommend([])) == 0
 
 
@@ -252,5 +252,5 @@ def test_earlier_names_of_options_still_work_and_say_the_new_once(
     for _ in range(2):
         old = diffurec.recommend(["50"], k=4, steps=2, samples=3)
         assert old.items.tolist() == new.items.tolist()
-    wanted = ["k is now topk", "samples is now inference_seeds", "steps is now inference_steps"]
-    assert sorted(caplog.messages) == wanted
+    expected = ["k is now topk", "samples is now inference_seeds", "steps is now inference_steps"]
+    assert sorted(caplog.messages) == expected

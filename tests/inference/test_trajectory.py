@@ -26,8 +26,8 @@ def test_a_trajectory_ends_where_recommending_does(
 ) -> None:
     recommender = loaded(model)
     traced = trace(recommender.model, ids(recommender, "50", "258"), k=4, steps=steps, seed=3)
-    wanted = recommender.recommend(["50", "258"], topk=4, inference_steps=steps, seed=3, exclude_seen=False)
-    assert recommender.vocabulary.tokens[traced.items[-1]].tolist() == wanted.items[0].tolist()
+    expected = recommender.recommend(["50", "258"], topk=4, inference_steps=steps, seed=3, exclude_seen=False)
+    assert recommender.vocabulary.tokens[traced.items[-1]].tolist() == expected.items[0].tolist()
     assert len(traced.x) == len(traced.timestep) == steps + 1
     assert traced.timestep[0] == 31 and traced.timestep[-1] is None
 

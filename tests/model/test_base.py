@@ -356,8 +356,8 @@ def test_the_process_starts_at_the_size_of_the_noise_where_asked(
     model.calculate_loss(interaction)
     embedding = model.item_embedding.weight[interaction["item_id"]]
     centred = embedding - embedding.mean(dim=1, keepdim=True)
-    wanted = centred / centred.square().mean(dim=1, keepdim=True).sqrt() if normalised else embedding
-    torch.testing.assert_close(starts[0], wanted, atol=1e-3, rtol=0)
+    expected = centred / centred.square().mean(dim=1, keepdim=True).sqrt() if normalised else embedding
+    torch.testing.assert_close(starts[0], expected, atol=1e-3, rtol=0)
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile wants a C++ compiler")

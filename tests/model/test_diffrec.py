@@ -50,8 +50,8 @@ def test_diffusion_noise_stands_where_the_setting_says(positions: str, noised: b
     expected = (1 - diffrec.process.abar[timestep]).sqrt().float()[:, None, None].expand_as(moved)
     torch.testing.assert_close(moved[slot], expected[slot], atol=1e-5, rtol=0)
     history = real & ~slot
-    wanted = expected[history] if noised else torch.zeros_like(expected[history])
-    torch.testing.assert_close(moved[history], wanted, atol=1e-5, rtol=0)
+    expected = expected[history] if noised else torch.zeros_like(expected[history])
+    torch.testing.assert_close(moved[history], expected, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("histories", [HISTORIES, [[3, 1, 4], [1, 5, 9]]])
@@ -176,8 +176,8 @@ def test_first_step_compares_with_the_embedding_itself(normalised: bool) -> None
         embedded = diffrec.item_embedding(torch.tensor(TARGETS))
         if normalised:
             embedded = torch.nn.functional.layer_norm(embedded, (16,))
-        wanted = embedded if step == 0 else embedded + 2.0
-        torch.testing.assert_close(loss, (wanted - seen[-1]).square().sum(dim=-1).mean())
+        expected = embedded if step == 0 else embedded + 2.0
+        torch.testing.assert_close(loss, (expected - seen[-1]).square().sum(dim=-1).mean())
 
 
 def test_step_sampler_learns_from_the_reconstruction_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -82,8 +82,8 @@ def test_the_log_counts_the_rows_of_training(tmp_path: Path) -> None:
         settings |= {"log_dir": str(tmp_path / model), "epochs": 1, "MAX_ITEM_LIST_LENGTH": 10}
         train_and_test(model, "ml-100k", config_dict=settings, saved=False)
         log[model] = next((tmp_path / model).rglob("*.log")).read_text()
-    told = re.compile(r"rows for training, validation and test: (\d+), (\d+), (\d+)")
-    sequences, prefixes = (told.search(log[model]) for model in log)
+    line = re.compile(r"rows for training, validation and test: (\d+), (\d+), (\d+)")
+    sequences, prefixes = (line.search(log[model]) for model in log)
     assert sequences is not None and prefixes is not None
     assert sequences.groups()[1:] == prefixes.groups()[1:] and int(sequences[1]) < int(prefixes[1]) / 4
     # Each prefix is a place of a sequence.
