@@ -11,6 +11,7 @@ import csv
 import math
 import re
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from itertools import islice
 from logging import Logger
 from typing import Any
@@ -24,6 +25,11 @@ from ..errors import SettingError, UserError, suggestion
 BLOCK = 2**26
 # Cells of a float column that mean "missing". In a token column only the empty cell does.
 MISSING_FLOATS = ["", "NA", "N/A", "NaN", "nan", "NULL", "null", "None"]
+
+# Narrower than Python's float(), which takes 1_000 and digits of other scripts.
+NUMBER = re.compile(
+    r"[ \t]*[-+]?(\d+\.?\d*(e[-+]?\d+)?|\.\d+(e[-+]?\d+)?|inf|infinity)[ \t]*", re.ASCII | re.IGNORECASE
+)
 
 
 def load_feat(self: Any, filepath: str, source: Any) -> pd.DataFrame | None:
@@ -141,7 +147,7 @@ class _AtomicFile:
 
         cells = {field: f"{field}:{ftype.value}" for field, ftype in fields.items()}
         floats = [field for field, ftype in fields.items() if ftype == FeatureType.FLOAT]
-        self._refuse_long_rows()
+        self._refuse_odd_rows()
         try:
             table = pd.read_csv(
                 self.path,
@@ -160,29 +166,34 @@ class _AtomicFile:
             )
         except UnicodeDecodeError as error:
             raise UserError(f"{self.path}: not written in {self.encoding} ({error}); set `encoding`") from error
-        except ValueError:
+        except ValueError as error:
             for field in floats:
                 found = self.where(field, _is_word)
                 if found:
                     raise UserError(f"{self.path}: column {field} is float, but {found}") from None
-            raise
+            raise UserError(f"{self.path}: cannot be read ({' '.join(str(error).split())})") from error
         if table.empty:
             raise UserError(f"{self.path}: there is a header, but no row below it")
         table.columns = list(fields)
         return table
 
-    def _refuse_long_rows(self) -> None:
-        """Refuse rows with more cells than the header, which pandas shifts; empty ones at the end are no cells."""
+    def _refuse_odd_rows(self) -> None:
+        """Refuse rows with more cells than the header, which pandas shifts, and NUL, which it drops.
+
+        Empty cells at the end are none.
+        """
         width = len(self.fields)
-        if not self._may_have_long_rows(width):
+        if not self._may_have_odd_rows(width):
             return
         rows = islice(self._lines(), 1, None)
         for number, cells in rows:
             if any(cells[width:]):
                 raise UserError(f"{self.path}: line {number} has {len(cells)} cells, the header {width}")
+            if any("\0" in cell for cell in cells):
+                raise UserError(f"{self.path}: line {number} holds a NUL")
 
-    def _may_have_long_rows(self, width: int) -> bool:
-        """Whether a line has more cells than `width`, for a large file without a loop over its lines."""
+    def _may_have_odd_rows(self, width: int) -> bool:
+        """Whether a line has more cells than `width`, or NUL, for a large file without a loop over its lines."""
         mark = self.separator.encode(self.encoding.removesuffix("-sig"))
         if len(mark) != 1 or mark == b"\n" or "\n".encode(self.encoding.removesuffix("-sig")) != b"\n":
             return True
@@ -194,7 +205,7 @@ class _AtomicFile:
                 marks = np.searchsorted(np.flatnonzero(content == mark[0]), np.append(ends, len(content)))
                 counts = np.diff(marks, prepend=0)
                 counts[0] += carried
-                if counts.max() >= width:
+                if counts.max() >= width or b"\0" in block:
                     return True
                 carried = counts[-1]
         return False
@@ -206,11 +217,12 @@ class _AtomicFile:
         parts = [[part for part in cell.split(separator) if part] for cell in column.fillna("")]
         if ftype == FeatureType.TOKEN_SEQ:
             return [np.array(part) for part in parts]
-        try:
-            return [np.array(part, dtype=np.float64) for part in parts]
-        except ValueError:
-            found = self.where(str(column.name), lambda cell: any(map(_is_word, cell.split(separator))))
-            raise UserError(f"{self.path}: column {column.name} is float_seq, but {found}") from None
+        with suppress(ValueError):
+            sequences = [np.array(part, dtype=np.float64) for part in parts]
+            if all(np.isfinite(sequence).all() for sequence in sequences):
+                return sequences
+        found = self.where(str(column.name), lambda cell: not all(map(_is_finite, filter(None, cell.split(separator)))))
+        raise UserError(f"{self.path}: column {column.name} is float_seq, but {found}")
 
     def where(self, field: str, wrong: Callable[[str], bool]) -> str:
         """The first lines whose cell of `field` is wrong, as words; nothing if none is."""
@@ -233,21 +245,23 @@ class _AtomicFile:
 
 
 def _is_hole(cell: str) -> bool:
-    return cell.strip() in MISSING_FLOATS
+    return cell in MISSING_FLOATS
 
 
 def _is_infinite(cell: str) -> bool:
     return not _is_word(cell) and not _is_hole(cell) and math.isinf(float(cell))
 
 
-def _is_word(cell: str) -> bool:
-    if _is_hole(cell):
-        return False
-    try:
-        float(cell)
-    except ValueError:
-        return True
+def _is_finite(part: str) -> bool:
+    """Whether a part of a sequence of floats is a number."""
+    with suppress(ValueError):
+        return math.isfinite(float(part))
     return False
+
+
+def _is_word(cell: str) -> bool:
+    """Whether a cell of a float column is neither missing nor a number as pandas reads one."""
+    return not _is_hole(cell) and not NUMBER.fullmatch(cell)
 
 
 def _id_fields(dataset: Any, source: Any) -> list[str]:

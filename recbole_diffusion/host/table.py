@@ -36,12 +36,43 @@ def _interval(**more: Any) -> Setting:
 
 def _are_intervals(value: Mapping[str, Any]) -> bool:
     # A list names the values to keep.
-    return all(is_interval(part) for part in value.values() if isinstance(part, str))
+    return all(isinstance(part, list) or (isinstance(part, str) and is_interval(part)) for part in value.values())
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _are_lengths(parts: Mapping[str, Any]) -> bool:
+    return all(isinstance(part, int) and _number(part) and part > 0 for part in parts.values())
+
+
+def _is_threshold(parts: Mapping[str, Any]) -> bool:
+    return len(parts) == 1 and all(map(_number, parts.values()))
+
+
+def _are_lists(parts: Mapping[str, Any]) -> bool:
+    return all(part == "*" or isinstance(part, list) for part in parts.values())
+
+
+def _are_names(parts: Mapping[str, Any]) -> bool:
+    return all(isinstance(part, str) for part in parts.values())
+
+
+def _are_buckets(parts: Mapping[str, Any]) -> bool:
+    """Whether a mapping says for each column how its numbers become classes."""
+    return all(
+        isinstance(part, Mapping)
+        and (
+            part.get("method") == "LD" or (part.get("method") == "ED" and _are_lengths({"bucket": part.get("bucket")}))
+        )
+        for part in parts.values()
+    )
 
 
 def _clips(parts: Mapping[str, Any]) -> bool:
     """Whether a mapping is what torch clips gradients by."""
-    numbers = all(isinstance(part, int | float) and part > 0 for part in parts.values())
+    numbers = all(_number(part) and part > 0 for part in parts.values())
     return "max_norm" in parts and parts.keys() <= {"max_norm", "norm_type"} and numbers
 
 
@@ -150,15 +181,17 @@ DATA: dict[str, Setting] = {
     "TAIL_ENTITY_ID_FIELD": Setting("str"),
     "RELATION_ID_FIELD": Setting("str"),
     "ENTITY_ID_FIELD": Setting("str"),
-    "seq_len": Setting("dict or ~"),
-    "threshold": Setting("dict or ~"),
+    "seq_len": Setting("dict or ~", "hold lengths of columns, as in {item_id_list: 50}", _are_lengths),
+    "threshold": Setting("dict or ~", "hold one column and a number, as in {rating: 4}", _is_threshold),
     "numerical_features": Setting("list of str"),
     "load_col": Setting("dict or ~"),
-    "unload_col": Setting("dict or ~"),
-    "unused_col": Setting("dict or ~"),
+    "unload_col": Setting("dict or ~", "hold lists of columns, as in {inter: [rating]}", _are_lists),
+    "unused_col": Setting("dict or ~", "hold lists of columns, as in {inter: [rating]}", _are_lists),
     "additional_feat_suffix": Setting("list of str or ~"),
     "rm_dup_inter": one_of(("first", "last"), "str or ~", shared=True),
-    "val_interval": Setting("dict or ~", "hold intervals such as [3,inf)", _are_intervals, shared=True),
+    "val_interval": Setting(
+        "dict or ~", "hold intervals such as '[3,inf)', or lists of values to keep", _are_intervals, shared=True
+    ),
     "filter_inter_by_user_or_item": switch(shared=True),
     "user_inter_num_interval": _interval(shared=True),
     "item_inter_num_interval": _interval(shared=True),
@@ -169,10 +202,12 @@ DATA: dict[str, Setting] = {
     "alias_of_item_id": Setting("list of str or ~"),
     "alias_of_entity_id": Setting("list of str or ~"),
     "alias_of_relation_id": Setting("list of str or ~"),
-    "preload_weight": Setting("dict or ~"),
+    "preload_weight": Setting("dict or ~", "hold columns, as in {item_id: item_vector}", _are_names),
     "normalize_field": Setting("list of str or ~"),
     "normalize_all": Setting("bool or ~"),
-    "discretization": Setting("dict or ~"),
+    "discretization": Setting(
+        "dict or ~", "hold methods ED or LD, as in {price: {method: ED, bucket: 10}}", _are_buckets
+    ),
     "benchmark_filename": Setting("list of str or ~", shared=True),
     "drop_incomplete_rows": switch(shared=True),
     "tie_order": one_of(("file", "item", "random"), shared=True),

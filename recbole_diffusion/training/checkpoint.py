@@ -44,6 +44,8 @@ MODEL_FORM: dict[str, tuple[type, ...]] = {
     "average": (dict, _ABSENT),
     "item_titles": (list, _ABSENT),
 }
+# Parts that checkpoints of earlier versions do not have.
+LATER = ("average", "item_titles")
 TRAINING_FORM: dict[str, tuple[type, ...]] = {
     "optimizer": (dict,),
     "attributes": (dict,),
@@ -176,6 +178,8 @@ def load_model(path: str | Path) -> dict[str, Any]:
             raise _malformed(path, key)
     if state.get("item_titles") is not None and len(state["item_titles"]) != len(state["item_tokens"]):
         raise _malformed(path, "item_titles")
+    if (state["best_state_dict"] is None) != (state["best_other_parameter"] is None):
+        raise _malformed(path, "best_other_parameter")
     for key in ("USER_ID_FIELD", "ITEM_ID_FIELD", "TIME_FIELD"):
         if not isinstance(state["config"].get(key), str):
             raise _malformed(path, f"config.{key}")
@@ -194,7 +198,7 @@ def require_form(path: str | Path, state: Mapping[str, Any], form: Mapping[str, 
         Naming the first such part.
     """
     for key, types in form.items():
-        if not isinstance(state.get(key), types):
+        if not isinstance(state.get(key), types) or (key not in state and key not in LATER):
             raise _malformed(path, key)
 
 

@@ -56,6 +56,10 @@ def test_a_separator_at_the_end_of_the_rows_shifts_nothing(atomic: Callable[...,
         (f"{HEADER}\nu\ti\t1\nv\tj\t2\tx\t\n", "line 3 has 5 cells, the header 3"),
         (f"{HEADER}\nu\ti\t1\nv\tj\tinf\n", "timestamp is infinite in line 3 has 'inf'"),
         (f"{HEADER}\nu\ti\t1e999\nv\tj\t1\n", "timestamp is infinite in line 2 has '1e999'"),
+        (f"{HEADER}\nu\ti\t1\nv\tj\t \n", "timestamp is float, but line 3 has ' '$"),
+        (f"{HEADER}\nu\ti\t1\nv\tj\t1_000\n", "timestamp is float, but line 3 has '1_000'$"),
+        (f"{HEADER}\nu\ti\t1\nv\tj\t-nan\n", "timestamp is float, but line 3 has '-nan'$"),
+        (f"{HEADER}\nu\ti\t1\nv\tj\0\t1\n", "line 3 holds a NUL$"),
         (f"{HEADER}\nu\n", "item_id is empty in line 2; drop_incomplete_rows=True drops"),
     ],
 )
@@ -101,6 +105,20 @@ def test_further_mistakes_in_files(atomic: Callable[..., str], tmp_path: Path) -
     with pytest.raises(UserError, match="set `encoding`"):
         load(path)
     assert load(path, encoding="latin-1").field2id_token["user_id"].tolist() == ["[PAD]", "ué"]
+
+
+@pytest.mark.parametrize("cell", ["NA", "1 nan", "1 inf 2", "1 two"])
+def test_a_sequence_of_floats_holds_finite_numbers(atomic: Callable[..., str], cell: str) -> None:
+    rows = ROWS.replace("\n", "\t1 2\n")
+    path = atomic(inter=f"{HEADER}\tv:float_seq\n{rows}\t{cell}\n")
+    with pytest.raises(UserError, match=rf"v is float_seq, but line 16 has '{cell}'$"):
+        load(path, load_col={"inter": "*"})
+
+
+@pytest.mark.parametrize("cell", [" 1", "1 ", "+1", "1.", "1e0", "1E+0", ".1e1"])
+def test_numbers_are_read_in_any_form(atomic: Callable[..., str], cell: str) -> None:
+    dataset = load(atomic(inter=f"{HEADER}\nu\ti\t0\nu\tj\t{cell}\nu\tk\t2\n"))
+    assert dataset.inter_feat["timestamp"].tolist() == [0, 1, 2]
 
 
 def test_a_long_row_is_found_in_any_block(atomic: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -136,12 +136,16 @@ def test_the_later_of_two_equal_times_stays_the_later(atomic: Callable[..., str]
 
 
 @pytest.mark.filterwarnings("error")
-def test_filters_keep_working(atomic: Callable[..., str]) -> None:
+def test_filters_keep_working(atomic: Callable[..., str], caplog: pytest.LogCaptureFixture) -> None:
     path = atomic(
         inter=f"{HEADER}\n{ROWS}\nu3\ti1\t1\nu3\ti9\t2\n",
         item="item_id:token\tprice:float\n" + "".join(f"i{i}\t{i}\n" for i in range(1, 6)),
     )
     assert len(load(path, load_col=None).inter_feat) == 16
+    dropped = "drops 1 of 17 interactions, whose user or item is not in made.user or made.item"
+    assert [message for message in caplog.messages if "drops" in message] == [
+        f"filter_inter_by_user_or_item=True {dropped}"
+    ]
     dataset = load(path, load_col=None, user_inter_num_interval="[2,inf)", val_interval={"timestamp": "[2,inf)"})
     assert (dataset.user_num, dataset.item_num) == (4, 6)
     assert sorted(dataset.inter_feat["timestamp"]) == [2, 2, 2, 3, 3, 3, 4, 4, 4, 5, 5, 5]

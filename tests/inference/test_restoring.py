@@ -148,7 +148,7 @@ def test_a_part_that_is_missing_or_of_another_type_is_named(tmp_path: Path, file
     state = checkpoint.load(file)
     for key in checkpoint.MODEL_FORM:
         for changed in ({**state, key: 7}, {name: value for name, value in state.items() if name != key}):
-            if key in changed or type(None) not in checkpoint.MODEL_FORM[key]:
+            if key in changed or key not in checkpoint.LATER:
                 checkpoint.save(tmp_path / "a.pth", changed)
                 with pytest.raises(UserError, match=f"damaged: its {key} is missing or of another form"):
                     Recommender.load(tmp_path / "a.pth")
@@ -170,3 +170,9 @@ def test_models_that_do_not_diffuse(saved: Callable[..., Saved], model: str) -> 
     with pytest.raises(UserError, match=f"inference_seeds=4: {model} has no reverse process"):
         recommender.recommend(["50"], inference_seeds=4)
     assert not torch.is_anomaly_enabled()
+
+
+def test_half_of_the_best_weights_is_none(tmp_path: Path, file: Path) -> None:
+    checkpoint.save(tmp_path / "a.pth", {**checkpoint.load(file), "best_state_dict": {}, "best_other_parameter": None})
+    with pytest.raises(UserError, match="damaged: its best_other_parameter is missing or of another form"):
+        Recommender.load(tmp_path / "a.pth")
