@@ -12,7 +12,10 @@ import recbole_diffusion
 
 PACKAGE = Path(recbole_diffusion.__file__).parent
 # A room may import from itself and from the rooms before it.
-ROOMS = ("errors", "common", "diffusion", "model", "host", "evaluation", "training", "inference", "compare", "cli")
+ROOMS = (
+    *("errors", "common", "diffusion", "model", "host", "evaluation", "training", "inference", "explore", "compare"),
+    "cli",
+)
 # What RecBole's users know under these names gathers what stands in the rooms; no room imports them.
 FACADES = ("config", "utils", "quick_start")
 MODULES = sorted(PACKAGE.rglob("*.py"))
