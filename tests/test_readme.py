@@ -24,6 +24,7 @@ COMMANDS = {
     "evaluate": parsers.evaluate_parser,
     "recommend": parsers.recommend_parser,
     "explain": parsers.explain_parser,
+    "explore": parsers.explore_parser,
 }
 
 

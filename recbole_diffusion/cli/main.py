@@ -23,6 +23,7 @@ examples:
   {PROGRAM} evaluate --checkpoint saved/DiffuRec-ml-100k-....pth --history_in_ranking=both
   {PROGRAM} recommend --checkpoint saved/DiffuRec-ml-100k-....pth --history 50,172,1
   {PROGRAM} explain --checkpoint saved/DiffuRec-ml-100k-....pth --history 50,172,1
+  {PROGRAM} explore --checkpoint saved/DiffuRec-ml-100k-....pth --checkpoint saved/SASRec-ml-100k-....pth
   {PROGRAM} COMMAND --help
 """
 
@@ -42,6 +43,7 @@ COMMANDS = {
     "report": Command("several comparisons in one html file", "report"),
     "evaluate": Command("test a saved model again, without training", "evaluate"),
     "recommend": Command("the next items for histories or users, from a saved model", "recommend"),
+    "explore": Command("a page in the browser that asks one saved model, or two side by side", "explore"),
     "explain": Command("the reverse process of a saved model on one history, step by step", "explain"),
 }
 

@@ -80,6 +80,13 @@ examples:
   recbole-diffusion explain --checkpoint saved/M.pth --history 50,172,1
   recbole-diffusion explain --checkpoint saved/M.pth --history 50,172,1 --inference_steps 32 --output why.png
 """
+EXPLORE_HELP = """\
+examples:
+  recbole-diffusion explore --checkpoint saved/A.pth
+  recbole-diffusion explore --checkpoint saved/A.pth --checkpoint saved/B.pth --port=8000 --no_browser
+
+Ctrl-C ends it.
+"""
 
 
 def train_parser() -> Parser:
@@ -200,6 +207,26 @@ def explain_parser() -> Parser:
     return parser
 
 
+def explore_parser() -> Parser:
+    """Flags of `explore`."""
+    about = "Open a page that asks one saved model, or two side by side, for their lists and shows how they come about."
+    parser = Parser(f"{PROGRAM} explore", about, EXPLORE_HELP, RENAMED)
+    group = add_checkpoint(parser, "a saved model; of a folder, the newest; twice for two models", action="append")
+    _add_loading(group)
+    group.add_argument(
+        "--data_path", metavar="DIR", help="folder of the dataset, for its users (default: as in training)"
+    )
+    parser.add_argument_group("--KEY=VALUE", "any other setting that both models may be given anew, as for `recommend`")
+    group = parser.add_argument_group("page")
+    host = (
+        "address to listen on (default 127.0.0.1, which other machines cannot reach; 0.0.0.0 lets all ask the models)"
+    )
+    group.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help=host)
+    _add_number(group, "port", int, 8350, "N", "port to listen on; 0 for any that is free")
+    group.add_argument("--no_browser", dest="browser", action="store_false", help="open no browser")
+    return parser
+
+
 def evaluate_parser() -> Parser:
     """Flags of `evaluate`."""
     about = "Test a saved model, or all of a comparison, on its validation and test data, without training."
@@ -220,10 +247,10 @@ def evaluate_parser() -> Parser:
     return parser
 
 
-def add_checkpoint(parser: Parser, text: str) -> argparse._ArgumentGroup:
+def add_checkpoint(parser: Parser, text: str, action: str = "store") -> argparse._ArgumentGroup:
     """Add the flags that say which saved model; gives their group."""
     group = parser.add_argument_group("model")
-    group.add_argument("--checkpoint", required=True, metavar="PATH", help=text)
+    group.add_argument("--checkpoint", required=True, action=action, metavar="PATH", help=text)
     group.add_argument("--model", metavar="FILE.py:CLASS", help="its class, where it is neither ours nor RecBole's")
     return group
 
@@ -231,8 +258,7 @@ def add_checkpoint(parser: Parser, text: str) -> argparse._ArgumentGroup:
 def add_saved_model(parser: Parser) -> None:
     """Add the flags that say which saved model, and how it samples."""
     group = add_checkpoint(parser, "the saved model; of a folder, the newest")
-    group.add_argument("--device", help="cpu, cuda or cuda:1 (default: a GPU where there is one)")
-    group.add_argument("--titles", metavar="FILE:COLUMN", help="titles of the items, where the checkpoint holds none")
+    _add_loading(group)
     _add_number(group, "inference_steps", int, None, "K", "reverse steps")
     _add_number(group, "seed", int, None, "N", "seed of the noise (default: that of the training)")
     _add_number(group, "temperature", float, 1.0, "X", "multiplies x_T and the noise of the reverse steps")
@@ -242,6 +268,12 @@ def add_saved_model(parser: Parser) -> None:
         "any other setting that a trained model may be given anew, such as\n"
         "  --noise_scale=0.1 or --reverse_sampler=ddim; a wrong KEY is answered with those of the model",
     )
+
+
+def _add_loading(group: argparse._ArgumentGroup) -> None:
+    """Add the flags that say how a saved model is read."""
+    group.add_argument("--device", help="cpu, cuda or cuda:1 (default: a GPU where there is one)")
+    group.add_argument("--titles", metavar="FILE:COLUMN", help="titles of the items, where the checkpoint holds none")
 
 
 def add_model(parser: Parser) -> None:

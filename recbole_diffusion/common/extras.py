@@ -9,6 +9,7 @@ from ..errors import UserError
 # Extra -> the modules that it is for, as in setup.cfg.
 EXTRAS = {
     "compare": ("matplotlib", "plotly", "rich"),
+    "explore": ("plotly",),
     "parquet": ("pyarrow",),
     "tune": ("optuna",),
     "wandb": ("wandb",),

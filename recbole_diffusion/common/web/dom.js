@@ -96,25 +96,28 @@ function strip({ mean, low, high, values = [] }, from, to, colour, zero = false)
     h("circle", { cx: at(mean), cy: 11, r: 4.5 }));
 }
 
+/** Copy a text, and have the button say so for a while. */
+async function copy(text, what, button) {
+  try {
+    await navigator.clipboard.writeText(text);
+  } catch {
+    // A page that was opened from a file may lack the clipboard; the older way still works there.
+    const shown = h("pre", {}, text);
+    document.body.append(shown);
+    getSelection().selectAllChildren(shown);
+    document.execCommand("copy");
+    shown.remove();
+  }
+  const before = button.textContent;
+  button.textContent = "Copied";
+  say(`${what} copied`);
+  setTimeout(() => { button.textContent = before; }, 2000);
+}
+
 /** A command and a button that copies it. */
 function command(text, what) {
   const shown = h("pre", { tabindex: "0", "aria-label": what }, h("code", {}, text));
-  const click = async () => {
-    try {
-      await navigator.clipboard.writeText(text);
-    } catch {
-      // A page that was opened from a file may lack the clipboard; the older way still works there.
-      const range = document.createRange();
-      range.selectNodeContents(shown);
-      getSelection().removeAllRanges();
-      getSelection().addRange(range);
-      document.execCommand("copy");
-    }
-    button.textContent = "Copied";
-    say(`${what} copied`);
-    setTimeout(() => { button.textContent = "Copy"; }, 2000);
-  };
-  const button = h("button", { type: "button", class: "copy", "aria-label": `Copy: ${what}`, onclick: click }, "Copy");
+  const button = h("button", { type: "button", class: "copy", "aria-label": `Copy: ${what}`, onclick: () => copy(text, what, button) }, "Copy");
   return h("div", { class: "command" }, shown, button);
 }
 
