@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from ..common.files import atomic_write
 from ..evaluation.ranks import K
-from ..evaluation.statistics import LEVEL
+from ..evaluation.statistics import LEVEL, MARGIN
 
 DPI = 150
 COLOURS = [colormaps["tab10"](number) for number in range(10)]
@@ -27,6 +27,7 @@ LETTERS_A_HANDLE = 7
 # Inches.
 LEGEND_LINE = 0.22
 INTERVAL = f"{LEVEL:.0%} interval"
+ENDS = ("difference", "low", "high")
 
 
 class Look:
@@ -137,6 +138,49 @@ def _grouped(groups: list[dict[str, Any]], look: Look, label: str) -> Figure | N
     return figure
 
 
+def noise_forest(rows: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Figure:
+    """What noise adds to NDCG, in per cent of the same network without it, with intervals.
+
+    Parameters
+    ----------
+    rows : mapping
+        Label -> ranking -> a test of a model against its `-off` row, as in the `noise` of a comparison's results.
+    """
+    rankings = list(dict.fromkeys(ranking for tests in rows.values() for ranking in tests))
+    figure, axes = _figure(7 + max(map(len, rows)) / LETTERS_AN_INCH, 1.2 + 0.4 * len(rows))
+    axes.axvspan(-100 * MARGIN, 100 * MARGIN, color="0.93", label=f"within {MARGIN:.0%}")
+    axes.axvline(0, color="0.4", linewidth=1)
+    for number, ranking in enumerate(rankings):
+        there = [(place, tests[ranking]) for place, tests in enumerate(rows.values()) if ranking in tests]
+        places = np.array([place for place, _ in there]) + 0.35 * ((number + 0.5) / len(rankings) - 0.5)
+        change = 100 * np.array([[test[end] / test["off_mean"] for end in ENDS] for _, test in there])
+        errors = np.abs(change[:, 1:] - change[:, :1]).T
+        style = {"color": COLOURS[number], "marker": MARKERS[number], "label": ranking}
+        axes.errorbar(change[:, 0], places, xerr=errors, linestyle="", capsize=3, markersize=6, **style)
+    axes.set_yticks(range(len(rows)), list(rows))
+    axes.invert_yaxis()
+    axes.grid(axis="y", visible=False)
+    axes.set_xlabel(f"NDCG@{K} with noise against that without, in per cent, {INTERVAL}")
+    _legend(figure, axes)
+    return figure
+
+
+def noise_worth(results: dict[str, Any], look: Look) -> Figure | None:
+    """What the noise of each model is worth, under each ranking of the comparison."""
+    rows: dict[str, dict[str, Any]] = {}
+    for ranking, tests in noise_by_ranking(results).items():
+        for test in tests:
+            rows.setdefault(test["first"], {})[ranking] = test
+    return noise_forest(rows) if rows else None
+
+
+def noise_by_ranking(results: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """The tests of models against their `-off` rows, by ranking."""
+    shown = "history out" if results.get("history_in_ranking") == "out" else "history in"
+    out = results.get("history_out")
+    return {shown: results["noise"], **({"history out": out["noise"]} if out else {})}
+
+
 def by_length(results: dict[str, Any], look: Look) -> Figure | None:
     """Accuracy by history length."""
     return _grouped(results["by_length"], look, "length of the history (interactions)")
@@ -182,6 +226,7 @@ def by_steps(results: dict[str, Any], look: Look) -> Figure | None:
 PLOTS: dict[str, tuple[str, Callable[[dict[str, Any], Look], Figure | None]]] = {
     "metrics": ("Test metrics", metric_bars),
     "learning_curves": ("Learning curves", learning_curves),
+    "noise": ("What the noise is worth", noise_worth),
     "by_length": ("Accuracy by history length", by_length),
     "by_popularity": ("Accuracy by item popularity", by_popularity),
     "by_steps": ("Accuracy against denoising steps", by_steps),

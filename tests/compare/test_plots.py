@@ -30,6 +30,16 @@ def made(names: list[str] = NAMES, seeds: int = 2) -> dict[str, Any]:
         "seeds": list(range(seeds)),
         "valid_metric": "NDCG@10",
         "estimates": {"ndcg@10": models, "hit@10": models},
+        "noise": [
+            {
+                "first": name,
+                "difference": 0.001 * i,
+                "low": 0.001 * i - 0.01,
+                "high": 0.001 * i + 0.01,
+                "off_mean": 0.05,
+            }
+            for i, name in enumerate(names)
+        ],
         "by_length": groups,
         "by_popularity": groups[:2],
         "by_steps": [
@@ -81,7 +91,7 @@ def test_axes_are_labelled(name: str) -> None:
     assert figure is not None
     for axes in figure.axes:
         assert axes.get_xlabel()
-        assert axes.get_ylabel() or name == "metrics"
+        assert axes.get_ylabel() or name in ("metrics", "noise")
 
 
 def test_every_model_is_named_in_every_picture() -> None:
@@ -96,9 +106,21 @@ def test_files_are_written_where_there_is_something_to_show(tmp_path: Path) -> N
     files = plot_all({**made(), "by_steps": []}, tmp_path)
     written = {path.name for path in tmp_path.iterdir()}
     assert written == {path.name for path in files.values()} == {f"{name}.png" for name in PLOTS} - {"by_steps.png"}
-    nothing = {"estimates": {}, "by_length": [], "by_popularity": [], "by_steps": [], "runs": []}
+    nothing = {"estimates": {}, "by_length": [], "by_popularity": [], "by_steps": [], "runs": [], "noise": []}
     assert plot_all({**made(), **nothing}, tmp_path) == {}
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_noise_under_both_rankings_is_in_per_cent_of_the_row_without() -> None:
+    pair = {"first": "DiffuRec", "difference": 0.01, "low": -0.01, "high": 0.03, "off_mean": 0.05}
+    results = {**made(), "noise": [pair], "history_in_ranking": "both"}
+    results["history_out"] = {"noise": [{**pair, "difference": -0.005}]}
+    figure = PLOTS["noise"][1](results, Look(NAMES))
+    assert figure is not None
+    shown = {text.get_text() for text in texts(figure)}
+    assert {"history in", "history out", "DiffuRec"} <= shown
+    (inside, outside) = [container.lines[0].get_xdata() for container in figure.axes[0].containers]
+    assert inside == pytest.approx([20.0]) and outside == pytest.approx([-10.0])
 
 
 def test_no_two_of_many_models_look_alike() -> None:

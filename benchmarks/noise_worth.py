@@ -1,0 +1,60 @@
+"""What the noise is worth in several comparisons, as one picture.
+
+`python -m benchmarks.noise_worth compare/ml-100k compare/amazon-beauty --output=noise.png` reads the `results.json` of
+each folder that `recbole-diffusion compare` has written. A line is a model of a comparison against its `-off` row.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from recbole_diffusion.cli.exit_codes import run_command
+from recbole_diffusion.common.files import atomic_write, read_json
+from recbole_diffusion.compare.plots import DPI, noise_by_ranking, noise_forest
+from recbole_diffusion.errors import SettingError
+
+
+def rows_of(results: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Label of a model, its data and its number of seeds -> ranking -> the test against its `-off` row."""
+    seeds = {row["name"]: len(row["seeds"]) for row in results["rows"]}
+    rows: dict[str, dict[str, Any]] = {}
+    for ranking, tests in noise_by_ranking(results).items():
+        for test in tests:
+            count = min(seeds[test["first"]], seeds[f"{test['first']}-off"])
+            label = f"{test['first']}, {results['dataset']}, {count} seed{'s' if count > 1 else ''}"
+            rows.setdefault(label, {})[ranking] = test
+    return rows
+
+
+def run(argv: Sequence[str]) -> None:
+    """Read the comparisons and write the picture.
+
+    Raises
+    ------
+    UserError
+    """
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.noise_worth", description=__doc__.splitlines()[0])
+    parser.add_argument("folder", nargs="+", type=Path, help="folder of a comparison")
+    parser.add_argument("--output", type=Path, default=Path("noise.png"), help="the picture (default: %(default)s)")
+    args = parser.parse_args(argv)
+    rows: dict[str, dict[str, Any]] = {}
+    for folder in args.folder:
+        file = folder / "results.json"
+        if not file.is_file():
+            raise SettingError("folder", str(folder), must="hold results.json, which compare writes at its end")
+        for label, tests in rows_of(read_json(file)).items():
+            # The same model and data in two comparisons are two lines.
+            rows[label if label not in rows else f"{label} ({folder.name})"] = tests
+    if not rows:
+        raise SettingError("folder", str(args.folder[0]), must="hold a comparison with a model and its -off row")
+    with atomic_write(args.output) as part:
+        noise_forest(rows).savefig(part, format="png", dpi=DPI)
+    print(f"picture: {args.output}")
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(lambda: run(sys.argv[1:])))
