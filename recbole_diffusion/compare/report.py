@@ -140,9 +140,11 @@ def noise_rows(results: Mapping[str, Any]) -> list[dict[str, str]]:
 
 
 def how_noise(results: Mapping[str, Any]) -> str:
+    pairs = len(results["noise"])
+    corrected = f", with Holm's correction for these {pairs} pairs" if pairs > 1 else ""
     return (
-        f"Each model against the same network without noise. *Better* and *worse*: significant, as below, with Holm's"
-        f" correction for these {len(results['noise'])} pairs. *Equal*: two one-sided tests (TOST) at"
+        f"Each model against the same network without noise. *Better* and *worse*: significant, as below{corrected}."
+        " *Equal*: two one-sided tests (TOST) at"
         f" {1 - LEVEL:.2f} show that NDCG@{K} differs by less than {MARGIN:.0%}. *Open*: neither; a difference beyond"
         " the bound that stands there would have been seen."
     )
