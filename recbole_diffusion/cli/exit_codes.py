@@ -6,11 +6,13 @@ import errno
 import os
 import sys
 import traceback
-from collections.abc import Callable
-from contextlib import suppress
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
 from ..common.signals import Ended, signals_interrupt
 from ..errors import OutOfTime, UserError
+from ..host.registry import OWN_MODULE
 
 
 def run_command(action: Callable[[], None], debug: bool = False) -> int:
@@ -30,7 +32,7 @@ def run_command(action: Callable[[], None], debug: bool = False) -> int:
     """
     try:
         try:
-            with signals_interrupt():
+            with signals_interrupt(), _quiet_libraries(debug):
                 action()
         except SystemExit as ended:  # argparse's after --help
             if ended.code:
@@ -56,6 +58,9 @@ def run_command(action: Callable[[], None], debug: bool = False) -> int:
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             _give_up_stdout()
             error = UserError(f"{error.filename or 'the output'}: cannot be written ({error.strerror})")
+        if not isinstance(error, UserError) and (where := _own_line(error)) is not None:
+            hint = "" if debug else "; --debug shows the stack"
+            error = UserError(f"{where}: {type(error).__name__}: {error}{hint}")
         message = " ".join(str(error).split())
         if isinstance(error, UserError):
             print(f"error: {message}", file=sys.stderr)
@@ -64,6 +69,28 @@ def run_command(action: Callable[[], None], debug: bool = False) -> int:
         print(f"internal error: {type(error).__name__}: {message}{hint}", file=sys.stderr)
         return 1
     return 0
+
+
+@contextmanager
+def _quiet_libraries(debug: bool) -> Iterator[None]:
+    """Keep from the user what other libraries warn of, which are things that the user cannot mend.
+
+    Not with `debug`, nor where Python's own flag -W says what to show.
+    """
+    with warnings.catch_warnings():
+        if not debug and not sys.warnoptions:
+            warnings.simplefilter("ignore")
+        yield
+
+
+def _own_line(error: Exception) -> str | None:
+    """The last line of a user's own model that an error went through; None where there is none."""
+    frames = [frame for frame in traceback.walk_tb(error.__traceback__) if _is_own(frame[0].f_globals.get("__name__"))]
+    return f"{frames[-1][0].f_code.co_filename}, line {frames[-1][1]}" if frames else None
+
+
+def _is_own(module: object) -> bool:
+    return str(module).startswith(OWN_MODULE)
 
 
 def _lacks_memory(error: Exception) -> bool:

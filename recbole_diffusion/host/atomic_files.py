@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import islice
 from logging import Logger
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -312,10 +313,11 @@ def _check_columns(
     there = ", ".join(file.fields)
     for field in needed:
         if field not in file.fields and field in _history_fields(dataset, source) and not _holds_histories(file):
+            joined = Path(dataset.dataset_path) / f"{dataset.dataset_name}.inter"
             raise UserError(
-                f"{file.path}: there is no column {field}: with benchmark_filename a row is a history and its next "
-                "item; for plain interactions join the files into one, leave benchmark_filename out, and split by "
-                "eval_args"
+                f"{file.path}: there is no column {field}: with benchmark_filename a row is a history and the next item. "
+                f"For plain interactions put the rows of all files into {joined}, leave benchmark_filename out, and split "
+                "by eval_args={split: {LS: valid_and_test}} (each user's last two) or {split: {GTS: [0.8, 0.9]}} (by time)"
             )
         if field not in file.fields:
             instead = suggestion(field, file.fields)

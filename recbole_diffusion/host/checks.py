@@ -78,12 +78,12 @@ def check_names(settings: Mapping[str, Any], known: Iterable[str], model: type) 
     for key, value in settings.items():
         if key in known or key.startswith("alias_of_"):
             continue
+        # A model of the user's has no yaml that says what it reads.
+        if model.__module__.split(".")[0] not in ("recbole", "recbole_diffusion") and _reads(model, f'"{key}"'):
+            continue
         # A file of settings may serve several models, so a key of another one is no slip of the pen.
         if key in _settings_of_any_model():
-            # A model of the user's has no yaml that says what it reads.
-            ours = model.__module__.split(".")[0] in ("recbole", "recbole_diffusion")
-            if ours or not _reads(model, key):
-                warnings.append(f"{model.__name__} does not read the setting {key}")
+            warnings.append(f"{model.__name__} does not read the setting {key}")
         elif near := SHORTHANDS.get(key) or nearest(key, sorted(known), cutoff=0.8):
             raise SettingError(key, value, must=f"be the name of a setting, such as {near}")
         else:

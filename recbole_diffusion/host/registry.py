@@ -20,6 +20,8 @@ DECISION_TREES = "exlib_recommender"
 THEIRS = "RecBole-"
 # Without what it pins: it asks for a ray that newer Pythons do not have.
 INSTALL_RECBOLE = "pip install --no-deps recbole==1.2.1"
+# What the module of a user's own model is called.
+OWN_MODULE = "recbole_diffusion_user_"
 NO_GRADIENT = "decision trees are not trained by gradient, so they cannot be run here"
 
 
@@ -164,7 +166,7 @@ def _class_in_file(name: str) -> type:
     if not file.is_file():
         raise SettingError("model", name, f"there is no file {path}")
     # Registered under a name of its own, as pickle and dataclasses look classes up through sys.modules.
-    module_name = f"recbole_diffusion_user_{file.stem}"
+    module_name = f"{OWN_MODULE}{file.stem}"
     spec = importlib.util.spec_from_file_location(module_name, file)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -79,7 +79,7 @@ def build_model(config: Any, dataset: Any) -> Any:
         with compat.files_as_data():
             return config.model_class(config, dataset).to(config["device"])
     except ImportError as error:
-        raise SettingError("model", config["model"], f"it needs the package {error.name}") from error
+        raise UserError(f"{config['model']} needs the package {error.name}, which is not installed") from error
     except OSError as error:
         raise UserError(
             f"model={config['model']}: the file {error.filename!r} cannot be read ({error.strerror})"
@@ -103,6 +103,10 @@ def check_features(config: Any, dataset: Any) -> None:
     if names and all(types[name] in (FeatureType.FLOAT, FeatureType.FLOAT_SEQ) for name in names):
         must = f"hold a column of tokens; {config['model']} has no embedding for numbers alone"
         raise SettingError("selected_features", names, must=must)
+    attribute = config["item_attribute"]
+    if attribute is not None and attribute not in types:
+        must = f"name a column that load_col reads, as with load_col={{item: [{dataset.iid_field}, {attribute}]}}"
+        raise SettingError("item_attribute", attribute, must=must)
     if config["train_stage"] == "finetune" and not config["pre_model_path"]:
         raise SettingError("pre_model_path", "", must="be a model that train_stage=pretrain has saved")
 

@@ -327,7 +327,7 @@ class NCLTrainer(Trainer):
 
     def __init__(self, config: Any, model: nn.Module) -> None:
         if find_spec("faiss") is None:
-            raise SettingError("model", config["model"], must="be another one: it needs the package faiss")
+            raise UserError(f"{config['model']} needs the package faiss, which is not installed")
         super().__init__(config, model)
 
     def _train_epoch(

@@ -3,6 +3,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -69,3 +70,11 @@ def test_a_full_disk_behind_stdout_takes_one_line() -> None:
             [sys.executable, "-c", code], stdout=full, stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]
         )
     assert (done.returncode, done.stderr) == (2, "error: the output: cannot be written (No space left on device)\n")
+
+
+def test_what_other_libraries_warn_of_is_shown_with_debug_alone(recwarn: pytest.WarningsRecorder) -> None:
+    def action() -> None:
+        warnings.warn("of a library's insides", UserWarning, stacklevel=1)
+
+    assert run_command(action) == 0 and not recwarn.list
+    assert run_command(action, debug=True) == 0 and len(recwarn.list) == 1

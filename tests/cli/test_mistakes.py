@@ -149,7 +149,7 @@ def test_a_model_whose_package_is_missing_is_refused_before_it_trains(
 ) -> None:
     monkeypatch.setitem(sys.modules, "faiss", None)
     assert main(["--model=NCL", "--user_inter_num_interval=[0,25]"]) == 2
-    assert "model must be another one: it needs the package faiss" in capsys.readouterr().err
+    assert "error: NCL needs the package faiss, which is not installed" in capsys.readouterr().err
 
 
 def test_data_without_times_or_in_utf_16(atomic: Callable[..., str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -165,7 +165,9 @@ def test_plain_files_are_no_pre_split_histories(atomic: Callable[..., str], caps
     for part in ("train", "valid", "test"):
         (Path(path) / "toy" / f"toy.{part}.inter").write_text(f"{HEADER}u\ti\t1\n")
     line = one_line(capsys, "--dataset=toy", f"--data_path={path}", "--benchmark_filename=[train,valid,test]")
-    assert "with benchmark_filename a row is a history and its next item; for plain interactions join" in line
+    assert "with benchmark_filename a row is a history and the next item" in line
+    assert f"put the rows of all files into {path}/toy/toy.inter, leave benchmark_filename out" in line
+    assert "by eval_args={split: {LS: valid_and_test}}" in line and "{split: {GTS: [0.8, 0.9]}}" in line
 
 
 def test_a_user_who_has_seen_all_items(atomic: Callable[..., str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -190,3 +192,25 @@ def test_pre_split_files_under_another_name_of_the_items(
         (Path(path) / "toy" / f"toy.{part}.inter").write_text(header + rows)
     flags = ["--dataset=toy", f"--data_path={path}", "--benchmark_filename=[train,valid,test]", "--ITEM_ID_FIELD=p_id"]
     assert main([*SMALL[1:], *flags, "--topk=5", "--valid_metric=NDCG@5"]) == 0
+
+
+def test_an_error_in_a_model_of_the_users_own_names_its_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = "from recbole_diffusion.model.lastitem import LastItem\n\n\nclass Mine(LastItem):\n    pass\n"
+    file = tmp_path / "mine.py"
+    for method in ("__init__(self, config, dataset)", "calculate_loss(self, interaction)"):
+        file.write_text(text.replace("    pass", f"    def {method}:\n        self.nosuch.part"))
+        line = one_line(capsys, *SMALL[:2], f"--model={file}:Mine")
+        assert line.startswith(f"error: {file}, line 6: AttributeError: 'Mine' object has no attribute 'nosuch'")
+        assert line.endswith("; --debug shows the stack")
+
+
+def test_a_setting_that_a_model_of_the_users_own_reads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = "from recbole_diffusion.model.lastitem import LastItem\n\n\nclass Mine(LastItem):\n"
+    text += "    def __init__(self, config, dataset):\n        super().__init__(config, dataset)\n"
+    (tmp_path / "mine.py").write_text(f'{text}        print("read", config["seeds_of"], config["num_layers"])\n')
+    given = ["--seeds_of=3", "--num_layers=2"]
+    assert main([*SMALL[:2], f"--model={tmp_path / 'mine.py'}:Mine", *given]) == 0
+    captured = capsys.readouterr()
+    assert "read 3 2\n" in captured.out and "WARNING" not in captured.err
