@@ -36,7 +36,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
     UserError
         Where nothing can be written there.
     """
-    part = path.with_name(f"{PART}{os.getpid()}-{path.name}")
+    part = path.parent / f"{PART}{os.getpid()}-{path.name}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_left_parts(path.parent)

@@ -315,9 +315,10 @@ def _check_columns(
         if field not in file.fields and field in _history_fields(dataset, source) and not _holds_histories(file):
             joined = Path(dataset.dataset_path) / f"{dataset.dataset_name}.inter"
             raise UserError(
-                f"{file.path}: there is no column {field}: with benchmark_filename a row is a history and the next item. "
-                f"For plain interactions put the rows of all files into {joined}, leave benchmark_filename out, and split "
-                "by eval_args={split: {LS: valid_and_test}} (each user's last two) or {split: {GTS: [0.8, 0.9]}} (by time)"
+                f"{file.path}: there is no column {field}: with benchmark_filename a row is a history and the next "
+                f"item. For plain interactions put the rows of all files into {joined}, leave benchmark_filename out, "
+                "and split by eval_args={split: {LS: valid_and_test}} (each user's last two) or "
+                "{split: {GTS: [0.8, 0.9]}} (by time)"
             )
         if field not in file.fields:
             instead = suggestion(field, file.fields)

@@ -342,9 +342,7 @@ class Recommender:
         ids, numbers = best.items.cpu().numpy(), best.scores.float().cpu().numpy()
         missing = (ids == 0) | np.isneginf(numbers)
         if not np.isfinite(numbers[~missing]).all():
-            raise UserError(
-                f"{self.path}: the scores are NaN or infinite: the weights are damaged, or some are too large"
-            )
+            raise UserError(f"{self.path}: the scores are NaN or infinite: {draws.TOO_LARGE}")
         numbers[missing], ids[missing] = np.nan, 0
         tokens = self.vocabulary.tokens[ids]
         tokens[missing] = None

@@ -16,6 +16,8 @@ from ..model.base import History
 
 # The draws that stand for x itself; what spreads the condition has settings of its own.
 SCALED = ("x_T", "reverse")
+# Why there may be NaN or infinity in what a model gives.
+TOO_LARGE = "the weights are damaged, or a setting such as temperature or noise_scale is too large"
 
 
 @contextmanager

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..common.extras import require_extra
+from ..common.files import atomic_write
 from ..errors import SettingError, UserError
 from ..evaluation.ranking import top_items
 from ..model.base import DiffusionRecommender
@@ -90,7 +91,7 @@ def trace(
     items, x = torch.cat(best), torch.cat([model.points(state) for state in states])
     distance = (directions(embeddings(model)[items]) - directions(x)[:, None]).norm(dim=-1)
     if not bool(x.isfinite().all() and distance.isfinite().all()):
-        raise UserError("the reverse process ends in NaN or infinity: the weights are damaged, or some are too large")
+        raise UserError(f"the reverse process ends in NaN or infinity: {sampling.TOO_LARGE}")
     timesteps = [step.timestep for step in chain.steps]
     return Trajectory([*timesteps, None], *(part.cpu().numpy() for part in (x, items, distance)))
 
@@ -164,7 +165,7 @@ def draw(path: str | Path, trajectory: Trajectory, model: Any, history: np.ndarr
     Parameters
     ----------
     path : str or Path
-        Its ending says which format, `.png` say.
+        Its ending says which format, `.png` say, which it is without one.
     names : array of str [V]
         What each item is called.
 
@@ -218,10 +219,10 @@ def draw(path: str | Path, trajectory: Trajectory, model: Any, history: np.ndarr
     )
     right.legend(fontsize=8)
     try:
-        figure.savefig(path, dpi=130)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise UserError(f"{path}: the picture cannot be written ({reason})") from error
+        with atomic_write(Path(path)) as part:
+            figure.savefig(part, format=Path(path).suffix[1:] or "png", dpi=130)
+    except ValueError as error:
+        raise UserError(f"{path}: the picture cannot be written ({' '.join(str(error).split())})") from error
 
 
 def _short(name: str) -> str:

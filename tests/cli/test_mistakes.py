@@ -46,7 +46,10 @@ def one_line(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
         (["--user_inter_num_interval=[0,1]"], "dataset=ml-100k: "),
         (["--user_inter_num_interval=0,40"], "user_inter_num_interval must be an interval such as [5,inf)"),
         (["--item_inter_num_interval=[9,5]"], "item_inter_num_interval must be an interval such as [5,inf)"),
-        (["--val_interval={rating: '3'}"], "val_interval must hold intervals such as [3,inf), got {'rating': '3'}"),
+        (
+            ["--val_interval={rating: '3'}"],
+            "val_interval must hold intervals such as '[3,inf)', or lists of values to keep, got {'rating': '3'}",
+        ),
         (["--eval_args={mode: uni5000}"], "eval_args.mode must sample at most 1681 "),
         (["--eval_args={mode: labeled}"], "eval_args.mode must be full, uniN or popN for ranking"),
         (["--transform=crop_itemseq"], "transform must be given together with eta, got 'crop_itemseq'"),

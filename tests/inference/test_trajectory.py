@@ -82,10 +82,12 @@ def test_the_picture_is_one(diffurec: Recommender) -> None:
     draw("a.png", traced, diffurec.model, history.numpy(), names)
     picture = matplotlib.image.imread("a.png")
     assert picture.shape[:2] == (780, 1690) and picture.std() > 0.01
-    for path in ("nowhere/a.png", "a.xyz"):
-        with pytest.raises(UserError, match=f"{path}: the picture cannot be written"):
+    draw("folder/b", traced, diffurec.model, history.numpy(), names)
+    assert Path("folder/b").read_bytes() == Path("a.png").read_bytes()
+    for path, problem in (("folder", "cannot be written"), ("a.xyz", "the picture cannot be written")):
+        with pytest.raises(UserError, match=f"^{path}: {problem}"):
             draw(path, traced, diffurec.model, history.numpy(), names)
-    assert not Path("a.xyz").exists()
+    assert sorted(path.name for path in Path().rglob("*")) == ["a.png", "b", "folder"]
 
 
 def test_steps_that_the_model_has_not(diffurec: Recommender) -> None:
