@@ -152,6 +152,12 @@ function draw(box) {
   drawings.delete(box);
 }
 
+/** Draw a chart when the reader is near it; of several drawings that wait, the last alone is done. */
+function later(box, drawing) {
+  drawings.set(box, drawing);
+  near.observe(box);
+}
+
 /** Draw every chart now, as paper needs. */
 const drawAll = () => document.querySelectorAll(".chart").forEach(draw);
 
@@ -179,8 +185,7 @@ function dressed(layout) {
 function chart(title, traces, layout, legend, table) {
   const box = h("div", { class: "chart", role: "img", "aria-label": `${title}. The table below it has the figures.` });
   const whole = dressed(layout);
-  drawings.set(box, () => Plotly.newPlot(box, traces, whole, CHART));
-  near.observe(box);
+  later(box, () => Plotly.newPlot(box, traces, whole, CHART));
   return h("figure", {}, h("figcaption", {}, title), legend.length > 0 && h("ul", { class: "legend" }, legend.map((entry) => h("li", {}, entry))),
     box, table && h("details", {}, h("summary", {}, "The figures as a table"), plainTable(title, ...table)));
 }

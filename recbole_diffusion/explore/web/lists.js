@@ -54,18 +54,22 @@ function drawSliders(number) {
     h("span", {}, diversify), reset);
 }
 
+const number4 = (value) => (Math.abs(value) >= 1000 ? value.toFixed(0) : value.toPrecision(4)).replace("-", "−");
+
 /** A share as a bar, with its number. */
 const bar = (share) => h("span", { class: "bar", style: `--share: ${share}` }, percent(share));
 
+/** A model's list: what stands in the other list too is marked, and so is the held-out item. */
 function listTable(number, lists) {
   const { items, titles, scores, share, mean, spread: spreads } = lists[number];
   const other = lists.length > 1 ? lists[1 - number].items : null;
-  const heads = ["#", "Item", "Score", ...(share ? ["In draws", "Mean ± spread"] : []), ...(other ? [`In ${models[1 - number].label.slice(0, 1)}`] : []), ""];
+  const heads = ["#", "Item", "Score", ...(share ? ["In draws"] : []), ...(other ? [`In ${models[1 - number].label.slice(0, 1)}`] : []), ""];
   const rows = items.map((item, place) => {
     const there = other ? other.indexOf(item) + 1 : 0;
     return h("tr", { class: [there && "both", item === state.heldOut && "held"].filter(Boolean).join(" ") || null },
-      h("td", {}, place + 1), h("th", { scope: "row" }, titled({ item, title: titles[place] })), h("td", {}, number4(scores[place])),
-      share && [h("td", {}, bar(share[place])), h("td", {}, `${number4(mean[place])} ± ${number4(spreads[place])}`)],
+      h("td", {}, String(place + 1)), h("th", { scope: "row" }, titled({ item, title: titles[place] })),
+      h("td", {}, number4(scores[place]), share && h("span", { class: "spread", title: `the draws' scores: mean ${number4(mean[place])}, standard deviation ${spreads[place].toPrecision(2)}` }, `± ${spreads[place].toPrecision(2)}`)),
+      share && h("td", {}, bar(share[place])),
       other && h("td", {}, there ? `#${there}` : "–"),
       h("td", {}, button("+", `Add ${titles[place]} to the history`, () => add(item))));
   });
@@ -74,8 +78,6 @@ function listTable(number, lists) {
       h("thead", {}, h("tr", {}, heads.map((head) => h("th", { scope: "col" }, head || h("span", { class: "hidden" }, "Add"))))),
       h("tbody", {}, rows)));
 }
-
-const number4 = (value) => (Math.abs(value) >= 1000 ? value.toFixed(0) : value.toPrecision(4)).replace("-", "−");
 
 function rankText({ rank, candidates }, heldOut) {
   if (rank === null) return "";

@@ -13,7 +13,9 @@ const processes = models.map(({ label, map }, number) => {
   one.distances = h("div", { class: "chart", role: "img" });
   one.map = h("div", { class: "chart map", role: "img" });
   one.distancesFigure = h("figure", {}, h("figcaption", {}, "Distance to the best items by x_0, state by state"), one.distances);
-  one.mapFigure = h("figure", {}, h("figcaption", {}, "Map of the embeddings"), one.map);
+  one.pointed = h("span", { "aria-hidden": "true" });
+  one.mapFigure = h("figure", {}, h("figcaption", {}, "Map of the embeddings; small dots: all items. ", one.pointed), one.map);
+  one.map.addEventListener("pointermove", (event) => pointAt(one, event));
   one.box = h("article", { "aria-label": `${label}: from noise to answer` }, h("h3", {}, label), one.note, one.control, one.near, one.mapFigure, one.distancesFigure);
   one.mapFigure.hidden = !map;
   return one;
@@ -81,20 +83,55 @@ function drawDistances({ distances, found, step, label }) {
     hovertemplate: "%{y:.3f}<extra>%{fullData.name}</extra>" };
   // Few enough that their names do not run into one another.
   const every = Math.ceil(places.length / 9);
-  const ticks = places.filter((place) => place % every === 0 || place === places.length - 1);
+  const last = places.length - 1;
+  const ticks = places.filter((place) => (place % every === 0 && last - place >= every) || place === last);
   const layout = { ...dressed({
-    xaxis: { title: "timestep t", tickvals: ticks, ticktext: ticks.map((place) => (found.timesteps[place] === null ? "x_0" : shortest(found.timesteps[place]))), zeroline: false },
+    xaxis: { title: "timestep t", tickvals: ticks, ticktext: ticks.map((place) => (found.timesteps[place] === null ? "x_0" : shortest(found.timesteps[place]))), tickangle: 0, zeroline: false },
     yaxis: { title: "distance", rangemode: "tozero" },
     shapes: [{ type: "line", x0: step, x1: step, y0: 0, y1: 1, yref: "paper", line: { color: style("--accent"), width: 2 } }],
   }), showlegend: true, legend: { orientation: "h", y: -0.2, font: { size: 12 } } };
   distances.setAttribute("aria-label", `${label}: distance of each state to ${found.best.map(({ title }) => title).join(", ")}`);
-  Plotly.react(distances, [...lines, median], layout, CHART);
+  later(distances, () => Plotly.react(distances, [...lines, median], layout, CHART));
+}
+
+/** The items of a map as a picture, which is drawn once: as marks they would be drawn anew with every state. */
+function groundPicture({ ground }) {
+  const canvas = h("canvas", { width: 1200, height: 900 });
+  const pen = canvas.getContext("2d");
+  const [[left, right], [bottom, top]] = ground.range;
+  pen.fillStyle = style("--soft");
+  pen.globalAlpha = 0.4;
+  for (const [x, y] of ground.spots) {
+    pen.beginPath();
+    pen.arc((1200 * (x - left)) / (right - left), (900 * (top - y)) / (top - bottom), 3.5, 0, 7);
+    pen.fill();
+  }
+  return { source: canvas.toDataURL(), xref: "x", yref: "y", x: left, y: top, sizex: right - left, sizey: top - bottom, sizing: "stretch", layer: "below" };
+}
+
+/** What lies between the outermost spots, and a little more, along each axis. */
+const rangeOf = (spots) => [0, 1].map((axis) => {
+  const places = spots.map((spot) => spot[axis]);
+  const [least, most] = [Math.min(...places), Math.max(...places)];
+  return [least - 0.05 * (most - least), most + 0.05 * (most - least)];
+});
+
+/** Name the item under the pointer. */
+function pointAt({ map, ground, pointed }, event) {
+  // Where the library of the charts keeps its axes.
+  const { xaxis, yaxis } = map._fullLayout ?? {};
+  if (!xaxis) return;
+  const box = map.getBoundingClientRect();
+  const away = ground.spots.map(([x, y]) => Math.hypot(xaxis.d2p(x) + xaxis._offset + box.left - event.clientX, yaxis.d2p(y) + yaxis._offset + box.top - event.clientY));
+  const nearest = away.indexOf(Math.min(...away));
+  pointed.textContent = away[nearest] < 12 ? ground.names[nearest] : "";
 }
 
 function drawMap({ map, ground, answer, found, step, label, number }) {
   const { spots } = answer;
+  ground.range ??= rangeOf(ground.spots);
+  if (ground.scheme !== style("--soft")) Object.assign(ground, { scheme: style("--soft"), picture: groundPicture({ ground }) });
   const traces = [
-    traced("items", ground.spots, { text: ground.shown ??= texts(ground.names), marker: { color: style("--line"), size: 4 } }),
     traced("history, old to new", spots.history, { text: texts(historyTitles()), marker: { ...point("--c0", "circle", 9), opacity: spots.history.map((_, place) => 0.35 + (0.65 * (place + 1)) / spots.history.length) } }),
   ];
   if (found) {
@@ -105,10 +142,11 @@ function drawMap({ map, ground, answer, found, step, label, number }) {
   traces.push(traced("recommended", spots.items, { mode: spots.items.length > 10 ? "markers" : "markers+text", text: texts(answer.titles), hovertext: texts(answer.titles), marker: point("--c2", "star", 12), texttemplate: "%{customdata}",
     customdata: spots.items.map((_, place) => place + 1), textposition: "top right", textfont: { color: style("--text"), size: 11 } }));
   if (spots.held_out.length) traces.push(traced("held out", spots.held_out, { text: ["held out"], marker: point("--c3", "diamond", 13) }));
-  const axis = (place) => ({ title: `${place ? "second" : "first"} axis, ${percent(ground.share[place])} of the variance`, zeroline: false, showticklabels: false });
-  const layout = { ...dressed({ xaxis: axis(0), yaxis: axis(1), uirevision: "kept" }), showlegend: true, legend: { orientation: "h", y: -0.12, font: { size: 12 } }, hovermode: "closest" };
+  const all = rangeOf([...ground.range[0].map((x, end) => [x, ground.range[1][end]]), ...traces.flatMap(({ x, y }) => x.map((one, place) => [one, y[place]]))]);
+  const axis = (place) => ({ title: `${place ? "second" : "first"} axis, ${percent(ground.share[place])} of the variance`, zeroline: false, showticklabels: false, range: all[place] });
+  const layout = { ...dressed({ xaxis: axis(0), yaxis: axis(1), uirevision: "kept", images: [ground.picture] }), showlegend: true, legend: { orientation: "h", y: -0.12, font: { size: 12 } }, hovermode: "closest" };
   map.setAttribute("aria-label", `${label}: where history, ${found ? "path, " : ""}and recommended items lie among ${models[number].label}'s items. The lists name them.`);
-  Plotly.react(map, traces, layout, CHART);
+  later(map, () => Plotly.react(map, traces, layout, CHART));
 }
 
 const historyTitles = () => [...find("history").querySelectorAll(".title")].map(({ textContent }) => textContent);
