@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from browser import MARKUP, until
 from small_plans import small_plan, write_wanted
 
 from recbole_diffusion.common.files import write_json
@@ -21,8 +22,6 @@ from recbole_diffusion.evaluation.ranking import UserRanks
 from recbole_diffusion.evaluation.ranks import hit, ndcg, save_ranks
 
 USERS = 300
-# Shown as text, wherever a name stands.
-MARKUP = "<img src=x onerror=document.title='hit'><b>bold</b>&amp;"
 
 
 def leave(run: Run, best: bool, generator: np.random.Generator) -> None:
@@ -87,15 +86,6 @@ def column(page: Any, number: int, section: str = "leaderboard") -> list[str]:
 
 def radio(page: Any, name: str) -> Any:
     return page.get_by_role("radio", name=name, exact=True)
-
-
-def until(page: Any, expression: str) -> None:
-    """Wait until an expression is true."""
-    for _ in range(600):
-        if page.evaluate(expression):
-            return
-        page.wait_for_timeout(100)
-    raise AssertionError(expression)
 
 
 def near(page: Any, section: str) -> None:

@@ -28,7 +28,8 @@ function fromHash(hash) {
   models.forEach(({ sliders }, number) => ["seed", "diversify", ...sliders.map(({ key }) => key)].forEach((key) => {
     const value = parts.get(`${number}.${key}`);
     if (value === null || sliders.length === 0) return;
-    state.settings[number][key] = key === "diversify" ? value === "true" : Number(value);
+    if (key === "diversify") state.settings[number][key] = value === "true";
+    else if (Number.isFinite(Number(value))) state.settings[number][key] = Number(value);
   }));
 }
 
