@@ -232,15 +232,10 @@ def _measure(config: DiffusionConfig, batches: int, rounds: int, users: int | No
 
 def _measure_recboles(config: DiffusionConfig, batches: int, rounds: int, users: int | None) -> dict[str, Any]:
     """The same through RecBole's own dataset, loaders and trainer."""
-    init_seed(config["seed"], config["reproducibility"])
-    train_data, _, test_data = data_preparation(config, create_dataset(config))
-    test_data = some_users(config, test_data, users)
-    model = build_model(config, train_data._dataset)
-    trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
-    trainer.eval_collector.data_collect(train_data)
-    with _recboles_own_way(anomaly_detection=True):
+    trainer, train_data, test_data = recboles_trainer(config, users)
+    with recboles_own_way(anomaly_detection=True):
         training = time_training(trainer, train_data, batches, rounds)
-    with _recboles_own_way(anomaly_detection=False):
+    with recboles_own_way(anomaly_detection=False):
         without = time_training(trainer, train_data, batches, rounds)
         evaluation = time_evaluation(trainer, test_data)
     rates = _rates(training, evaluation, len(test_data._dataset))
@@ -250,8 +245,18 @@ def _measure_recboles(config: DiffusionConfig, batches: int, rounds: int, users:
     }
 
 
+def recboles_trainer(config: DiffusionConfig, users: int | None) -> tuple[Any, Any, Any]:
+    """RecBole's trainer with a new model, and its loaders for training and, of `users` of them, for the test."""
+    init_seed(config["seed"], config["reproducibility"])
+    train_data, _, test_data = data_preparation(config, create_dataset(config))
+    model = build_model(config, train_data._dataset)
+    trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
+    trainer.eval_collector.data_collect(train_data)
+    return trainer, train_data, some_users(config, test_data, users)
+
+
 @contextmanager
-def _recboles_own_way(anomaly_detection: bool) -> Iterator[None]:
+def recboles_own_way(anomaly_detection: bool) -> Iterator[None]:
     """As RecBole leaves the process: importing its sequential models turns anomaly detection on (see `compat`)."""
     with warnings.catch_warnings(), torch.autograd.set_detect_anomaly(anomaly_detection):
         # Its trainer names torch's gradient scaler as it was called before.
