@@ -308,6 +308,7 @@ def _check_columns(
     config, time_field = dataset.config, dataset.time_field
     needs_time = _orders_by_time(dataset, source)
     needed = dict.fromkeys([*ids, *_history_fields(dataset, source), *([time_field] if needs_time else [])])
+    needed_anyway = set(needed)
     # RecBole's and our defaults name the time field for every model.
     needed |= dict.fromkeys(sorted((load_col or set()) - (set() if needs_time else {time_field})))
     there = ", ".join(file.fields)
@@ -324,7 +325,8 @@ def _check_columns(
             instead = suggestion(field, file.fields)
             if field == time_field and config["MODEL_TYPE"] != ModelType.SEQUENTIAL and not instead:
                 instead = "; without times a general model takes eval_args={order: RO}"
-            raise UserError(f"{file.path}: there is no column {field} (there are: {there}){instead}")
+            by = ", which load_col names" if field in (load_col or ()) and field not in needed_anyway else ""
+            raise UserError(f"{file.path}: there is no column {field}{by} (there are: {there}){instead}")
         if field not in fields:
             raise UserError(f"{file.path}: column {field} is needed, but load_col or unload_col leaves it out")
     for field in ids:

@@ -101,6 +101,15 @@ def check_transform(settings: Mapping[str, Any]) -> None:
     for parameter in TRANSFORM_NEEDS.get(settings["transform"] or "", ()):
         if settings.get(parameter) is None:
             raise SettingError("transform", settings["transform"], must=f"be given together with {parameter}")
+        if not _is_share(settings[parameter]) or settings[parameter] > 1:
+            raise SettingError(parameter, settings[parameter], must="be from 0 to 1")
+
+
+def check_frozen(settings: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
+    """A warning where parameters are named that stay frozen for no epoch."""
+    if not given.get("frozen") or settings["frozen_epochs"]:
+        return []
+    return [f"frozen={given['frozen']} has no effect without frozen_epochs"]
 
 
 def check_presplit(settings: Mapping[str, Any], given: Mapping[str, Any]) -> None:

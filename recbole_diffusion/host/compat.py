@@ -24,7 +24,7 @@ from scipy.sparse import dok_matrix
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from ..errors import UserError
+from ..errors import SettingError, UserError
 from .atomic_files import load_feat
 from .download import ensure_files
 from .fields import check_fields
@@ -141,6 +141,9 @@ def _mend_dataset() -> None:
     # dataset.py 164: a setting that names a column that is not there fails somewhere below, without its name. Can go
     # when RecBole checks these settings.
     _follow(Dataset, "_build_feat_name_list", check_fields)
+    # dataset.py 1104: a threshold that all interactions are above, or all below, gives metrics of NaN. Can go when
+    # RecBole refuses it.
+    _follow(Dataset, "_set_label_by_threshold", _require_two_labels)
     # dataset.py 1062: where a filter leaves nothing, RecBole does not say which. Can go when it does.
     for name, setting in FILTERS.items():
         _follow(Dataset, name, functools.partial(_count_rows, setting))
@@ -299,6 +302,13 @@ def _follow(owner: type, name: str, action: Callable[[Any], None]) -> None:
         return result
 
     setattr(owner, name, mended)
+
+
+def _require_two_labels(dataset: Any) -> None:
+    threshold = dataset.config["threshold"]
+    if threshold and dataset.inter_feat[dataset.label_field].nunique() < 2:
+        kind = "above" if dataset.inter_feat[dataset.label_field].iloc[0] else "below"
+        raise SettingError("threshold", threshold, must=f"divide the interactions; all of them are {kind} it")
 
 
 def _count_rows(setting: str, dataset: Any) -> None:

@@ -174,7 +174,7 @@ def resolve(
 
     # Derive.
     unread = checks.without_effect(model_class, given)
-    warnings |= dict.fromkeys(unread.values())
+    warnings |= dict.fromkeys([*unread.values(), *checks.check_frozen(values, given)])
     values |= dict.fromkeys(unread)
     values |= checks.ranking_protocol(values, given)
     values["train_neg_sample_args"] = checks.negatives(model_class, values, given, base["train_neg_sample_args"])
@@ -211,6 +211,8 @@ def _named(model: str | type | None, dataset: str | None, layers: Sequence[Mappi
         raise SettingError("model", model, must="be the name of a model, such as DiffuRec")
     if not isinstance(dataset, str) or not dataset.strip() or "\0" in dataset:
         raise SettingError("dataset", dataset, must="be the name of a dataset, such as ml-100k")
+    if {os.sep, os.altsep} & set(dataset) or dataset in (os.curdir, os.pardir):
+        raise SettingError("dataset", dataset, must="be a name, and no path; data_path is the folder that it lies in")
     return find_model(model), dataset
 
 

@@ -206,7 +206,8 @@ class Attacks:
         fixed |= {"log_dir": None, "tensorboard_dir": None, "show_progress": False}
         small = {"hidden_size": 8, "inner_size": 8, "n_heads": 2, "n_layers": 1, "embedding_size": 8}
         given = {**{key: value for key, value in small.items() if key in rows}, **given, **fixed}
-        outcome = one_line(lambda: train_and_test(model, "whole", None, given, saved=False))
+        with redirect_stderr(io.StringIO()):
+            outcome = one_line(lambda: train_and_test(model, "whole", None, given, saved=False))
         if outcome is not None:
             values = list((outcome.result["test_result"] or {}).values())
             assert np.isfinite(values).all() and all(value >= 0 for value in values), (given, outcome)

@@ -99,7 +99,9 @@ def test_further_mistakes_in_files(atomic: Callable[..., str], tmp_path: Path) -
         load(path, load_col={"inter": "*"})
     with pytest.raises(UserError, match=r"made\.item: there is no column item_id"):
         load(path, load_col={"item": "*"})
-    with pytest.raises(UserError, match=r"no column rating \(there are: user_id, item_id, timestamp, v\)"):
+    with pytest.raises(
+        UserError, match=r"no column rating, which load_col names \(there are: user_id, item_id, timestamp, v\)"
+    ):
         load(path, load_col={"inter": ["user_id", "item_id", "timestamp", "rating"]})
     (tmp_path / "data/made/made.inter").write_bytes(HEADER.encode() + b"\nu\xe9\ti\t1\n")
     with pytest.raises(UserError, match="set `encoding`"):

@@ -155,6 +155,13 @@ def test_filters_keep_working(atomic: Callable[..., str], caplog: pytest.LogCapt
     assert "timestamp" not in labelled.inter_feat and sum(labelled.inter_feat["label"]) == 9
 
 
+@pytest.mark.parametrize(("value", "kind"), [(0, "above"), (9, "below")])
+def test_a_threshold_divides(atomic: Callable[..., str], value: int, kind: str) -> None:
+    path = atomic(inter=f"{HEADER}\n{ROWS}\n")
+    with pytest.raises(UserError, match=f"threshold must divide the interactions; all of them are {kind} it, got"):
+        load(path, threshold={"timestamp": value}, model="BPR", eval_args={"order": "RO"})
+
+
 def test_metrics_that_count_training_data_can_be_collected() -> None:
     metrics = ["NDCG", "ItemCoverage", "GiniIndex", "AveragePopularity", "TailPercentage"]
     config = load_config("Pop", "ml-100k", None, {"metrics": metrics})

@@ -283,6 +283,18 @@ def test_what_a_model_of_the_users_reads_is_no_setting_that_nothing_reads() -> N
     assert load_config(Deep, "toy", config_dict=given).warnings == ["Deep does not read the setting mask_ratio"]
 
 
+def test_what_is_frozen_for_no_epoch_is_warned_of() -> None:
+    warning = "frozen=['item_embedding'] has no effect without frozen_epochs"
+    assert sasrec(frozen="item_embedding").warnings == [warning]
+    assert sasrec().warnings == sasrec(frozen="item_embedding", frozen_epochs=1).warnings == []
+
+
+@pytest.mark.parametrize("name", ["tiny/", "../tiny", "data/tiny", ".."])
+def test_a_dataset_is_a_name_and_no_path(name: str) -> None:
+    with pytest.raises(SettingError, match=rf"^dataset must be a name, and no path; .*, got '{name}'"):
+        load_config("SASRec", name)
+
+
 def test_shorthands_of_other_libraries_are_refused_with_the_name_here() -> None:
     with pytest.raises(SettingError, match=r"lr must be the name of a setting, such as learning_rate, got 0\.1"):
         sasrec(lr=0.1)
