@@ -237,10 +237,13 @@ class Explorer:
                 options.temperature,
                 hidden,
             )
-            with sampling.overridden(one.model, options.inference_steps, options.seed):
-                seeds = options.seeds_of(one.model)
-                x_0 = sampling.draw_points(one.model, [history], seeds, options.temperature, options.batch_size)
-            draws = one.model.points(x_0)[:, 0]
+            seeds = options.seeds_of(one.model)
+            draws: Any = traced.x[-1:]
+            # Else the path ends in the only draw.
+            if seeds > 1 or steps == 1:
+                with sampling.overridden(one.model, options.inference_steps, options.seed):
+                    x_0 = sampling.draw_points(one.model, [history], seeds, options.temperature, options.batch_size)
+                draws = one.model.points(x_0)[:, 0]
         best = traced.items[-1]
         measured = trajectory.distances(traced, on_map.points, best)
         return {

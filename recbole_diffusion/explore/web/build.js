@@ -92,7 +92,8 @@ function showHistory({ history: items, held_out: heldOut }) {
   } else if (!list.contains(document.activeElement)) {
     list.scrollTop = list.scrollHeight;
   }
-  const unread = models.filter(({ reads }) => items.length > reads).map(({ label, reads }) => `${label} reads the newest ${reads}`);
+  const unread = [...new Set(models.map(({ reads }) => reads))].filter((reads) => items.length > reads).map((reads) =>
+    `${models.filter((model) => model.reads === reads).map(({ label }) => label).join(" and ")}: the newest ${reads} count`);
   find("history-note").textContent = [items.length === 1 ? "1 item" : `${items.length} items, oldest first`, ...unread].join("; ") + (state.user === null ? "" : `; of user ${state.user}`);
   if (document.activeElement !== find("user")) find("user").value = state.user ?? "";
   find("clear").disabled = !items.length && !heldOut;

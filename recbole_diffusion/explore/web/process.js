@@ -129,10 +129,12 @@ function pointAt({ map, ground, pointed }, event) {
 
 function drawMap({ map, ground, answer, found, step, label, number }) {
   const { spots } = answer;
+  // As far back as the model reads.
+  const read = spots.history.slice(-models[number].reads);
   ground.range ??= rangeOf(ground.spots);
   if (ground.scheme !== style("--soft")) Object.assign(ground, { scheme: style("--soft"), picture: groundPicture({ ground }) });
   const traces = [
-    traced("history, old to new", spots.history, { text: texts(historyTitles()), marker: { ...point("--c0", "circle", 9), opacity: spots.history.map((_, place) => 0.35 + (0.65 * (place + 1)) / spots.history.length) } }),
+    traced("history, old to new", read, { text: texts(historyTitles().slice(-read.length)), marker: { ...point("--c0", "circle", 9), opacity: read.map((_, place) => 0.35 + (0.65 * (place + 1)) / read.length) } }),
   ];
   if (found) {
     traces.push(traced("x_T to x_0", found.path, { mode: "lines+markers", text: texts(found.timesteps.map(stateName)), line: { color: style("--c1"), width: 1.5 }, marker: { color: style("--c1"), size: 4 } }));
