@@ -75,22 +75,66 @@ def pick(probabilities: Tensor, uniform: Tensor) -> Tensor:
 
 
 class FreshNoise(Noise):
-    """Numbers from torch's global generator, new at every call."""
+    """Numbers from a generator, by default torch's global one, new at every call."""
 
-    def __init__(self, device: torch.device | str, dtype: torch.dtype = torch.float32) -> None:
-        self.device, self.dtype = device, dtype
+    def __init__(
+        self,
+        device: torch.device | str,
+        dtype: torch.dtype = torch.float32,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        self.device, self.dtype, self.generator = device, dtype, generator
 
     def normal(self, name: str, shape: Shape) -> Tensor:
-        return torch.randn(shape, device=self.device, dtype=self.dtype)
+        return torch.randn(shape, device=self.device, dtype=self.dtype, generator=self.generator)
 
     def uniform(self, name: str, shape: Shape) -> Tensor:
-        return torch.rand(shape, device=self.device, dtype=self.dtype)
+        return torch.rand(shape, device=self.device, dtype=self.dtype, generator=self.generator)
 
     def choice(self, name: str, probabilities: Tensor, shape: Shape) -> Tensor:
         if probabilities.dim() > 1:
-            return torch.multinomial(probabilities, 1)[:, 0]
+            return torch.multinomial(probabilities, 1, generator=self.generator)[:, 0]
         number = int(torch.Size(shape).numel())
-        return torch.multinomial(probabilities, number, replacement=True).view(shape)
+        return torch.multinomial(probabilities, number, replacement=True, generator=self.generator).view(shape)
+
+
+class RowsOfNoise(Noise):
+    """The numbers of some rows of a batch: those that a source gives for the whole batch, at these rows.
+
+    Parameters
+    ----------
+    noise : Noise
+        Of the whole batch.
+    size : int
+        Its rows, B.
+    rows : slice
+        The rows [b] that numbers [b, ...] are asked for.
+    """
+
+    def __init__(self, noise: Noise, size: int, rows: slice) -> None:
+        self.noise, self.size, self.rows = noise, size, rows
+
+    def at(self, step: int) -> Noise:
+        return RowsOfNoise(self.noise.at(step), self.size, self.rows)
+
+    def _whole(self, shape: Shape) -> Shape:
+        if not shape or shape[0] != self.rows.stop - self.rows.start:
+            raise ValueError(
+                f"numbers of rows must have the shape [{self.rows.stop - self.rows.start}, ...], got {shape}"
+            )
+        return (self.size, *shape[1:])
+
+    def normal(self, name: str, shape: Shape) -> Tensor:
+        return self.noise.normal(name, self._whole(shape))[self.rows]
+
+    def uniform(self, name: str, shape: Shape) -> Tensor:
+        return self.noise.uniform(name, self._whole(shape))[self.rows]
+
+    def choice(self, name: str, probabilities: Tensor, shape: Shape) -> Tensor:
+        if probabilities.dim() > 1:
+            # The probabilities of the other rows are not known here.
+            return super().choice(name, probabilities, shape)
+        return self.noise.choice(name, probabilities, self._whole(shape))[self.rows]
 
 
 class GivenNoise(Noise):

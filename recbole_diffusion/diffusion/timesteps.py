@@ -13,6 +13,9 @@ from .noise import Noise, Shape
 class StepSampler(nn.Module):
     """Draws timesteps from p and weights them with 1 / (T p): the weighted loss is unbiased for any p."""
 
+    # Whether `update` keeps anything.
+    learns: bool = True
+
     def __init__(self, diffusion_steps: int) -> None:
         super().__init__()
         if diffusion_steps < 1:
@@ -51,6 +54,7 @@ class StepSampler(nn.Module):
 class OneStep(StepSampler):
     """The only step of a process that does nothing: 0, weight 1, and nothing is drawn."""
 
+    learns = False
     position: Tensor
 
     def __init__(self) -> None:
@@ -68,6 +72,7 @@ class SharedSteps(StepSampler):
     def __init__(self, sampler: StepSampler) -> None:
         super().__init__(sampler.diffusion_steps)
         self.sampler = sampler
+        self.learns = sampler.learns
 
     def sample(self, shape: Shape, noise: Noise) -> tuple[Tensor, Tensor]:
         timestep, weight = self.sampler.sample(shape[:1], noise)
@@ -99,6 +104,8 @@ class FlowSteps(StepSampler):
         Mean and standard deviation of n of `logit_normal`.
     """
 
+    learns = False
+
     def __init__(
         self, name: str, eps: float = 0.0, mode_scale: float = 1.0, logit_mean: float = 0.0, logit_std: float = 1.0
     ) -> None:
@@ -124,6 +131,7 @@ class FlowSteps(StepSampler):
 
 
 class _FixedSampler(StepSampler):
+    learns = False
     _p: Tensor
 
     def __init__(self, unnormalised: Tensor) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -238,30 +238,32 @@ class ADRec(GaussianRecommender):
     def losses(self, step: TrainingStep) -> Losses:
         """Cross-entropy and squared error at every place; the target embeddings take part in the gradient."""
         ce = self.ce_weight * self.ranking_loss(step.x0_hat, step.target, step.interaction)
-        mse = self.mse_weight * mean_by_row((step.x0_hat - step.x_0).square().mean(dim=-1), step.history)
-        mask = step.history.mask
+        mse = self.mse_weight * mean_by_row((step.x0_hat - step.x_0).square().mean(dim=-1), step)
         if self.pcgrad and torch.is_grad_enabled():
-            return Losses(self.projected(self._mean(ce, mask), self._mean(mse, mask)))
+            return Losses(self.projected(step.batch.loss(ce), step.batch.loss(mse), step.batch.added))
         return Losses(ce + mse)
 
-    def projected(self, first: Tensor, second: Tensor) -> Tensor:
+    def projected(
+        self, first: Tensor, second: Tensor, added: Callable[[Tensor], Tensor] = torch.Tensor.detach
+    ) -> Tensor:
         """The sum of two losses, whose gradients lose what contradicts the other: PCGrad (Yu et al., 2020).
 
         Where the gradients of all parameters, taken as one vector each, have a negative product, each loses its part
-        along the other.
+        along the other. Of losses that are parts of a batch's, `added` gives the sum over the processes that share it.
         """
         parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
         pair = []
         for loss in (first, second):
             found = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
-            pair.append([torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)])
+            gradients = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)]
+            pair.append([added(gradient) for gradient in gradients])
         one, other = pair
         contradiction = inner(one, other).clamp(max=0.0)
         of_one, of_other = (contradiction / inner(part, part).clamp(min=1e-30) for part in pair)
         merged = [a * (1 - of_one) + b * (1 - of_other) for a, b in zip(one, other, strict=True)]
         # 0 in value, `merged` in gradient.
         carrier = [((p - p.detach()) * g).sum() for p, g in zip(parameters, merged, strict=True)]
-        return (first + second).detach() + torch.stack(carrier).sum()
+        return added(first + second) + torch.stack(carrier).sum()
 
 
 def inner(one: list[Tensor], other: list[Tensor]) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -20,6 +20,7 @@ from ..diffusion.process import NoProcess, Process
 from ..diffusion.samplers import Denoise, ReverseStep, ancestral
 from ..diffusion.timesteps import OneStep, StepSampler
 from ..errors import ModelError, SettingError
+from .batch import Batch, History
 from .layers import ACTIVATIONS, Encoder
 from .losses import catalogue_cross_entropy
 from .similarity import SIMILARITIES, item_queries, item_vectors
@@ -30,23 +31,11 @@ MOST_SEEDS = 10_000
 _logger = logging.getLogger(__name__)
 
 
-class History(NamedTuple):
-    """A batch of histories.
-
-    items : int64 [B, L], padded on the right with 0
-    length : int64 [B], at least 1
-    mask : bool [B, L], true where an item stands; None when every row is full
-    """
-
-    items: Tensor
-    length: Tensor
-    mask: Tensor | None
-
-
 class TrainingStep(NamedTuple):
-    """What `losses` may look at: one batch, at the timesteps that were drawn for it.
+    """What `losses` may look at: the rows that this process computes, at the timesteps that were drawn for them.
 
-    Shapes are those of a model with one target a row; with a target at every place [B] is [B, L].
+    By itself a process computes the whole batch; B is the number of its rows. Shapes are those of a model with one
+    target a row; with a target at every place [B] is [B, L].
 
     interaction : the batch as RecBole gives it
     history : History
@@ -58,6 +47,7 @@ class TrainingStep(NamedTuple):
     output : what `denoise` gave
     x0_hat : x_0 by that output
     noise : Noise, for a loss that has random numbers of its own
+    batch : Batch, through which a loss reads what it takes from the other rows of the batch
     """
 
     interaction: Any
@@ -71,12 +61,14 @@ class TrainingStep(NamedTuple):
     output: Any
     x0_hat: Any
     noise: Noise
+    batch: Batch
 
 
 class Losses(NamedTuple):
     """Losses of a batch.
 
-    rows : [B], [B, L] or a scalar; weighted by the timestep sampler and averaged over rows and real places
+    rows : [B], [B, L] or a scalar; weighted by the timestep sampler and averaged over rows and real places. A scalar is
+        a mean over the rows at hand, or the same in every process that shares the batch
     unweighted : the same shapes; averaged as it is and added. None for nothing
     learns_from : [B] or [B, L], by which the timestep sampler learns; None for `rows`
     """
@@ -116,14 +108,15 @@ ENCODER: dict[str, Setting] = {
 }
 
 
-def mean_by_row(losses: Tensor, history: History) -> Tensor:
+def mean_by_row(losses: Tensor, step: TrainingStep) -> Tensor:
     """Losses [B, L] weighted so that their mean over all real places is the mean over rows of each row's mean.
 
     Losses [B] of a model with one target a row stay as they are.
     """
-    if history.mask is None or losses.dim() < 2:
+    mask = step.batch.history.mask
+    if mask is None or losses.dim() < 2:
         return losses
-    return losses * (history.mask.sum().to(losses.dtype) / (len(history.mask) * history.length))[:, None]
+    return losses * (mask.sum().to(losses.dtype) / (len(mask) * step.history.length))[:, None]
 
 
 def check_table(model: type, config: Any) -> None:
@@ -223,6 +216,8 @@ class DiffusionRecommender(SequentialRecommender):
         # Where padding is an ordinary item of the softmax, it is 0.
         self.first_candidate = 1
         self.pad_length: int | None = None
+        self.batch_of: Callable[[History, Noise], Batch] = Batch
+        self.noise_generator: torch.Generator | None = None
 
     # What a kind of model says of its state.
 
@@ -347,8 +342,21 @@ class DiffusionRecommender(SequentialRecommender):
         return shifted.scatter(1, (history.length - 1)[:, None], last[:, None])
 
     def training_noise(self) -> Noise:
-        """Random numbers from torch's global generator, as training takes them."""
-        return FreshNoise(self.item_embedding.weight.device, self.item_embedding.weight.dtype)
+        """Random numbers from torch's global generator, as training takes them, or from that of `share_batches`."""
+        weight = self.item_embedding.weight
+        return FreshNoise(weight.device, weight.dtype, self.noise_generator)
+
+    def share_batches(self, batch_of: Callable[[History, Noise], Batch], generator: torch.Generator) -> None:
+        """Compute some rows of each training batch from here on; other processes compute the others.
+
+        Parameters
+        ----------
+        batch_of : callable
+            Makes the `Batch` that says which.
+        generator : torch.Generator
+            In the same state in all these processes, on the device of the model.
+        """
+        self.batch_of, self.noise_generator = batch_of, generator
 
     def inference_noise(self, history: History, draw: int = 0) -> Noise:
         """Random numbers that depend on the seed, each history, the step and `draw` alone."""
@@ -366,9 +374,12 @@ class DiffusionRecommender(SequentialRecommender):
             Gives every random number, the timesteps too (as 'timestep'); by default torch's global generator does.
         """
         noise = noise or self.training_noise()
-        history = self.history(interaction)
-        target = self.targets(history, interaction)
-        timestep, weight = self.step_sampler.sample(tuple(target.shape), noise)
+        whole = self.history(interaction)
+        batch = self.batch_of(whole, noise)
+        targets = self.targets(whole, interaction)
+        timesteps, weights = self.step_sampler.sample(tuple(targets.shape), noise)
+        target, timestep, weight = map(batch.own, (targets, timesteps, weights))
+        interaction, history, noise = batch.own(interaction), batch.own_history(), batch.own_noise()
         x_0 = self.x_start(target, noise)
         noise_used = self.process.noise_like(x_0, noise)
         condition = self.encode(history, noise)
@@ -378,15 +389,17 @@ class DiffusionRecommender(SequentialRecommender):
         output = self.denoise(self.seen(x_t), timestep, condition, noise)
         self.check_output(output, x_0)
         x0_hat = self.to_x_0(output, x_t, timestep)
-        losses = self.all_losses(
-            TrainingStep(interaction, history, target, timestep, x_0, x_t, noise_used, condition, output, x0_hat, noise)
+        step = TrainingStep(
+            interaction, history, target, timestep, x_0, x_t, noise_used, condition, output, x0_hat, noise, batch
         )
+        losses = self.all_losses(step)
         if not isinstance(losses, Losses):
             raise ModelError(f"{type(self).__name__}: losses must return Losses(...), got {type(losses).__name__}")
-        learns_from = losses.rows if losses.learns_from is None else losses.learns_from
-        self.step_sampler.update(timestep, learns_from.detach().expand(timestep.shape), history.mask)
-        loss = self._mean(weight * losses.rows, history.mask)
-        return loss if losses.unweighted is None else loss + self._mean(losses.unweighted, history.mask)
+        if self.step_sampler.learns:
+            learns_from = losses.rows if losses.learns_from is None else losses.learns_from
+            self.step_sampler.update(timesteps, batch.every(learns_from.detach().expand(timestep.shape)), whole.mask)
+        loss = batch.loss(weight * losses.rows)
+        return loss if losses.unweighted is None else loss + batch.loss(losses.unweighted)
 
     def _dropped(self, condition: Any, history: History, noise: Noise) -> Any:
         """The condition, in which each row says nothing with probability `guidance_drop`."""
@@ -410,13 +423,6 @@ class DiffusionRecommender(SequentialRecommender):
         ------
         ModelError
         """
-
-    @staticmethod
-    def _mean(rows: Tensor, mask: Tensor | None) -> Tensor:
-        """Mean over rows [B], or over the real places of [B, L]."""
-        if rows.dim() < 2 or mask is None:
-            return rows.mean()
-        return (rows * mask).sum() / mask.sum()
 
     # Inference.
 

@@ -17,7 +17,8 @@ from ..diffusion.process import Process
 from ..diffusion.samplers import Denoise, ReverseStep, ancestral
 from ..diffusion.timesteps import FLOW_STEPS, FlowSteps, StepSampler
 from ..errors import SettingError
-from .base import History, Losses, TrainingStep
+from .base import Losses, TrainingStep
+from .batch import Batch
 from .diffurec import Condition, DiffuRec
 
 # Where fewer than one cell in so many is needed, computing these alone is cheaper than the whole table.
@@ -175,18 +176,24 @@ class FMRec(DiffuRec):
         rows = self.weights["mse"] * mse + self.weights["ce"] * ce
         if not self.weights["decoder"]:
             return Losses(rows)
-        return Losses(rows, self.weights["decoder"] * self.decoder_loss(step.output.encoded, step.history, step.noise))
+        return Losses(rows, self.weights["decoder"] * self.decoder_loss(step.output.encoded, step.batch))
 
-    def decoder_loss(self, encoded: Tensor, history: History, noise: Noise) -> Tensor:
+    def decoder_loss(self, encoded: Tensor, batch: Batch) -> Tensor:
         """Squared error of the rebuilt history, a scalar, over `history_cells`; divided by B · V, as in their code."""
-        items = history.items
+        items = batch.history.items
         number = math.ceil(max(1.0, self.zeros_ratio)) * items.numel()
-        uniform = noise.uniform("history_zeros", (number,))
+        uniform = batch.noise.uniform("history_zeros", (number,))
         cells = history_cells(items, self.n_items, self.zeros_ratio, uniform)
         hidden = self.history_decoder[:-1](encoded)
-        rebuilt = self.rebuilt(hidden, torch.cat([cells.ones, cells.zeros]))
-        held = torch.arange(len(rebuilt), device=rebuilt.device) < len(cells.ones)
+        numbers = torch.cat([cells.ones, cells.zeros])
+        held = torch.arange(len(numbers), device=numbers.device) < len(cells.ones)
         counts = torch.cat([cells.ones_valid, cells.zeros_valid])
+        if len(hidden) < len(batch):
+            # Of the whole batch's cells those of the rows at hand.
+            first, end = (row * self.n_items for row in (batch.rows.start, batch.rows.stop))
+            here = (numbers >= first) & (numbers < end)
+            numbers, held, counts = numbers[here] - first, held[here], counts[here]
+        rebuilt = self.rebuilt(hidden, numbers)
         return ((rebuilt - held.to(rebuilt.dtype)).square() * counts).sum() / (len(hidden) * self.n_items)
 
     def rebuilt(self, hidden: Tensor, cells: Tensor) -> Tensor:

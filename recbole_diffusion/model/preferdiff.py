@@ -111,28 +111,28 @@ class PreferDiff(DreamRec):
     def losses(self, step: TrainingStep) -> Losses:
         distance = distances(step.x_0, step.x0_hat, self.distance)
         if self.objective == "sdpo":
-            loss = self.softmax_preference(distance.mean(), step)
+            loss = self.softmax_preference(step.batch.mean(distance), step)
         else:
             loss = self.objective_of(distance, distances(*self.centroid(step), self.distance), step)
         return Losses(self.with_ranking(loss, step), learns_from=distance)
 
     def objective_of(self, positive: Tensor, negative: Tensor, step: TrainingStep) -> Tensor:
         """The loss by the distances [B] of the target and of the centroid from their predictions."""
-        compared = self._compared(positive)
-        preference = preference_loss(self.preference_scale * (self._compared(negative) - compared))
+        compared = self._compared(positive, step)
+        preference = preference_loss(self.preference_scale * (self._compared(negative, step) - compared))
         if self.objective == "neg_sample":
             return preference
         if self.objective == "neg":
             return self.reconstruction_weight * positive + (1 - self.reconstruction_weight) * preference
         # The target's distance from what the history of another row makes of it.
-        rows = len(positive)
-        row = step.noise.choice("other_history", torch.ones(rows, device=positive.device), (rows,))
-        x0_hat = self._predicted(step.x_t, step.timestep, step.condition[row], step.noise)
-        other = self._compared(distances(step.x_0, x0_hat, self.distance))
+        chances = torch.ones(len(step.batch), device=positive.device)
+        row = step.noise.choice("other_history", chances, (len(positive),))
+        x0_hat = self._predicted(step.x_t, step.timestep, step.batch.every(step.condition)[row], step.noise)
+        other = self._compared(distances(step.x_0, x0_hat, self.distance), step)
         return positive + preference_loss(OTHER_SCALE * (other - compared)) + preference
 
-    def _compared(self, distance: Tensor) -> Tensor:
-        return distance.mean() if self.preference == "batch" else distance
+    def _compared(self, distance: Tensor, step: TrainingStep) -> Tensor:
+        return step.batch.mean(distance) if self.preference == "batch" else distance
 
     def _predicted(self, x_t: Tensor, timestep: Tensor, condition: Tensor, noise: Noise) -> Tensor:
         return self.to_x_0(self.denoise(self.seen(x_t), timestep, condition, noise), x_t, timestep)
@@ -151,28 +151,28 @@ class PreferDiff(DreamRec):
     def centroid(self, step: TrainingStep) -> Negatives:
         """The mean of the other rows' targets, or of `negatives` of them; 0 where there is no other row."""
         if self.negatives is None:
-            others = step.x_0.sum(dim=0) - step.x_0
-            return self._restored(others / max(len(others) - 1, 1), step)
-        return self._restored(step.x_0[self._other_rows(step)].mean(dim=1), step)
+            others = step.batch.total(step.x_0) - step.x_0
+            return self._restored(others / max(len(step.batch) - 1, 1), step)
+        return self._restored(step.batch.every(step.x_0)[self._other_rows(step)].mean(dim=1), step)
 
     def _other_rows(self, step: TrainingStep) -> Tensor:
-        """For each row the numbers [B, N] of other rows: all, or `negatives` of them, by 'negatives' [B, B - 1]."""
-        rows = len(step.x_0)
-        device = step.x_0.device
-        columns = torch.arange(rows - 1, device=device).expand(rows, -1)
+        """For each row the numbers [b, N] of other rows: all, or `negatives` of them, by 'negatives' [b, B - 1]."""
+        rows, others, device = len(step.x_0), len(step.batch) - 1, step.x_0.device
+        columns = torch.arange(others, device=device).expand(rows, -1)
         if self.negatives is not None:
-            chances = step.noise.uniform("negatives", (rows, rows - 1))
-            columns = chances.topk(min(self.negatives, rows - 1), dim=1).indices
-        return columns + (columns >= torch.arange(rows, device=device)[:, None])
+            chances = step.noise.uniform("negatives", (rows, others))
+            columns = chances.topk(min(self.negatives, others), dim=1).indices
+        number = torch.arange(step.batch.rows.start, step.batch.rows.stop, device=device)
+        return columns + (columns >= number[:, None])
 
     def softmax_preference(self, positive: Tensor, step: TrainingStep) -> Tensor:
         """The objective `sdpo`: the target against each of the negatives apart.
 
         As in the authors' code a sum over d is set against a mean, and the result is not a number where it is smaller.
         """
-        x_0, x0_hat = self._restored(step.x_0[self._other_rows(step)], step)
+        x_0, x0_hat = self._restored(step.batch.every(step.x_0)[self._other_rows(step)], step)
         further = (x_0 - x0_hat).square().sum(dim=-1) - positive
-        odds = (self.preference_scale * further.log()).exp().sum(dim=-1).mean()
+        odds = step.batch.mean((self.preference_scale * further.log()).exp().sum(dim=-1))
         return positive + preference_loss(-(odds + TINY).log())
 
     # The authors' chain.

@@ -120,4 +120,4 @@ class RFMRec(DiffusionRecommender):
             return Losses(ce)
         velocity = self.process.velocity(step.x_0, step.timestep, step.condition).detach()
         mse = (step.output - velocity).square().mean(dim=-1)
-        return Losses(ce + self.velocity_weight * mean_by_row(mse, step.history))
+        return Losses(ce + self.velocity_weight * mean_by_row(mse, step))

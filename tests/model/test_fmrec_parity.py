@@ -146,7 +146,7 @@ def check_forward(recording: Recording, part: str, tolerance: float) -> torch.Te
     recording.check(f"{part}forward/encoded", step.output.encoded, tolerance)
     if model.weights["decoder"]:
         recording.check(f"{part}forward/decoded", model.history_decoder(step.output.encoded), tolerance)
-        decoder = model.decoder_loss(step.output.encoded, step.history, recording.training_noise)
+        decoder = model.decoder_loss(step.output.encoded, step.batch)
         recording.check(f"{part}forward/loss_decoder", decoder, tolerance)
     recording.check(f"{part}forward/loss_mse", (step.x0_hat - step.x_0).square().mean(), tolerance)
     ce = model.ranking_loss(step.x0_hat, step.target, step.interaction).mean()

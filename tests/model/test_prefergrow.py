@@ -105,7 +105,7 @@ def test_the_prior_gets_the_gradient_of_the_whole_expected_loss() -> None:
     torch.testing.assert_close(chance.sum(), torch.ones((), dtype=torch.float64))
     mean = (chance * model.process.loss(s, target, states, shared, prior)).sum()
     (expected,) = torch.autograd.grad(mean, model.prior_logits)
-    step = TrainingStep(None, None, target, shared, target, states, states, condition, s, s, Noise())
+    step = TrainingStep(None, None, target, shared, target, states, states, condition, s, s, Noise(), None)
     rows = model.losses(step).rows
     (got,) = torch.autograd.grad((chance.detach() * rows).sum(), model.prior_logits)
     torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-9)
