@@ -46,6 +46,13 @@ def model_name(model: type) -> str:
     return THEIRS + name if is_recboles(model) and name in our_models() else name
 
 
+def findable(model: type) -> str | type:
+    """What `find_model` finds a class by in another process: its file, its name, or the class itself."""
+    if model.__module__.startswith(OWN_MODULE):
+        return f"{inspect.getfile(model)}:{model.__name__}"
+    return model_name(model) if is_ours(model) or is_recboles(model) else model
+
+
 def find_model(model: str | type) -> type:
     """Find a model's class.
 
@@ -85,6 +92,11 @@ def _find_model(model: str | type) -> type:
     except ImportError as error:
         raise SettingError("model", model, f"RecBole's model cannot be imported: {error}") from error
     return _checked(model, getattr(module, model.removeprefix(THEIRS)))
+
+
+def is_ours(model: type) -> bool:
+    """Whether a class is one of this package."""
+    return model.__module__.startswith(f"{PACKAGE.name}.")
 
 
 def is_recboles(model: type) -> bool:

@@ -16,7 +16,7 @@ from ..common.blocks import row_pieces
 from ..errors import SettingError
 from ..evaluation.collector import TopCollector
 from ..evaluation.protocols import protocols, with_suffix
-from . import checkpoint
+from . import checkpoint, distributed
 
 
 class EvaluatingTrainer(recbole.trainer.Trainer):
@@ -34,6 +34,10 @@ class EvaluatingTrainer(recbole.trainer.Trainer):
         self.eval_collector = collector(config)
         # Where both rankings are reported, that without the history has a collector of its own.
         self.other_collectors = {protocol: collector(config) for protocol in self.protocols[1:]}
+        self.processes = distributed.present()
+        self.evaluator: Any = self.processes.evaluator(self.evaluator)
+        for each in (self.eval_collector, *self.other_collectors.values()):
+            self.processes.shares(each)
 
     @property
     def protocols(self) -> tuple[str, ...]:
@@ -65,7 +69,8 @@ class EvaluatingTrainer(recbole.trainer.Trainer):
         self.check_catalogue(eval_data)
         before = checkpoint.random_state()
         try:
-            result = super().evaluate(eval_data, load_best_model=False, show_progress=show_progress)
+            own = self.processes.own_batches(eval_data)
+            result = super().evaluate(own, load_best_model=False, show_progress=show_progress)
             for collector in self.other_collectors.values():
                 result |= self._metrics_without_history(collector)
         finally:

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from ..errors import SettingError, UserError
-from . import attributes, checkpoint
+from . import attributes, checkpoint, distributed
 from .embeddings import take_embeddings
 from .evaluating import EvaluatingTrainer
 from .steps import TrainingSteps
@@ -60,7 +60,8 @@ class ResumableTrainer(EvaluatingTrainer):
     cur_step: int
 
     def __init__(self, config: Any, model: nn.Module) -> None:
-        saved = checkpoint.unique_path(config["checkpoint_dir"], config["model"], config["dataset"])
+        folder, name, dataset = config["checkpoint_dir"], config["model"], config["dataset"]
+        saved = distributed.present().first(lambda: checkpoint.unique_path(folder, name, dataset))
         super().__init__(config, model)
         self.saved_model_file = str(saved)
         self.steps = TrainingSteps(config, model, self.optimizer)
@@ -105,6 +106,7 @@ class ResumableTrainer(EvaluatingTrainer):
         elif self.steps.taken == 0 and self.steps.average is not None:
             # Whoever built the model may have set its weights since.
             self.steps.average.restart()
+        self.processes.begin(self.model)
         self._changes = attributes.Changes(self.model, resumed and resumed["state"]["attributes"])
         if resumed is not None and saved and self.best_epoch is not None:
             self._write(self.saved_model_file)
@@ -152,33 +154,38 @@ class ResumableTrainer(EvaluatingTrainer):
             self._best = checkpoint.weights_copy(self.model)
         self.best_epoch = epoch
 
-    def _write(self, path: str | Path) -> None:
+    def _state(self) -> dict[str, Any]:
+        """What a checkpoint holds."""
         best = self._best if self.best_epoch != self.epoch else None
         saved, unsaved = self._changes.state() if self._changes is not None else ({}, [])
-        checkpoint.save(
-            path,
-            {
-                "model": self.config["model"],
-                "dataset": self.config["dataset"],
-                "config": self.config.plain(),
-                **checkpoint.tokens(self._train_data._dataset),
-                **checkpoint.weights(self.model),
-                "best_state_dict": best and best["state_dict"],
-                "best_other_parameter": best and best["other_parameter"],
-                "optimizer": {name: value.state_dict() for name, value in self._optimizers().items()},
-                **self.steps.state(),
-                "attributes": saved,
-                "unsaved_attributes": unsaved,
-                "epoch": self.epoch,
-                "best_epoch": self.best_epoch,
-                "cur_step": self.cur_step,
-                "best_valid_score": self.best_valid_score,
-                "best_valid_result": self.best_valid_result,
-                "train_loss": self.train_loss_dict,
-                "random": checkpoint.random_state(),
-                "loader_random": [generator.get_state() for generator in _generators(self._train_data)],
-            },
-        )
+        return {
+            "model": self.config["model"],
+            "dataset": self.config["dataset"],
+            "config": self.config.plain(),
+            **checkpoint.tokens(self._train_data._dataset),
+            **checkpoint.weights(self.model),
+            "best_state_dict": best and best["state_dict"],
+            "best_other_parameter": best and best["other_parameter"],
+            "optimizer": {name: value.state_dict() for name, value in self._optimizers().items()},
+            **self.steps.state(),
+            "attributes": saved,
+            "unsaved_attributes": unsaved,
+            "epoch": self.epoch,
+            "best_epoch": self.best_epoch,
+            "cur_step": self.cur_step,
+            "best_valid_score": self.best_valid_score,
+            "best_valid_result": self.best_valid_result,
+            "train_loss": self.train_loss_dict,
+            "random": self.processes.random_state(),
+            "loader_random": [generator.get_state() for generator in _generators(self._train_data)],
+        }
+
+    def _write(self, path: str | Path) -> None:
+        def write() -> None:
+            checkpoint.save(path, self._state())
+            self.processes.saved(path)
+
+        self.processes.first(write)
         self.last_checkpoint = Path(path)
 
     def _save_checkpoint(self, epoch: int, verbose: bool = True, **kwargs: Any) -> None:

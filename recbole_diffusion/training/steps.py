@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
+from . import distributed
 from .average import AveragedWeights
 from .frozen import frozen_parameters
 from .recording import RecordedSteps, obstacle
@@ -80,6 +81,7 @@ class TrainingSteps:
     def __init__(self, config: Any, model: nn.Module, optimizer: Optimizer) -> None:
         self.config = config
         self.model = model
+        self.processes = distributed.present()
         self.device: torch.device = config["device"]
         half = bool(config["enable_amp"] and config["enable_scaler"]) and self.device.type == "cuda"
         self.amp_dtype = torch.float16 if half else torch.bfloat16
@@ -93,7 +95,9 @@ class TrainingSteps:
         self.frozen_epochs: int = config["frozen_epochs"]
         self.frozen = frozen_parameters(model, config["frozen"]) if self.frozen_epochs else []
         self._recorded: RecordedSteps | None = None
-        self.obstacle = obstacle(config, model, optimizer, scaled=half) if config["cuda_graphs"] else None
+        self.obstacle = None
+        if config["cuda_graphs"]:
+            self.obstacle = self.processes.obstacle or obstacle(config, model, optimizer, scaled=half)
         self.recording = bool(config["cuda_graphs"]) and self.obstacle is None
         if self.recording:
             for group in optimizer.param_groups:
@@ -149,7 +153,7 @@ class TrainingSteps:
         """What takes a step: a recorded one where that is set, allowed, and the loss is the model's own."""
         # In the warm-up each step has a learning rate of its own.
         if loss_func is not None or not self.recording or self.taken < self.warmup_steps:
-            return partial(self._step, optimizer, loss_func or self.model.calculate_loss)
+            return partial(self._step, optimizer, loss_func or self.processes.loss(self.model))
         if self._recorded is None:
             self._recorded = RecordedSteps(partial(self._step, optimizer, self.model.calculate_loss))
         return self._recorded
@@ -161,6 +165,8 @@ class TrainingSteps:
         parts = parts if isinstance(parts, tuple) else (parts,)
         loss: Any = sum(parts[1:], parts[0])
         self.scaler.scale(loss).backward()
+        losses = torch.stack([part.detach().float().reshape(()) for part in parts])
+        losses = self.processes.add_up(self.model, losses)
         if self.config["clip_grad_norm"]:
             self.scaler.unscale_(optimizer)
             clip_grad_norm_(self.model.parameters(), **self.config["clip_grad_norm"])
@@ -168,7 +174,7 @@ class TrainingSteps:
         self.scaler.update()
         if self.average is not None:
             self.average.update()
-        return torch.stack([part.detach().float().reshape(()) for part in parts])
+        return losses
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds of it, as `load` takes it."""

@@ -6,6 +6,7 @@ import logging
 from collections import deque
 from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from time import perf_counter
@@ -25,7 +26,7 @@ from ..common.log import Heartbeat
 from ..errors import SettingError, UserError
 from ..host import compat
 from ..host.registry import is_recboles
-from . import checkpoint
+from . import checkpoint, distributed
 from .memory import FreedMemory
 from .resuming import ResumableTrainer, TrainingError
 from .steps import Losses
@@ -189,7 +190,7 @@ class Trainer(ResumableTrainer):
         seconds = deque([0.0], maxlen=max(1, eval_step))
         with closing(self.tensorboard), closing(self.steps):
             while self.epoch + 1 < self.epochs and self.cur_step <= self.stopping_step:
-                self.deadline.require(max(seconds), "the next epoch")
+                self.processes.first(lambda: self.deadline.require(max(seconds), "the next epoch"))
                 begin, number = perf_counter(), self.epoch + 1
                 epoch, line = self._train_and_record(train_data, number, show_progress)
                 self.epoch = number
@@ -197,7 +198,7 @@ class Trainer(ResumableTrainer):
                     epoch, more = self._validate_and_record(valid_data, epoch, show_progress)
                     line = f"{line}; {more}"
                 if on_epoch_end:
-                    on_epoch_end(epoch)
+                    self.processes.first(partial(on_epoch_end, epoch))
                 if saved and self.best_epoch == number:
                     self._write(self.saved_model_file)
                 if saved:
@@ -205,7 +206,7 @@ class Trainer(ResumableTrainer):
                 if verbose:
                     self.logger.info(line)
                 if callback_fn and epoch.valid_score is not None:
-                    callback_fn(number, epoch.valid_score)
+                    self.processes.first(partial(callback_fn, number, epoch.valid_score))
                 # The test, which takes as long as a validation, must fit as well.
                 seconds.append(perf_counter() - begin + (epoch.valid_seconds or 0))
             if saved and self.best_epoch is None:
@@ -219,6 +220,7 @@ class Trainer(ResumableTrainer):
         self.steps.start_epoch(number, self._optimizers().values())
         begin = perf_counter()
         losses = self._train_epoch(train_data, number, show_progress=show_progress)
+        self.processes.agree(self.model)
         self._require_finite_weights(number)
         seconds = perf_counter() - begin
         self._note_changes()
@@ -367,6 +369,7 @@ def build_trainer(config: Any, model: nn.Module) -> Trainer:
     theirs = get_trainer(config["MODEL_TYPE"], ancestor.__name__)
     if theirs is recbole.trainer.Trainer:
         return Trainer(config, model)
+    distributed.present().refuse(config["model"], f"it is trained by RecBole's {theirs.__name__}, which computes alone")
     if theirs is recbole.trainer.NCLTrainer:
         return NCLTrainer(config, model)
 
