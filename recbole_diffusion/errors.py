@@ -10,6 +10,10 @@ class UserError(Exception):
     """Something that the user can mend; the script prints it as one line and exits with 2."""
 
 
+class ToldElsewhere(UserError):
+    """A run of several processes has ended with an error, which another of them tells the user."""
+
+
 class OutOfTime(Exception):
     """A command has to end before all is done; what is left can be gone on with. It exits with `exit_code`."""
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..common.extras import require_extra
-from ..errors import UserError
+from ..errors import SettingError, UserError
 from ..host.registry import require_recbole
 from . import parsers
 from .train import informed, names_several
@@ -83,6 +83,7 @@ def run_settings(
     from ..compare.runner import run_all
 
     request = read_request(settings, config_files, dataset)
+    _require_one_process(request.shared)
     trials = request.own["trials"]
     if tuning and trials is None:
         raise UserError("tune needs the number of trials, as in --trials=8")
@@ -102,6 +103,24 @@ def run_settings(
     if failed:
         first = f"{failed[0]['name']}, seed {failed[0]['seed']}: {failed[0]['error']}"
         raise UserError(f"{len(failed)} of {len(results['runs'])} runs failed; the first is {first}")
+
+
+def _require_one_process(settings: Mapping[str, Any]) -> None:
+    """Refuse runs of several processes each, and several processes that do the same runs.
+
+    Raises
+    ------
+    UserError
+    """
+    from ..training.launch import Place
+
+    for key in ("nproc", "world_size"):
+        if str(settings.get(key, 1)) not in ("1", "0", "-1"):
+            raise SettingError(
+                key, settings[key], must="be left out: each run has one process, and --jobs run at a time"
+            )
+    if Place.read() is not None:
+        raise UserError("compare and tune are started once, without torchrun: they run --jobs processes themselves")
 
 
 def tell(plan: Plan, command: Sequence[str]) -> dict[str, Any]:

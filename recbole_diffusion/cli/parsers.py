@@ -17,6 +17,12 @@ RENAMED = {"steps": "inference_steps", "samples": "inference_seeds", "set": "KEY
 # Settings of compare.yaml that only one of the two commands reads.
 ONLY_COMPARING = ("off_switch", "jobs", "against", "valid_latex", "test_latex")
 ONLY_TUNING = ("trials", "trial_minutes", "space")
+PROCESSES = {
+    "nproc": ("N", "processes on this machine (default 1)"),
+    "world_size": ("N", "processes on all machines (default: nproc)"),
+    "ip": ("ADDRESS", "of the machine of the first process (default localhost)"),
+    "port": ("N", "at which they meet, a free one there (default: any, on one machine)"),
+}
 COMPARE_FILE = PROPERTIES / "compare.yaml"
 
 MODELS = (
@@ -287,10 +293,12 @@ def _add_training(parser: Parser) -> None:
     parser.add_argument(
         "--resume", action=Setting, metavar="PATH", help="go on with the run that wrote this checkpoint"
     )
-    group = parser.add_argument_group("as in RecBole's script; several processes are not supported yet")
-    for flag in ("nproc", "ip", "port", "world_size"):
-        group.add_argument(f"--{flag}", action=Setting, metavar="VALUE")
-    group.add_argument("--group_offset", dest="offset", action=Setting, metavar="VALUE")
+    group = parser.add_argument_group("several processes, as in RecBole's script; torchrun starts them as well")
+    for flag, (metavar, text) in PROCESSES.items():
+        group.add_argument(f"--{flag}", action=Setting, metavar=metavar, help=text)
+    group.add_argument(
+        "--group_offset", dest="offset", action=Setting, metavar="N", help="processes on the machines before this one"
+    )
 
 
 def _add_comparison(parser: Parser, title: str, without: Collection[str] = ()) -> None:

@@ -73,11 +73,14 @@ def train(args: argparse.Namespace) -> None:
         For any mistake in settings or data.
     """
     model, dataset = _chosen(args, "model"), _chosen(args, "dataset")
+    from ..training.launch import is_first
     from ..training.memory import keep_freed_memory
     from ..training.run import train_and_test
 
     keep_freed_memory()
-    print(train_and_test(model, dataset, args.config_files, args.settings).table())
+    result = train_and_test(model, dataset, args.config_files, args.settings)
+    if is_first():
+        print(result.table())
 
 
 def run(argv: Sequence[str]) -> None:

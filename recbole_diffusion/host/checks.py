@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -407,7 +408,9 @@ def pick_device(gpu_id: str, use_gpu: bool) -> torch.device:
     """
     if not use_gpu or not gpu_id.strip() or gpu_id == "-1" or not torch.cuda.is_available():
         return torch.device("cpu")
-    index, count = int(gpu_id.split(",")[0]), torch.cuda.device_count()
+    # Of several processes on a machine each takes the next.
+    numbers = gpu_id.split(",")
+    index, count = int(numbers[int(os.environ.get("LOCAL_RANK", "0")) % len(numbers)]), torch.cuda.device_count()
     if index >= count:
         raise SettingError("gpu_id", gpu_id, must=f"be below {count}, the number of GPUs that can be seen")
     # Some of RecBole's models say plainly "cuda".

@@ -84,7 +84,6 @@ def _is_encoding(name: str) -> bool:
 
 
 _separator = Setting("str", "be characters within a line", lambda text: bool(text) and not set(text) & set("\r\n\0"))
-_ONE_PROCESS = "be 1: several processes are not supported yet"
 _GPUS = r"\s*|-1|\d+(\s*,\s*\d+)*"
 # Without sparse_adam: no model has gradients that are sparse.
 LEARNERS = ("adam", "adamw", "sgd", "adagrad", "rmsprop")
@@ -112,11 +111,11 @@ _run: dict[str, Setting] = {
     "resume": Setting("path or ~", "be a checkpoint that exists", lambda path: Path(path).is_file()),
     "cuda_graphs": switch(),
     "deadline": deadline.SETTING,
-    "nproc": Setting("int", _ONE_PROCESS, lambda number: number == 1),
-    "world_size": Setting("int", _ONE_PROCESS, lambda number: number <= 1),
+    "nproc": positive("int"),
+    "world_size": Setting("int"),
     "ip": Setting("str"),
     "port": Setting("str"),
-    "offset": Setting("int"),
+    "offset": at_least(0, "int"),
 }
 RUN = {key: row._replace(changes_results=False) for key, row in _run.items()}
 # How the weights are found; training may go on with other values.

@@ -30,7 +30,10 @@ logger = logging.getLogger(__name__)
 # What a saved model is tested with, unless it is given: nothing is written but what the user names.
 QUIET = {"log_dir": None, "tensorboard_dir": None, "log_wandb": False, "state": "warning", "resume": None}
 # Settings of where a run is computed that mean nothing without a training.
-OF_TRAINING = ("resume", "cuda_graphs", "checkpoint_dir", "tensorboard_dir", "log_wandb", "wandb_project")
+OF_TRAINING = (
+    *("resume", "cuda_graphs", "checkpoint_dir", "tensorboard_dir", "log_wandb", "wandb_project"),
+    *("nproc", "world_size", "ip", "port", "offset"),
+)
 
 
 class Reopened(NamedTuple):

@@ -27,6 +27,11 @@ def keep_freed_memory() -> None:
     _may_be_kept = True
 
 
+def is_kept() -> bool:
+    """Whether `keep_freed_memory` was called."""
+    return _may_be_kept
+
+
 class FreedMemory:
     """Lets what one training step frees serve the next, where the C library is glibc; changes no result.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +23,8 @@ from ..evaluation.protocols import TITLES, apart  # noqa: E402
 from ..host.dataset import build_dataset  # noqa: E402
 from ..host.loaders import build_loaders, epoch_rows, trains_on  # noqa: E402
 from ..host.settings import load_config  # noqa: E402
+from ..host.table import COMPUTED, RUN  # noqa: E402
+from . import attributes, distributed, launch  # noqa: E402
 from .process import process_as_found  # noqa: E402
 from .threads import use_threads  # noqa: E402
 from .trainer import Trainer, build_trainer  # noqa: E402
@@ -137,12 +140,15 @@ def prepare(config: Any) -> Prepared:
     UserError
         For any mistake in settings or data, in one line.
     """
+    if launch.starts_processes(config):
+        raise SettingError("nproc", config["nproc"], must="be 1 where a run is one of many")
     use_threads(config["threads"])
     init_seed(config["seed"], config["reproducibility"])
     logger.info("%s: reading %s from %s", config["model"], config["dataset"], config["data_path"])
     data = build_dataset(config)
     train_data, valid_data, test_data = build_loaders(config, data)
 
+    distributed.present().require_alike(_facts(config, (train_data, valid_data, test_data)))
     # Again, so that the weights do not depend on how the data was read.
     init_seed(config["seed"], config["reproducibility"])
     check_features(config, data)
@@ -153,6 +159,21 @@ def prepare(config: Any) -> Prepared:
         trainer.resume_checkpoint(config["resume"], train_data)
     trainer.take_embeddings(train_data)
     return Prepared(data, train_data, valid_data, test_data, model, trainer)
+
+
+def _facts(config: Any, loaders: Sequence[Any]) -> dict[str, Any]:
+    """What must be the same in all processes of a run: settings that results depend on, and data."""
+    if distributed.present().number == 1:
+        return {}
+    facts = {key: value for key, value in config.plain().items() if key not in (*RUN, *COMPUTED)}
+    parts = [loader._dataset for loader in loaders if loader]
+    for part, name in zip(parts, ("training", "validation", "test"), strict=False):
+        rows = part.inter_feat
+        facts[f"data for {name}"] = {
+            column: attributes.mark(rows[column]) for column in (part.uid_field, part.iid_field)
+        }
+    facts["data's items"] = zlib.crc32("\n".join(map(str, parts[0].field2id_token[parts[0].iid_field])).encode())
+    return facts
 
 
 def log_settings(config: Any, prepared: Prepared) -> None:
@@ -203,7 +224,14 @@ def train_and_test(
 
 
 def run_config(config: Any, saved: bool = True) -> RunResult:
-    """Train and test as settings say; see `train_and_test`."""
+    """Train and test as settings say, in the processes that they ask for; see `train_and_test`."""
+    if launch.starts_processes(config):
+        return launch.run_processes(config, saved, run_config)
+    with launch.joined(config):
+        return _run(config, saved)
+
+
+def _run(config: Any, saved: bool) -> RunResult:
     begin = time.perf_counter()
     with run_logging(config) as log_file:
         prepared = prepare(config)
