@@ -185,7 +185,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     [
         (["--model=DifuRec"], "error: model='DifuRec': there is no such model; did you mean DiffuRec?\n"),
         (["--diffusion_steps=ten"], "error: diffusion_steps must be a whole number, got 'ten'\n"),
-        (["--nproc", "2"], "error: nproc must be 1: several processes are not supported yet, got 2\n"),
+        (["--nproc", "0"], "error: nproc must be positive, got 0\n"),
     ],
 )
 def test_script_tells_a_mistake_in_one_line(argv: list[str], line: str, tmp_path: Path) -> None:

@@ -1,0 +1,383 @@
+"""Real processes (gloo): n of them equal one, in loss, gradient, metrics and checkpoints; and how they end."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from made_data import SMALL_RUN
+from recbole.data.interaction import Interaction
+from recbole.data.transform import construct_transform
+from torch import multiprocessing
+
+from recbole_diffusion.errors import SettingError, UserError
+from recbole_diffusion.host import compat
+from recbole_diffusion.host.dataset import build_dataset
+from recbole_diffusion.host.loaders import build_loaders
+from recbole_diffusion.host.settings import load_config
+from recbole_diffusion.model.base import DiffusionRecommender
+from recbole_diffusion.model.batch import Batch
+from recbole_diffusion.training import launch
+from recbole_diffusion.training.distributed import Alone, Group, as_present
+from recbole_diffusion.training.run import _run, build_model
+from recbole_diffusion.training.trainer import build_trainer
+
+NUMBERS = (1, 2, 3)
+# A whole batch, one that leaves a process more rows than another, and one with fewer rows than processes.
+SIZES = (12, 11, 2)
+NO_DROPOUT = dict.fromkeys(("hidden_dropout_prob", "attn_dropout_prob", "embedding_dropout_prob"), 0.0)
+SMALL = {**SMALL_RUN, "tensorboard_dir": None, "eval_batch_size": 10, "threads": 1, "epochs": 2}
+LOSSES: dict[str, dict[str, Any]] = {
+    "DiffuRec": {},
+    "DiffuRec lossaware counted": {"step_sampler": "lossaware", "attention_mask": "counted"},
+    "DiffuRec BPR": {"loss_type": "BPR"},
+    "DiffRec": {},
+    "DiffRec truth": {"rounding_reads": "truth", "noise_positions": "all"},
+    "ADRec": {},
+    "ADRec pcgrad": {"pcgrad": True},
+    "ADRec lossaware": {"step_sampler": "lossaware"},
+    "BBDRec": {},
+    "FMRec": {"n_layers": 2},
+    "RFMRec": {},
+    "DreamRec": {"consistency_weight": 0.5},
+    "PreferDiff": {"preference": "batch"},
+    "PreferDiff negh": {"objective": "negh", "preference": "batch"},
+    "PreferDiff negatives": {"negatives": 1, "preference": "row"},
+    "PreferDiff sdpo": {"objective": "sdpo", "distance": "cosine", "normalize_x_0": True},
+    "PreferGrow": {"prior": "adaptive"},
+    "DiffuRec off": {"diffusion": False},
+    "BSARec": {},
+    "LastItem": {},
+    "Pop": {},
+    "SASRec": {},
+    "SASRec BPR": {"loss_type": "BPR", "train_neg_sample_args": {"distribution": "uniform", "sample_num": 1}},
+    "BERT4Rec": {},
+}
+# What the metrics of n processes are compared in.
+EVALUATIONS: dict[str, dict[str, Any]] = {
+    "full": {"history_in_ranking": "both", "metrics": ["Hit", "NDCG", "ItemCoverage"]},
+    "uni": {"eval_args": {"mode": "uni20"}},
+    "pop": {"eval_args": {"mode": "pop20"}},
+    "scores": {"eval_args": {"mode": "uni20"}, "metrics": ["GAUC", "NDCG"], "valid_metric": "NDCG@10"},
+}
+
+
+def settings_of(name: str) -> tuple[str, dict[str, Any]]:
+    model, *_ = name.split()
+    known = {key: value for key, value in {**SMALL, **NO_DROPOUT}.items()}
+    return model, {**known, **LOSSES[name]}
+
+
+def groups(rank: int, store: dist.Store) -> dict[int, Group]:
+    """This process in groups of the first n, for each n that it is among."""
+    parts = {number: dist.new_group(list(range(number))) for number in NUMBERS}
+    return {number: Group(rank, number, store, parts[number]) for number in NUMBERS if rank < number}
+
+
+def model_and_batches(name: str, dataset: Any) -> tuple[Any, list[Any]]:
+    """A model in float64, and batches for it of each of the sizes."""
+    model_name, settings = settings_of(name)
+    config = load_config(model_name, "ml-100k", None, settings)
+    config["reproducibility"] = True
+    torch.manual_seed(1)
+    random.seed(1)
+    # Which tells the model the names of its columns.
+    transform = construct_transform(config)
+    model = build_model(config, dataset).double().train()
+    batches = []
+    for begin, size in zip((0, 300, 600), SIZES, strict=True):
+        rows = np.arange(begin, begin + size)
+        interaction = dataset[rows]
+        interaction.update(Interaction({"neg_item_id": interaction["item_id"].flip(0)}))
+        batches.append(transform(dataset, interaction))
+    return model, batches
+
+
+def step_of(model: Any, loss_of: Any, interaction: Any, group: Group | None) -> dict[str, torch.Tensor]:
+    """What a step gives: loss, gradients, and the history of the step sampler after it."""
+    model.zero_grad()
+    loss = loss_of(interaction)
+    loss.backward()
+    total = loss.detach()[None] if group is None else group.add_up(model, loss.detach()[None])
+    found = {"loss": total, **{name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}}
+    return found | {name: value.clone().double() for name, value in model.named_buffers() if "step_sampler" in name}
+
+
+@contextmanager
+def float64() -> Iterator[None]:
+    """RecBole's models make tensors of torch's default type."""
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@float64()
+def largest_errors(rank: int, mine: dict[int, Group], dataset: Any) -> dict[str, dict[int, float]]:
+    """Model -> n -> the largest difference of n processes from one, over all batches."""
+    errors: dict[str, dict[int, float]] = {}
+    for name in LOSSES:
+        model, batches = model_and_batches(name, dataset)
+        begin = {key: value.clone() for key, value in model.state_dict().items()}
+        torch.manual_seed(7)
+        wholes = [step_of(model, model.calculate_loss, batch, None) for batch in batches]
+        for number, group in mine.items():
+            model.load_state_dict(begin)
+            torch.manual_seed(7)
+            group.begin(model)
+            worst = 0.0
+            for batch, whole in zip(batches, wholes, strict=True):
+                found = step_of(model, group.loss(model), batch, group)
+                assert found.keys() == whole.keys()
+                worst = max([worst, *(float((found[key] - whole[key]).abs().max()) for key in whole)])
+            errors.setdefault(name, {})[number] = worst
+            if isinstance(model, DiffusionRecommender):
+                model.batch_of, model.noise_generator = Batch, None
+    return errors
+
+
+def metrics_by_number(mine: dict[int, Group]) -> dict[str, dict[int, Any]]:
+    """Way of evaluation -> n -> metrics; n = 0 is a process by itself."""
+    found: dict[str, dict[int, Any]] = {}
+    for name, settings in EVALUATIONS.items():
+        config = load_config("DiffuRec", "ml-100k", None, {**SMALL, "noise_scale": 0.1, **settings})
+        train_data, _, test_data = build_loaders(config, build_dataset(config))
+        torch.manual_seed(1)
+        model = build_model(config, train_data._dataset)
+        for number, group in {0: Alone(), **mine}.items():
+            with as_present(group):
+                trainer = build_trainer(config, model)
+                trainer.eval_collector.data_collect(train_data)
+                found.setdefault(name, {})[number] = dict(trainer.metrics(test_data))
+    return found
+
+
+def trainings(rank: int, mine: dict[int, Group], folder: Path) -> dict[str, Any]:
+    """What runs of n processes come to, and one that is begun by n and resumed by others."""
+    found: dict[str, Any] = {}
+
+    def train(group: Alone, number: int, **settings: Any) -> Any:
+        config = load_config(
+            "DiffuRec",
+            "ml-100k",
+            None,
+            {**SMALL, **NO_DROPOUT, "checkpoint_dir": str(folder / str(number)), "ema_decay": 0.9, **settings},
+        )
+        with as_present(group):
+            return _run(config, True)
+
+    for number, group in mine.items():
+        done = train(group, number, step_sampler="lossaware", warmup_steps=3)
+        found[f"whole {number}"] = done.result["test_result"]
+    if 3 in mine:
+        half = train(mine[3], 30, epochs=1)
+        path = str(half.model_file).replace(".pth", ".last.pth")
+        found["resumed 3"] = train(mine[3], 33, resume=path).result["test_result"]
+        dist.barrier()
+        if rank == 0:
+            found["resumed 1"] = train(Alone(), 31, resume=path).result["test_result"]
+            found["never stopped"] = train(Alone(), 1).result["test_result"]
+            found["files"] = len(list((folder / "33").iterdir()))
+        dist.barrier()
+    return found
+
+
+def complaints(rank: int, group: Group) -> dict[str, str]:
+    """The lines by which a group of three refuses what cannot be."""
+    found = {}
+
+    def line(key: str, action: Any) -> None:
+        try:
+            action()
+        except UserError as error:
+            found[key] = str(error)
+
+    line("settings", lambda: group.require_alike({"epochs": 3, "learning_rate": 0.1 if rank == 1 else 0.2}))
+    line("data", lambda: group.require_alike({"data for test": rank == 2}))
+    line("first", lambda: group.first(lambda: (_ for _ in ()).throw(SettingError("a", rank, must="be b"))))
+    line("contrastive", lambda: refused_model(group))
+    return found
+
+
+class OfTheBatch(torch.nn.Module):
+    """A model whose loss is none of the rows alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(1))
+
+    def calculate_loss(self, interaction: torch.Tensor) -> torch.Tensor:
+        return (self.weight * interaction.sum()).exp()
+
+
+def refused_model(group: Group) -> None:
+    group.loss(OfTheBatch())(torch.arange(7.0))
+
+
+def check(rank: int, port: int, folder: str) -> None:
+    """What each of the three processes does."""
+    torch.set_num_threads(1)
+    os.chdir(folder)
+    store = dist.TCPStore("localhost", port, None, False, wait_for_workers=False)
+    dist.init_process_group(
+        "gloo", store=dist.PrefixStore("t", store), rank=rank, world_size=3, timeout=timedelta(seconds=300)
+    )
+    mine = groups(rank, store)
+    # Reading data waits for all three, and here some read by themselves. The files are there.
+    compat.ensure_files = lambda *_: None  # type: ignore[assignment]
+    dataset = build_dataset(load_config("DiffuRec", "ml-100k", None, SMALL)).build()[0]
+    found = {
+        "errors": largest_errors(rank, mine, dataset),
+        "metrics": metrics_by_number(mine),
+        "trainings": trainings(rank, mine, Path(folder)),
+        "complaints": complaints(rank, mine[3]),
+    }
+    Path(folder, f"found-{rank}.json").write_text(json.dumps(found))
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[dict[str, Any]]]:
+    """What each of three processes has found."""
+    folder = tmp_path_factory.mktemp("processes")
+    server = dist.TCPStore("localhost", 0, None, True, wait_for_workers=False)
+    multiprocessing.start_processes(check, (server.port, str(folder)), 3, start_method="spawn")
+    yield [json.loads((folder / f"found-{rank}.json").read_text()) for rank in range(3)]
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_n_processes_have_the_loss_and_the_gradient_of_one(name: str, found: list[dict[str, Any]]) -> None:
+    for rank in range(3):
+        errors = found[rank]["errors"][name]
+        assert list(errors) == [str(number) for number in NUMBERS if rank < number]
+        assert max(errors.values()) < 1e-9, errors
+
+
+@pytest.mark.parametrize("name", EVALUATIONS)
+def test_n_processes_have_the_metrics_of_one(name: str, found: list[dict[str, Any]]) -> None:
+    alone = found[0]["metrics"][name]["0"]
+    assert max(alone.values()) > 0
+    for rank in range(3):
+        for number, metrics in found[rank]["metrics"][name].items():
+            assert metrics == alone, (rank, number)
+
+
+def test_n_processes_train_what_one_trains(found: list[dict[str, Any]]) -> None:
+    results = found[0]["trainings"]
+    for number in NUMBERS[1:]:
+        assert results[f"whole {number}"] == pytest.approx(results["whole 1"], abs=1e-8)
+        assert found[1]["trainings"][f"whole {number}"] == results[f"whole {number}"]
+
+
+def test_another_number_of_processes_goes_on(found: list[dict[str, Any]]) -> None:
+    results = found[0]["trainings"]
+    for resumed in ("resumed 1", "resumed 3"):
+        assert results[resumed] == pytest.approx(results["never stopped"], abs=1e-8)
+    # One writer: the best and the last state.
+    assert results["files"] == 2
+
+
+def test_a_group_says_what_cannot_be(found: list[dict[str, Any]]) -> None:
+    host = socket.gethostname()
+    for rank in range(3):
+        said = found[rank]["complaints"]
+        place = f"learning_rate must be 0.2 in process 1 on {host}, as in process 0 on {host}, got 0.1"
+        assert said["settings"] == place
+        assert said["data"] == f"process 2 on {host}: its data for test are others than those of process 0 on {host}"
+        assert said["first"] == "a must be b, got 0"
+        assert said["contrastive"].startswith("nproc must be 1 for OfTheBatch: its loss over a batch is ")
+
+
+def dies(config: Any, saved: bool) -> str:
+    """A run whose process 1 is killed after the first one has saved a checkpoint."""
+    with launch.joined(config) as group:
+        group.first(lambda: group.saved("kept.pth"))
+        if group.rank == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        group.first(lambda: time.sleep(60))
+    return "all is well"
+
+
+def test_a_killed_process_ends_the_others() -> None:
+    config = load_config("DiffuRec", "ml-100k", None, {**SMALL, "nproc": 2})
+    begin = time.monotonic()
+    with pytest.raises(UserError) as caught:
+        launch.run_processes(config, True, dies)
+    assert str(caught.value) == (
+        "process 1 of 2 was ended by SIGKILL, as the system does when memory runs out; "
+        "run the same with --resume=kept.pth to go on"
+    )
+    assert time.monotonic() - begin < 60
+    assert not multiprocessing.active_children()
+
+
+class TestMeeting:
+    @pytest.fixture(autouse=True)
+    def impatient(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(launch, "SECONDS_TO_MEET", 1)
+
+    def test_a_port_in_use(self) -> None:
+        with socket.socket() as taken:
+            taken.bind(("", 0))
+            taken.listen()
+            port = taken.getsockname()[1]
+            with pytest.raises(
+                SettingError, match=f"port must be a port of this machine that nobody uses .*, got {port}"
+            ):
+                launch._store("localhost", port, True)
+
+    def test_a_machine_that_does_not_answer(self) -> None:
+        with socket.socket() as free:
+            free.bind(("", 0))
+            port = free.getsockname()[1]
+            line = f"ip=localhost, port={port}: the first process of the run cannot be reached within 1 s"
+            with pytest.raises(UserError, match=line):
+                launch._store("localhost", port, False)
+
+    def test_a_process_that_does_not_come(self) -> None:
+        place = launch.Place(0, 3, "localhost", 1234, True, "0")
+        store = launch._store("localhost", 0, True)
+        store.set("here/2", "elsewhere")
+        with pytest.raises(UserError, match="process 1 of 3 has not come to localhost:1234 within 1 s; "):
+            launch._meet(place, store)
+
+
+def test_torchruns_next_attempt_goes_on_from_the_last_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = load_config("DiffuRec", "ml-100k", None, {"checkpoint_dir": "saved"})
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "a job")
+    with pytest.raises(KeyboardInterrupt), launch.joined(config) as processes:
+        processes.saved("saved/m.last.pth")
+        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt), launch.joined(config):
+        # Another run of the same name.
+        assert config["resume"] is None
+        raise KeyboardInterrupt
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    with launch.joined(config):
+        assert config["resume"] == str(Path("saved/m.last.pth").absolute())
+    assert list(Path("saved").iterdir()) == []
+
+
+def test_settings_that_no_processes_can_be_started_with() -> None:
+    for settings, line in (
+        ({"nproc": 2, "world_size": 1}, "world_size must be at least nproc + group_offset = 2, got 1"),
+        ({"nproc": 2, "world_size": 4}, "port must be given, the same on each machine, got None"),
+        ({"nproc": 2, "port": "http"}, "port must be a number from 1 to 65535, got 'http'"),
+    ):
+        with pytest.raises(SettingError) as caught:
+            launch.run_processes(load_config("DiffuRec", "ml-100k", None, settings), True, dies)
+        assert str(caught.value) == line
