@@ -321,7 +321,7 @@ class Group(Alone):
             for key in {**wanted, **has}:
                 if wanted.get(key) != has.get(key):
                     place = f"process {rank} on {host}"
-                    if key.startswith("data"):
+                    if key.startswith("data for ") or key == "data's items":
                         raise UserError(f"{place}: its {key} are others than those of process 0 on {there}")
                     must = f"be {wanted.get(key)!r} in {place}, as in process 0 on {there}"
                     raise SettingError(key, has.get(key), must=must)
