@@ -157,7 +157,8 @@ class Group(Alone):
     def __init__(self, rank: int, number: int, store: dist.Store, group: Any = None) -> None:
         self.rank, self.number, self.store, self.group = rank, number, store, group
         self._generator: torch.Generator | None = None
-        self._split_is_known = False
+        # The model whose loss is known to be the sum of its parts.
+        self._splits: nn.Module | None = None
 
     # Talking.
 
@@ -239,7 +240,7 @@ class Group(Alone):
         part = model.calculate_loss if isinstance(model, DiffusionRecommender) else self._loss_of_rows(model)
 
         def checked(interaction: Any) -> Any:
-            if not self._split_is_known:
+            if self._splits is not model:
                 self._require_split(model, part, interaction)
             return part(interaction)
 
@@ -262,7 +263,7 @@ class Group(Alone):
 
     def _require_split(self, model: Any, part: Callable[[Any], Any], interaction: Any) -> None:
         """Refuse a loss that is not the sum of its parts, by the first batch; of the models known here it is."""
-        self._split_is_known = True
+        self._splits = model
         if is_ours(type(model)) or (is_recboles(type(model)) and type(model).__name__ in KNOWN):
             return
         training, buffers = model.training, {name: value.clone() for name, value in model.named_buffers()}
