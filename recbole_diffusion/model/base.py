@@ -20,9 +20,9 @@ from ..diffusion.process import NoProcess, Process
 from ..diffusion.samplers import Denoise, ReverseStep, ancestral
 from ..diffusion.timesteps import OneStep, StepSampler
 from ..errors import ModelError, SettingError
-from .batch import Batch, History
 from .layers import ACTIVATIONS, Encoder
 from .losses import catalogue_cross_entropy
+from .sharing import Batch, History
 from .similarity import SIMILARITIES, item_queries, item_vectors
 
 # Noises of a history that are held at once.

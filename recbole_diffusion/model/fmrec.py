@@ -18,8 +18,8 @@ from ..diffusion.samplers import Denoise, ReverseStep, ancestral
 from ..diffusion.timesteps import FLOW_STEPS, FlowSteps, StepSampler
 from ..errors import SettingError
 from .base import Losses, TrainingStep
-from .batch import Batch
 from .diffurec import Condition, DiffuRec
+from .sharing import Batch
 
 # Where fewer than one cell in so many is needed, computing these alone is cheaper than the whole table.
 CHEAP_CELLS = 300

@@ -27,7 +27,7 @@ from ..diffusion.noise import Noise
 from ..errors import SettingError, ToldElsewhere, UserError
 from ..host.registry import is_ours, is_recboles
 from ..model.base import DiffusionRecommender
-from ..model.batch import Batch, History, PartOfBatch, rows_of
+from ..model.sharing import Batch, History, PartOfBatch, rows_of
 from . import checkpoint
 
 # Numbers of a gradient from which it is added up where it stands; smaller ones travel together.

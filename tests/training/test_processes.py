@@ -29,7 +29,7 @@ from recbole_diffusion.host.dataset import build_dataset
 from recbole_diffusion.host.loaders import build_loaders
 from recbole_diffusion.host.settings import load_config
 from recbole_diffusion.model.base import DiffusionRecommender
-from recbole_diffusion.model.batch import Batch
+from recbole_diffusion.model.sharing import Batch
 from recbole_diffusion.training import launch
 from recbole_diffusion.training.distributed import Alone, Group, as_present
 from recbole_diffusion.training.run import _run, build_model
