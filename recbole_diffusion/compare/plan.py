@@ -29,7 +29,7 @@ OWN: dict[str, Setting] = {
     "off_switch": switch(),
     "jobs": positive("int"),
     "deadline": deadline.SETTING,
-    "output": Setting("path or ~"),
+    "output": Setting("path or ~", "be a folder, no file", lambda path: Path(path).is_dir() or not Path(path).exists()),
     "archive": Setting("path or ~"),
     "against": Setting("str or ~"),
     "valid_latex": Setting("path or ~"),

@@ -106,9 +106,9 @@ def check_transform(settings: Mapping[str, Any]) -> None:
             raise SettingError(parameter, settings[parameter], must="be from 0 to 1")
 
 
-def check_frozen(settings: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
-    """A warning where parameters are named that stay frozen for no epoch."""
-    if not given.get("frozen") or settings["frozen_epochs"]:
+def check_frozen(settings: Mapping[str, Any], given: Mapping[str, Any], default: Sequence[str]) -> list[str]:
+    """A warning where parameters are named, others than by default, that stay frozen for no epoch."""
+    if given.get("frozen", default) == default or settings["frozen_epochs"]:
         return []
     return [f"frozen={given['frozen']} has no effect without frozen_epochs"]
 

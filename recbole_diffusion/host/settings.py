@@ -174,7 +174,7 @@ def resolve(
 
     # Derive.
     unread = checks.without_effect(model_class, given)
-    warnings |= dict.fromkeys([*unread.values(), *checks.check_frozen(values, given)])
+    warnings |= dict.fromkeys([*unread.values(), *checks.check_frozen(values, given, merge(*defaults)["frozen"])])
     values |= dict.fromkeys(unread)
     values |= checks.ranking_protocol(values, given)
     values["train_neg_sample_args"] = checks.negatives(model_class, values, given, base["train_neg_sample_args"])

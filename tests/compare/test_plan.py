@@ -157,6 +157,7 @@ def test_a_row_with_the_diffusion_off_is_not_run_twice() -> None:
         ({"model_list": "Pop", "eval_args": "{mode: uni100}"}, "eval_args.mode must be full"),
         ({"model_list": "Pop", "off_switch": "maybe"}, "off_switch must be True or False, got 'maybe'"),
         ({"model_list": "SASRec", "tuned": "nowhere"}, "tuned must hold nowhere/SASRec/best.yaml"),
+        ({"model_list": "Pop", "output": __file__}, f"output must be a folder, no file, got '{__file__}'"),
         ({"model_list": "Pop", "jobs": "0"}, "jobs must be positive, got 0"),
         ({"model_list": "DiffuRec", "against": "SASRec"}, "against must be one of the rows: DiffuRec, DiffuRec-off"),
     ],

@@ -284,9 +284,10 @@ def test_what_a_model_of_the_users_reads_is_no_setting_that_nothing_reads() -> N
 
 
 def test_what_is_frozen_for_no_epoch_is_warned_of() -> None:
-    warning = "frozen=['item_embedding'] has no effect without frozen_epochs"
-    assert sasrec(frozen="item_embedding").warnings == [warning]
-    assert sasrec().warnings == sasrec(frozen="item_embedding", frozen_epochs=1).warnings == []
+    assert sasrec(frozen="trm_encoder").warnings == ["frozen=['trm_encoder'] has no effect without frozen_epochs"]
+    assert sasrec().warnings == sasrec(frozen="trm_encoder", frozen_epochs=1).warnings == []
+    # A saved configuration, handed in again, names the default.
+    assert sasrec(**sasrec().plain()).warnings == []
 
 
 @pytest.mark.parametrize("name", ["tiny/", "../tiny", "data/tiny", ".."])
