@@ -65,7 +65,10 @@ def is_own_name(host: str, names: set[str]) -> bool:
 
     A page of another site that has its own name lead here (DNS rebinding) sends that name.
     """
-    name = (urlsplit(f"//{host}").hostname or "").lower()
+    try:
+        name = (urlsplit(f"//{host}").hostname or "").lower()
+    except ValueError:
+        return False
     try:
         ipaddress.ip_address(name)
     except ValueError:

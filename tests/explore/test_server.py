@@ -122,7 +122,7 @@ def test_a_form_of_another_site_asks_nothing(server: Server) -> None:
         *((host, True) for host in ("localhost", "LOCALHOST:80", "127.0.0.1:8350", "[::1]:80", "10.0.0.7", "box:1")),
         *(
             (host, False)
-            for host in ("evil.example", "127.0.0.1.evil.example", "localhost.evil.example:80", "", "box2", "@")
+            for host in ("evil.example", "127.0.0.1.evil.example", "localhost.evil.example:80", "", "box2", "[::1", "@")
         ),
     ],
 )
