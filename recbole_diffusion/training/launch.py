@@ -12,6 +12,7 @@ import pickle
 import signal
 import socket
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -23,6 +24,7 @@ from typing import Any, NamedTuple
 import psutil
 import torch.distributed as dist
 from torch import multiprocessing
+from tqdm import tqdm
 
 from ..errors import SettingError, ToldElsewhere, UserError
 from ..host.registry import findable
@@ -363,6 +365,8 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
 def _work(local_rank: int, job: Job) -> None:
     """What a process does that was started here."""
     os.environ.update(RANK=str(job.offset + local_rank), LOCAL_RANK=str(local_rank))
+    # Its own lock is one of the system's, which a process that is killed leaves behind.
+    tqdm.set_lock(threading.RLock())
     if job.keeps_memory:
         memory.keep_freed_memory()
     outcome: Any
