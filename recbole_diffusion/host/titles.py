@@ -70,7 +70,7 @@ def read_titles(
         )
     except OSError as error:
         raise UserError(f"{path}: the titles cannot be read ({error.strerror})") from error
-    except (UnicodeDecodeError, pd.errors.ParserError) as error:
+    except (UnicodeDecodeError, csv.Error, pd.errors.ParserError) as error:
         raise UserError(f"{path}: the titles cannot be read ({' '.join(str(error).split())})") from error
     tokens, titles = (table[cells[place]] for place in where)
     return dict(zip(tokens, titles, strict=True))

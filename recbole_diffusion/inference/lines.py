@@ -112,10 +112,21 @@ def read_lines(file: BinaryIO, name: str, kind: str) -> Iterator[InputLine]:
                 raise UserError("the history must be a list of item tokens")
             if user is not None and type(user) not in (str, int):
                 raise UserError("the user must be a text or a number")
+            if isinstance(user, str) and not _is_writable(user):
+                raise UserError("the user must be written in whole letters, got half of a surrogate pair")
         except UserError as error:
             yield InputLine(number, str(number), [], str(error))
         else:
             yield InputLine(number, str(number if user is None else user), [str(item) for item in history])
+
+
+def _is_writable(text: str) -> bool:
+    """Whether a text can be written in UTF-8; json may hold halves of surrogate pairs, which cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _decoded(line: bytes, name: str) -> str:
@@ -138,7 +149,10 @@ def _from_json(line: str) -> tuple[object, object]:
 
 
 def _csv_reader(header: str, name: str) -> Callable[[str], tuple[object, object]]:
-    columns = next(csv.reader([header]), [])
+    try:
+        columns = next(csv.reader([header]), [])
+    except csv.Error as error:
+        raise UserError(f"{name}: the header is no valid csv ({error})") from error
     if "history" not in columns:
         raise UserError(f"{name}: there is no column history in the header (there are: {', '.join(columns)})")
     at = columns.index("history")

@@ -16,13 +16,13 @@ from recbole_diffusion.errors import UserError
 
 # How often each is tried: together about half a minute.
 TRIES = {
-    "settings": 50,
+    "settings": 30,
     "trainings": 25,
     "command_lines": 60,
     "atomic_files": 30,
     "checkpoint_bytes": 100,
-    "checkpoint_parts": 50,
-    "histories": 15,
+    "checkpoint_parts": 40,
+    "histories": 20,
 }
 
 

@@ -37,6 +37,7 @@ def test_csv_separates_items_by_spaces() -> None:
         ("[true]", "jsonl", "the history must be a list of item tokens"),
         ("[1.5]", "jsonl", "the history must be a list of item tokens"),
         ('{"history": ["1"], "user": []}', "jsonl", "the user must be a text or a number"),
+        ('{"history": ["1"], "user": "\\ud800"}', "jsonl", "the user must be written in whole letters"),
         (b'["\xff"]', "jsonl", "in is not written in UTF-8"),
         ("a", "csv", "1 cells, where the header has 2"),
         ("a,1,2", "csv", "3 cells, where the header has 2"),
@@ -65,6 +66,8 @@ def test_no_line_stops_the_reading(content: bytes) -> None:
 def test_a_csv_file_without_histories_is_refused() -> None:
     with pytest.raises(UserError, match=r"in: there is no column history in the header \(there are: user, items\)"):
         read("user,items\na,1\n", "csv")
+    with pytest.raises(UserError, match="in: the header is no valid csv "):
+        read("user,his\rtory\na,1\n", "csv")
 
 
 def test_formats_follow_the_name() -> None:
