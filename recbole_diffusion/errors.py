@@ -10,7 +10,7 @@ class UserError(Exception):
     """Something that the user can mend; the script prints it as one line and exits with 2."""
 
 
-class ToldElsewhere(UserError):
+class ReportedElsewhere(UserError):
     """A run of several processes has ended with an error, which another of them tells the user."""
 
 

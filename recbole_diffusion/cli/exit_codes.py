@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from ..common.signals import Ended, signals_interrupt
-from ..errors import OutOfTime, ToldElsewhere, UserError
+from ..errors import OutOfTime, ReportedElsewhere, UserError
 from ..host.registry import OWN_MODULE
 
 
@@ -58,7 +58,7 @@ def run_command(action: Callable[[], None], debug: bool = False) -> int:
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             _give_up_stdout()
             error = UserError(f"{error.filename or 'the output'}: cannot be written ({error.strerror})")
-        if isinstance(error, ToldElsewhere):
+        if isinstance(error, ReportedElsewhere):
             return 2
         if not isinstance(error, UserError) and (where := _own_line(error)) is not None:
             hint = "" if debug else "; --debug shows the stack"

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from ..common.files import write_text
 from ..diffusion.noise import Noise
-from ..errors import SettingError, ToldElsewhere, UserError
+from ..errors import ReportedElsewhere, SettingError, UserError
 from ..host.registry import is_ours, is_recboles
 from ..model.base import DiffusionRecommender
 from ..model.sharing import Batch, History, PartOfBatch, rows_of
@@ -55,7 +55,7 @@ class Alone:
     rank, number : int
         Which process this is, from 0, and how many there are.
     pointer : Path or None
-        A file to be told where the last checkpoint is.
+        A file that holds where the last checkpoint is.
     obstacle : str or None
         Why no training step can be recorded.
     """
@@ -317,14 +317,14 @@ class Group(Alone):
 
     def require_alike(self, facts: Mapping[str, Any]) -> None:
         everyone = self._all((socket.gethostname(), dict(facts)))
-        there, wanted = everyone[0]
+        there, expected = everyone[0]
         for rank, (host, has) in enumerate(everyone):
-            for key in {**wanted, **has}:
-                if wanted.get(key) != has.get(key):
+            for key in {**expected, **has}:
+                if expected.get(key) != has.get(key):
                     place = f"process {rank} on {host}"
                     if key.startswith("data for ") or key == "data's items":
                         raise UserError(f"{place}: its {key} are others than those of process 0 on {there}")
-                    must = f"be {wanted.get(key)!r} in {place}, as in process 0 on {there}"
+                    must = f"be {expected.get(key)!r} in {place}, as in process 0 on {there}"
                     raise SettingError(key, has.get(key), must=must)
 
     def saved(self, path: str | Path) -> None:
@@ -365,7 +365,7 @@ class Group(Alone):
     # Ending.
 
     def explained(self, error: Exception) -> Exception:
-        """The error that the user is to see of this process, once the processes have told each other theirs.
+        """The error that the user is to see of this process, once the processes have exchanged theirs.
 
         One of them, the first that lives, says what has happened; that another one does not answer is the last thing
         to say.
@@ -382,7 +382,7 @@ class Group(Alone):
                 time.sleep(0.05)
         causes = {rank: line for rank, line in said.items() if line}
         if self.rank > min(said, default=self.rank):
-            return ToldElsewhere(own or "see the error of the first process")
+            return ReportedElsewhere(own or "see the error of the first process")
         if own:
             return error
         if causes:
@@ -404,7 +404,7 @@ class Group(Alone):
 
 
 def hint_of(store: dist.Store) -> str:
-    """How to go on from the last checkpoint that `Group.saved` was told of."""
+    """How to go on from the last checkpoint that `Group.saved` has noted."""
     with suppress(RuntimeError):
         if store.check(["checkpoint"]):
             return f"; run the same with --resume={store.get('checkpoint').decode()} to go on"

@@ -26,7 +26,7 @@ import torch.distributed as dist
 from torch import multiprocessing
 from tqdm import tqdm
 
-from ..errors import SettingError, ToldElsewhere, UserError
+from ..errors import ReportedElsewhere, SettingError, UserError
 from ..host.registry import findable
 from ..host.settings import load_config
 from . import memory
@@ -381,7 +381,7 @@ def _work(local_rank: int, job: Job) -> None:
     except KeyboardInterrupt:
         outcome = KeyboardInterrupt()
     Path(job.folder, str(local_rank)).write_bytes(pickle.dumps(outcome))
-    if isinstance(outcome, ToldElsewhere):
+    if isinstance(outcome, ReportedElsewhere):
         # The first to end with an error ends all: let it be the one that has something to say.
         time.sleep(SECONDS_TO_END)
     if isinstance(outcome, BaseException | ExceptionWithTraceback):
@@ -408,7 +408,7 @@ def _cause(job: Job, processes: list[Any], first: int, world: int, server: dist.
         return UserError(f"process {job.offset + killed[0]} of {world} was ended by {name}{hint}{go_on}")
     left = {rank: _left(job, rank) for rank in (first, *range(len(processes)))}
     errors = [error for error in left.values() if isinstance(error, BaseException)]
-    causes = [error for error in errors if not isinstance(error, LostProcess | ToldElsewhere)]
+    causes = [error for error in errors if not isinstance(error, LostProcess | ReportedElsewhere)]
     if causes or not errors:
         return next(iter(causes), UserError(f"process {job.offset + first} of {world} has ended without a word"))
     # The process that tells is on another machine.
