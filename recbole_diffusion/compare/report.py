@@ -146,8 +146,14 @@ def how_noise(results: Mapping[str, Any]) -> str:
         f"Each model against the same network without noise. *Better* and *worse*: significant, as below{corrected}."
         " *Equal*: two one-sided tests (TOST) at"
         f" {1 - LEVEL:.2f} show that NDCG@{K} differs by less than {MARGIN:.0%}. *Open*: neither; a difference beyond"
-        " the bound that stands there would have been seen."
+        f" the bound that stands there would have been seen.{_one_seed(results)}"
     )
+
+
+def _one_seed(results: Mapping[str, Any]) -> str:
+    """What tests of a single training leave open."""
+    open_ = " One seed: what is tested is these trained models; with another seed the difference may be another."
+    return open_ if len(results["seeds"]) == 1 else ""
 
 
 def how_tested(results: Mapping[str, Any], mark: str = "Bold: significant") -> str:
@@ -163,7 +169,7 @@ def how_tested(results: Mapping[str, Any], mark: str = "Bold: significant") -> s
         f" percentile bootstrap with {RESAMPLES:,} resamples of {resampled}. Wilcoxon: signed ranks of the users'"
         f" NDCG@{K}, two-sided, without the users that do not differ. McNemar: exact, two-sided, on"
         f" Hit@{K}{most}.{equal} {corrected} {mark} by both the interval and the Holm-corrected test (p"
-        f" below {1 - LEVEL:.2f}), in the same direction."
+        f" below {1 - LEVEL:.2f}), in the same direction.{_one_seed(results)}"
     )
 
 

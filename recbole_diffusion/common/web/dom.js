@@ -167,7 +167,7 @@ const CHART = { responsive: true, displaylogo: false, modeBarButtons: [["toImage
 function dressed(layout) {
   const fine = matchMedia("(pointer: fine)").matches;
   const axis = (own) => ({ gridcolor: style("--line"), zerolinecolor: style("--line"), linecolor: style("--soft"),
-    automargin: true, fixedrange: !fine, ...own, title: { text: plain(own?.title ?? ""), standoff: 8 } });
+    automargin: true, fixedrange: !fine, ...own, title: { text: plain(own?.title ?? ""), standoff: 8, font: { size: 13 } } });
   return {
     ...layout,
     xaxis: axis(layout.xaxis),
@@ -181,11 +181,16 @@ function dressed(layout) {
   };
 }
 
+/** The figures of a chart as a table: titles of columns, rows of cells that sort by the number they begin with, and the sort. */
+const figures = (caption, titles, rows, sort) =>
+  sortable(caption, titles.map((title, place) => ({ key: place, title, name: place === 0, cell: (row) => row[place],
+    of: (row) => (place ? Number.parseFloat(row[place]) : [row[0]].flat().filter((part) => typeof part === "string").join("")) })), rows, sort);
+
 /** A chart with its title, what its marks mean, and the same figures as a table where there is no other. */
 function chart(title, traces, layout, legend, table) {
   const box = h("div", { class: "chart", role: "img", "aria-label": `${title}. The table below it has the figures.` });
   const whole = dressed(layout);
   later(box, () => Plotly.newPlot(box, traces, whole, CHART));
   return h("figure", {}, h("figcaption", {}, title), legend.length > 0 && h("ul", { class: "legend" }, legend.map((entry) => h("li", {}, entry))),
-    box, table && h("details", {}, h("summary", {}, "The figures as a table"), plainTable(title, ...table)));
+    box, table && h("details", {}, h("summary", {}, "The figures as a table"), figures(title, ...table)));
 }

@@ -6,7 +6,8 @@ const UNITS = {
   popularity: "training interactions of the test item",
   time: "the time of the test interaction",
 };
-const groups = { kind: "length", cut: {} };
+// The tables below the charts begin with the best of the first group.
+const groups = { kind: "length", cut: {}, sortSides: { key: 1, down: true }, sortParts: { key: 1, down: true } };
 
 /** A cut as people read it: times in seconds or milliseconds since 1970 as a date. */
 function cutText(kind, cut) {
@@ -21,7 +22,7 @@ const errors = (values, lows, highs) => ({
 });
 
 /** Points of several rows by group, side by side: groups are {title, models: name -> mean, low, high}. */
-function grouped(title, parts, xTitle) {
+function grouped(title, parts, xTitle, sort) {
   const shownNames = Object.keys(parts[0].models).filter(visible);
   const traces = shownNames.map((name, number) => {
     const estimates = parts.map(({ models }) => models[name]);
@@ -32,12 +33,12 @@ function grouped(title, parts, xTitle) {
       hovertemplate: "%{y:.4f}<extra>%{fullData.name}</extra>" };
   });
   const layout = {
-    xaxis: { title: xTitle, tickvals: parts.map((_, part) => part), ticktext: parts.map((part) => plain(part.title).replace("\n", "<br>")),
-      range: [-0.5, parts.length - 0.5], showgrid: false, zeroline: false },
+    xaxis: { title: xTitle, tickvals: parts.map((_, part) => part), ticktext: parts.map((part) => plain(part.title).replaceAll("\n", "<br>")),
+      tickangle: 0, tickfont: { size: 11 }, range: [-0.5, parts.length - 0.5], showgrid: false, zeroline: false },
     yaxis: { title: `test NDCG@${k}`, rangemode: "tozero" },
   };
-  const table = [["Row", ...parts.map((part) => part.title.replace("\n", ", "))], shownNames.map((name) =>
-    [rowCell(name), ...parts.map(({ models: { [name]: one } }) => `${number(one.mean)} (${number(one.low)} to ${number(one.high)})`)])];
+  const table = [["Row", ...parts.map((part) => part.title.replace("\n", ", ").replace("\n", " "))], shownNames.map((name) =>
+    [rowCell(name), ...parts.map(({ models: { [name]: one } }) => `${number(one.mean)} (${number(one.low)} to ${number(one.high)})`)]), sort];
   return chart(title, traces, layout, shownNames.map((name) => rowCell(name)), table);
 }
 
@@ -45,7 +46,7 @@ function grouped(title, parts, xTitle) {
 function sides(cuts, place) {
   const cut = cutText(groups.kind, cuts.cuts[place]);
   return [0, 1].map((side) => ({
-    title: `${side ? "above" : "up to"} ${cut}\n${cuts.rows[place][side].toLocaleString("en")} test interactions`,
+    title: `${side ? "above" : "up to"} ${cut}\n${cuts.rows[place][side].toLocaleString("en")} test\ninteractions`,
     models: Object.fromEntries(Object.entries(cuts.models).map(([name, { mean, low, high }]) =>
       [name, { mean: mean[place][side], low: low[place][side], high: high[place][side] }])),
   }));
@@ -84,7 +85,7 @@ section("groups", "Short and long histories, rare and popular items", () => {
     output.textContent = cutText(kind, cuts.cuts[at]);
     slider.setAttribute("aria-valuetext", `${output.textContent} ${UNITS[kind]}`);
     const open = box.querySelector("details")?.open ?? false;
-    fill(box, grouped(`NDCG@${k} on both sides of the cut, ${ranked()}`, sides(cuts, at), UNITS[kind]));
+    fill(box, grouped(`NDCG@${k} on both sides of the cut, ${ranked()}`, sides(cuts, at), UNITS[kind], groups.sortSides));
     fill(ofPair, pairAtCut(cuts, at));
     box.querySelector("details").open = open;
   };
@@ -99,7 +100,7 @@ section("groups", "Short and long histories, rare and popular items", () => {
     h("div", { class: "choices" }, radios("By", kinds, kind, (chosen) => { groups.kind = chosen; redraw("groups"); }),
       h("label", {}, h("span", { class: "whole" }, "Cut at"), slider, output)),
     h("div", { class: "pictures" }, box,
-      parts.length > 0 && grouped(`NDCG@${k} by groups, ${ranked()}`, parts, UNITS[kind])),
+      parts.length > 0 && grouped(`NDCG@${k} by groups, ${ranked()}`, parts, UNITS[kind], groups.sortParts)),
     ofPair,
     h("p", { class: "note" }, `Bars: ${percent(level)} bootstrap intervals over users and seeds. They hold for a cut that is chosen beforehand: `
       + "among many cuts one is likely to show a difference by chance. "
@@ -107,7 +108,9 @@ section("groups", "Short and long histories, rare and popular items", () => {
   ];
 });
 
-const curves = { value: "valid", over: "epoch", off: new Set() };
+const curves = { value: "valid", over: "epoch", off: new Set(), sort: { key: 0, down: false } };
+// How near to its best score a run must be to have learned most of it.
+const NEAR = 0.95;
 
 section("curves", "Learning curves", () => {
   const runs = shown()?.curves.filter(({ name }) => visible(name)) ?? [];
@@ -122,8 +125,12 @@ section("curves", "Learning curves", () => {
       marker: { ...look(run.name).marker, size: run.epoch.map((_, place) => (place === best ? 11 : 3)) },
       hovertemplate: `%{y:.4f}<extra>${plain(run.name)}, seed ${run.seed}</extra>` };
   });
-  const table = [["Row, seed", "Epochs", "Best epoch", `Best ${values.valid}`, "Last training loss"], on.map((run) => [
-    `${run.name}, ${run.seed}`, run.epoch.length, run.best_epoch ?? "–", number(run.best ?? null), number(run.loss.at(-1) ?? null)])];
+  const table = [["Row, seed", "Epochs", `Epoch at ${percent(NEAR)} of the best`, "Minutes until then", "Best epoch", `Best ${values.valid}`, "Last training loss"],
+    on.map((run) => {
+      const near = run.valid.findIndex((score) => score !== null && score >= NEAR * run.best);
+      return [`${run.name}, ${run.seed}`, run.epoch.length, run.epoch[near] ?? "–", number(run.minutes[near], 1), run.best_epoch ?? "–",
+        number(run.best), number(run.loss.at(-1))];
+    }), curves.sort];
   const again = () => redraw("curves");
   const switches = (title, key, label) => h("fieldset", {}, h("legend", {}, title), each(key).map((one, number) => h("label", {},
     h("input", { type: "checkbox", id: `${key}-${number}`, checked: !curves.off.has(one), onchange: (event) => {
@@ -137,16 +144,18 @@ section("curves", "Learning curves", () => {
       switches("Seeds", "seed", String)),
     h("div", { class: "choices" }, switches("Curves", "name", rowCell)),
     chart(`Learning curves: ${values[curves.value]}, a line a seed; large mark: the best epoch`, traces,
-      { xaxis: { title: overs[curves.over] }, yaxis: { title: values[curves.value] } }, [], table),
+      { xaxis: { title: overs[curves.over] }, yaxis: { title: values[curves.value] } }, [...new Set(on.map(({ name }) => name))].map((name) => rowCell(name)), table),
     h("p", { class: "note" }, `Validation is with the ${protocols[shown().validated_by]}.`),
   ];
 });
 
+const steps = { sort: { key: 0, down: false } };
+
 section("steps", "Denoising steps", () => {
-  const table = ranking()?.by_steps.filter(({ name, metrics: found }) => visible(name) && found[state.metric]) ?? [];
-  if (!table.length) return null;
-  const present = [...new Set(table.map(({ name }) => name))];
-  const of = (name) => table.filter((row) => row.name === name);
+  const measured = ranking()?.by_steps.filter(({ name, metrics: found }) => visible(name) && found[state.metric]) ?? [];
+  if (!measured.length) return null;
+  const present = [...new Set(measured.map(({ name }) => name))];
+  const of = (name) => measured.filter((row) => row.name === name);
   const several = shown().seeds.length > 1;
   const accuracy = present.map((name) => ({ ...look(name), type: "scatter", mode: "lines+markers", x: of(name).map(({ steps }) => steps),
     y: of(name).map((row) => row.metrics[state.metric].mean),
@@ -155,17 +164,17 @@ section("steps", "Denoising steps", () => {
   const time = present.map((name) => ({ ...look(name), type: "scatter", mode: "lines+markers",
     x: of(name).map(({ seconds }) => seconds.mean), y: of(name).map((row) => row.metrics[state.metric].mean),
     text: of(name).map(({ steps }) => `${steps} steps`), hovertemplate: "%{text}: %{y:.4f} in %{x:.2f} s<extra>%{fullData.name}</extra>" }));
-  const counts = [...new Set(table.map(({ steps }) => steps))].sort((a, b) => a - b);
-  const figures = [["Row, steps", metricTitle(state.metric), "Seconds"], table.map((row) =>
-    [`${row.name}, ${row.steps}`, spread(row.metrics[state.metric]), spread(row.seconds, 2)])];
+  const counts = [...new Set(measured.map(({ steps }) => steps))].sort((a, b) => a - b);
+  const table = [["Row, steps", metricTitle(state.metric), "Seconds"], measured.map((row) =>
+    [`${row.name}, ${row.steps}`, spread(row.metrics[state.metric]), spread(row.seconds, 2)]), steps.sort];
   const y = { title: `test ${metricTitle(state.metric)}` };
   const legend = () => present.map((name) => rowCell(name));
   return [
     h("div", { class: "pictures" },
       chart(`${metricTitle(state.metric)} by the number of denoising steps, ${ranked()}`, accuracy,
-        { xaxis: { title: "steps at inference", type: "log", tickvals: counts, ticktext: counts.map(String) }, yaxis: y }, legend(), figures),
+        { xaxis: { title: "steps at inference", type: "log", tickvals: counts, ticktext: counts.map(String) }, yaxis: y }, legend(), table),
       chart(`${metricTitle(state.metric)} against the time of an evaluation, ${ranked()}`, time,
-        { xaxis: { title: "seconds of an evaluation", type: "log", dtick: "D2" }, yaxis: y }, legend(), figures)),
+        { xaxis: { title: "seconds of an evaluation", type: "log", dtick: "D2" }, yaxis: y }, legend(), table)),
     several && h("p", { class: "note" }, "Bars: ± standard deviation over the seeds."),
   ];
 });

@@ -54,10 +54,11 @@ function differingSettings() {
   const [first, second] = [state.first, state.second].map((name) => shown().rows.find((row) => row.name === name));
   const settings = [first, second].map(({ model, settings: own }) => ({ model, ...own }));
   const keys = [...new Set(settings.flatMap(Object.keys))].filter((key) => plainJson(settings[0][key]) !== plainJson(settings[1][key])).sort();
+  const both = keys.filter((key) => settings.every((own) => key in own));
   if (!keys.length) return h("p", {}, "They have the same settings.");
-  return plainTable(`Settings in which ${first.name} and ${second.name} differ, of those that results depend on: ${keys.length}`,
+  return plainTable(`Settings in which ${first.name} and ${second.name} differ, of those that results depend on: ${keys.length}; first the ${both.length} that both have`,
     ["Setting", first.name, second.name],
-    keys.map((key) => [key, ...settings.map((own) => plainJson(own[key]))]));
+    [...new Set([...both, ...keys])].map((key) => [key, ...settings.map((own) => plainJson(own[key]))]));
 }
 
 section("pair", "Two rows", () => {
