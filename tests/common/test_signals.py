@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 
 import pytest
 
@@ -15,7 +16,9 @@ def test_what_would_end_the_process_interrupts_it(number: signal.Signals) -> Non
     with pytest.raises(KeyboardInterrupt) as caught, signals_interrupt():
         try:
             os.kill(os.getpid(), number)
-            signal.pause()
+            # The system may hand the signal to another thread, which would not wake this one from `signal.pause`.
+            for _ in range(1000):
+                time.sleep(0.01)
         finally:
             cleaned = True
     assert cleaned and isinstance(caught.value, Ended) and caught.value.name == number.name
