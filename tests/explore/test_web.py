@@ -136,9 +136,14 @@ def test_sliders_act_at_once(visit: Callable[..., Any], explorer: Explorer) -> N
     assert listed(page) == names
     shares = [f"{round(100 * share)} %" for share in given.certainty.share[0]]  # type: ignore[union-attr]
     assert sliders.locator(".bar").all_inner_texts() == shares
+    kept = len(set(names) & set(titles_of(explorer, 0, tokens)))
+    change = sliders.locator(".change")
+    assert change.inner_text() == f"As trained: {kept} of these 10 items."
+    # The lists begin at the same height.
+    assert len({round(box.bounding_box()["y"]) for box in page.locator("#models table").all()}) == 1
     page.get_by_role("button", name="Reset the settings of A DiffuRec").click()
     until(page, "!location.hash.includes('0.')")
-    assert listed(page) == titles_of(explorer, 0, tokens)
+    assert listed(page) == titles_of(explorer, 0, tokens) and change.inner_text() == ""
     assert steps.get_attribute("aria-valuetext") == "1" and sliders.locator(".bar").count() == 0
 
 

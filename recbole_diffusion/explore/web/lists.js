@@ -1,10 +1,12 @@
 // The models' lists side by side, and their sliders.
 
 const panels = models.map((model, number) => {
-  const panel = { figures: h("p", { class: "note" }), list: h("div", { class: "list" }), rank: h("p", { class: "rank" }) };
+  const panel = { figures: h("p", { class: "note" }), list: h("div", { class: "list" }), rank: h("p", { class: "rank" }), change: h("p", { class: "note change" }) };
+  // The newest answer by the settings of the training, and what was asked for it.
+  panel.trained = null;
   panel.sliders = h("div", { class: "sliders" });
   panel.box = h("article", { "aria-label": model.label }, h("h3", {}, model.label), h("p", { class: "note file" }, model.file),
-    panel.sliders, panel.rank, panel.list, panel.figures);
+    panel.sliders, panel.rank, panel.change, panel.list, panel.figures);
   return panel;
 });
 fill(find("models"), panels.map(({ box }) => box));
@@ -85,11 +87,26 @@ function rankText({ rank, candidates }, heldOut) {
   return `${heldOut.title} stands at ${rank.toLocaleString("en")} of ${candidates.toLocaleString("en")}.`;
 }
 
-function showLists({ lists, held_out: heldOut }) {
+/** How the list of changed settings differs from that of the settings of the training; nothing where that one has not been seen. */
+function changeText(panel, list, { settings, ...asked }, number) {
+  const question = JSON.stringify(asked);
+  if (!Object.keys(settings[number]).length) {
+    panel.trained = { question, list };
+    return "";
+  }
+  if (panel.trained?.question !== question) return "";
+  const { items, rank } = panel.trained.list;
+  const kept = list.items.filter((item) => items.includes(item)).length;
+  const same = list.items.every((item, place) => item === items[place]);
+  return `As trained: ${same ? "the same list" : `${kept} of these ${list.items.length} items`}`
+    + `${rank ? `, held-out item at ${rank.toLocaleString("en")}` : ""}.`;
+}
+
+function showLists({ lists, held_out: heldOut }, asked) {
   find("csv").disabled = !lists.length;
   if (!lists.length) {
     find("shared").textContent = "Add items to the history, or pick a user.";
-    panels.forEach((panel) => [panel.list, panel.rank, panel.figures].forEach((part) => fill(part)));
+    panels.forEach((panel) => [panel.list, panel.rank, panel.change, panel.figures].forEach((part) => fill(part)));
     return;
   }
   lists.forEach((list, number) => {
@@ -101,6 +118,7 @@ function showLists({ lists, held_out: heldOut }) {
     if (list.items.length) panel.list.querySelector(".scroll").scrollLeft = kept;
     if (again) [...panel.list.querySelectorAll("button")].find((one) => one.getAttribute("aria-label") === again)?.focus();
     panel.rank.textContent = rankText(list, heldOut);
+    panel.change.textContent = changeText(panel, list, asked, number);
     const sure = list.distance === undefined ? "" : `Distance between the draws ${list.distance.toPrecision(3)}, entropy of their best item ${list.entropy.toPrecision(3)}. `;
     panel.figures.textContent = `${sure}${Math.max(1, Math.round(1000 * list.seconds))} ms.`;
   });

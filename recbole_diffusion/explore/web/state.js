@@ -78,9 +78,11 @@ async function refresh() {
   do {
     waiting = false;
     try {
-      const answer = await ask("answer", request());
+      // A slider may move on before the answer is here.
+      const asked = structuredClone(request());
+      const answer = await ask("answer", asked);
       showHistory(answer);
-      showLists(answer);
+      showLists(answer, asked);
       complain(null);
       if (!waiting) await refreshProcess(answer);
     } catch (error) {
