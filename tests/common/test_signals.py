@@ -4,13 +4,21 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
 
 import pytest
 
 from recbole_diffusion.common.signals import Ended, signals_interrupt
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.fixture(params=[signal.SIGTERM, signal.SIGHUP])
+def number(request: pytest.FixtureRequest) -> Iterator[signal.Signals]:
+    """A signal that ends the process; under nohup SIGHUP would not."""
+    before = signal.signal(request.param, signal.SIG_DFL)
+    yield request.param
+    signal.signal(request.param, before)
+
+
 def test_what_would_end_the_process_interrupts_it(number: signal.Signals) -> None:
     cleaned = False
     with pytest.raises(KeyboardInterrupt) as caught, signals_interrupt():
