@@ -172,6 +172,9 @@ class _AtomicFile:
                 found = self.where(field, _is_word)
                 if found:
                     raise UserError(f"{self.path}: column {field} is float, but {found}") from None
+                # pandas before 3 reads no number beyond the largest.
+                if infinite := self.where(field, _is_infinite):
+                    raise UserError(f"{self.path}: column {field} is infinite in {infinite}") from None
             raise UserError(f"{self.path}: cannot be read ({' '.join(str(error).split())})") from error
         if table.empty:
             raise UserError(f"{self.path}: there is a header, but no row below it")
