@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from statistics import mean
@@ -13,11 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.command import print_measured
 from benchmarks.machine import device_name
 from benchmarks.speed import recboles_own_way, recboles_trainer
 from benchmarks.timing import some_users, time_evaluation, time_training
 from recbole_diffusion.cli.exit_codes import run_command
-from recbole_diffusion.cli.parsers import settings_parser
 from recbole_diffusion.diffusion.noise import FreshNoise, Noise
 from recbole_diffusion.evaluation.environment import versions
 from recbole_diffusion.host.settings import load_config
@@ -154,18 +153,8 @@ def measure(config_files: Sequence[str], settings: Mapping[str, Any]) -> dict[st
 
 
 def run(argv: Sequence[str]) -> None:
-    """Do what the command line says.
-
-    Raises
-    ------
-    UserError
-        For any mistake in arguments, settings or data.
-    """
-    arguments = settings_parser("python -m benchmarks.plain_form").read(argv)
-    if arguments.help or arguments.keys:
-        print(HELP, end="")
-        return
-    print(json.dumps(measure(arguments.config_files, arguments.settings), indent=2))
+    """Do what the command line says, as `print_measured`."""
+    print_measured("python -m benchmarks.plain_form", HELP, measure, argv)
 
 
 if __name__ == "__main__":

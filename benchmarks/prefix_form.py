@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from statistics import median
@@ -10,10 +9,10 @@ from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import Any, ClassVar
 
+from benchmarks.command import print_measured
 from benchmarks.machine import device_name, synchronise
 from benchmarks.timing import spread_batches
 from recbole_diffusion.cli.exit_codes import run_command
-from recbole_diffusion.cli.parsers import settings_parser
 from recbole_diffusion.host.loaders import epoch_rows
 from recbole_diffusion.host.settings import load_config
 from recbole_diffusion.model.adrec import ADRec
@@ -98,18 +97,8 @@ def measure(config_files: Sequence[str], settings: Mapping[str, Any], rounds: in
 
 
 def run(argv: Sequence[str]) -> None:
-    """Do what the command line says.
-
-    Raises
-    ------
-    UserError
-        For any mistake in arguments, settings or data.
-    """
-    arguments = settings_parser("python -m benchmarks.prefix_form").read(argv)
-    if arguments.help or arguments.keys:
-        print(HELP, end="")
-        return
-    print(json.dumps(measure(arguments.config_files, arguments.settings), indent=2))
+    """Do what the command line says, as `print_measured`."""
+    print_measured("python -m benchmarks.prefix_form", HELP, measure, argv)
 
 
 if __name__ == "__main__":
