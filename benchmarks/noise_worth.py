@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from recbole_diffusion.cli.exit_codes import run_command
-from recbole_diffusion.common.files import atomic_write, read_json
-from recbole_diffusion.compare.plots import DPI, noise_by_ranking, noise_forest
+from recbole_diffusion.common.files import atomic_write
+from recbole_diffusion.compare.plots import DPI, noise_forest, noise_tests
+from recbole_diffusion.compare.report import read_results
 from recbole_diffusion.errors import SettingError
 
 
@@ -22,11 +23,10 @@ def rows_of(results: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Label of a model, its data and its number of seeds -> ranking -> the test against its `-off` row."""
     seeds = {row["name"]: len(row["seeds"]) for row in results["rows"]}
     rows: dict[str, dict[str, Any]] = {}
-    for ranking, tests in noise_by_ranking(results).items():
-        for test in tests:
-            count = min(seeds[test["first"]], seeds[f"{test['first']}-off"])
-            label = f"{test['first']}, {results['dataset']}, {count} seed{'s' if count > 1 else ''}"
-            rows.setdefault(label, {})[ranking] = test
+    for ranking, test in noise_tests(results):
+        count = min(seeds[test["first"]], seeds[f"{test['first']}-off"])
+        label = f"{test['first']}, {results['dataset']}, {count} seed{'s' if count > 1 else ''}"
+        rows.setdefault(label, {})[ranking] = test
     return rows
 
 
@@ -43,10 +43,7 @@ def run(argv: Sequence[str]) -> None:
     args = parser.parse_args(argv)
     rows: dict[str, dict[str, Any]] = {}
     for folder in args.folder:
-        file = folder / "results.json"
-        if not file.is_file():
-            raise SettingError("folder", str(folder), must="hold results.json, which compare writes at its end")
-        for label, tests in rows_of(read_json(file)).items():
+        for label, tests in rows_of(read_results(folder)).items():
             # The same model and data in two comparisons are two lines.
             rows[label if label not in rows else f"{label} ({folder.name})"] = tests
     if not rows:

@@ -20,6 +20,7 @@ from recbole_diffusion.cli.exit_codes import run_command
 from recbole_diffusion.diffusion.noise import FreshNoise, Noise
 from recbole_diffusion.evaluation.environment import versions
 from recbole_diffusion.host.settings import load_config
+from recbole_diffusion.inference.sampling import overridden
 from recbole_diffusion.model.diffurec import DiffuRec
 from recbole_diffusion.model.layers import EncoderBlock
 from recbole_diffusion.training.memory import keep_freed_memory
@@ -102,13 +103,14 @@ class Rates(NamedTuple):
 
 
 def _here(config_files: Sequence[str], settings: Mapping[str, Any]) -> Rates:
+    config = load_config(DiffuRec, None, config_files, settings)
+    prepared = prepare(config)
+    test = some_users(config, prepared.test_data, USERS)
+    prepared.trainer.eval_collector.data_collect(prepared.train_data)
     evaluation = {}
     for steps in STEPS:
-        config = load_config(DiffuRec, None, config_files, {**settings, "inference_steps": steps})
-        prepared = prepare(config)
-        test = some_users(config, prepared.test_data, USERS)
-        prepared.trainer.eval_collector.data_collect(prepared.train_data)
-        evaluation[steps] = len(test._dataset) / time_evaluation(prepared.trainer, test)
+        with overridden(prepared.model, steps, seed=None):
+            evaluation[steps] = len(test._dataset) / time_evaluation(prepared.trainer, test)
     return Rates(time_training(prepared.trainer, prepared.train_data, BATCHES, ROUNDS).samples_per_s, evaluation)
 
 

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..common.extras import require_extra
-from ..errors import UserError
 from . import parsers
 
 
@@ -19,14 +18,12 @@ def run(argv: Sequence[str]) -> None:
     """
     args = parsers.report_parser().parse_args(argv)
     require_extra("compare", "a report")
-    from ..common.files import read_json
     from ..compare.page import write_page
+    from ..compare.report import read_results
 
     by_label = {}
     for folder in map(Path, args.folders):
-        results = read_json(folder / "results.json")
-        if not results:
-            raise UserError(f"{folder}: must be the folder of a comparison, got one without results.json")
+        results = read_results(folder)
         label = results["dataset"]
         # Two comparisons on one dataset are named by their folders.
         by_label[f"{label} ({folder})" if label in by_label else label] = results

@@ -145,10 +145,10 @@ def run_logging(config: Any) -> Iterator[Path | None]:
     SettingError
         Where `log_dir` cannot be written to.
     """
-    on_screen = screen_handler()
+    screen = screen_handler()
     if not config["verbose"]:
-        on_screen.addFilter(lambda record: not getattr(record, "detail", False))
-    handlers = [on_screen]
+        screen.addFilter(lambda record: not getattr(record, "detail", False))
+    handlers = [screen]
     path = None
     if config["log_dir"]:
         in_file = file_handler(config["log_dir"], config["model"], config["dataset"])

@@ -19,7 +19,7 @@ from plotly.offline import get_plotlyjs
 from ..common import pages
 from ..common.files import write_text
 from ..errors import UserError
-from ..evaluation.protocols import TITLES, protocols
+from ..evaluation.protocols import TITLES, results_by_protocol
 from ..evaluation.ranks import K
 from ..evaluation.statistics import LEVEL
 from .plan import IGNORED
@@ -72,15 +72,14 @@ def _checked(label: str, results: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _comparison(label: str, results: Mapping[str, Any]) -> dict[str, Any]:
-    main, *others = protocols(results["history_in_ranking"])
-    runs = results["runs"]
+    rankings, runs = results_by_protocol(results), results["runs"]
     return {
         "label": label,
         "command": results["command"],
         "seeds": results["seeds"],
         "valid_metric": results["valid_metric"],
-        "validated_by": main,
-        "rankings": {main: _ranking(results), **{other: _ranking(results[f"history_{other}"]) for other in others}},
+        "validated_by": next(iter(rankings)),
+        "rankings": {protocol: _ranking(of_it) for protocol, of_it in rankings.items()},
         "rows": [_row(row, [run for run in runs if run["name"] == row["name"]]) for row in results["rows"]],
         "curves": [_curve(run) for run in runs],
         "tuning": results["tuning"],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from ..common.files import atomic_write
+from ..evaluation.protocols import results_by_protocol
 from ..evaluation.ranks import K
 from ..evaluation.statistics import LEVEL, MARGIN
 
@@ -168,17 +169,16 @@ def noise_forest(rows: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Figure:
 def noise_worth(results: dict[str, Any], look: Look) -> Figure | None:
     """What the noise of each model is worth, under each ranking of the comparison."""
     rows: dict[str, dict[str, Any]] = {}
-    for ranking, tests in noise_by_ranking(results).items():
-        for test in tests:
-            rows.setdefault(test["first"], {})[ranking] = test
+    for ranking, test in noise_tests(results):
+        rows.setdefault(test["first"], {})[ranking] = test
     return noise_forest(rows) if rows else None
 
 
-def noise_by_ranking(results: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    """The tests of models against their `-off` rows, by ranking."""
-    shown = "history out" if results.get("history_in_ranking") == "out" else "history in"
-    out = results.get("history_out")
-    return {shown: results["noise"], **({"history out": out["noise"]} if out else {})}
+def noise_tests(results: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The tests of models against their `-off` rows, each with the name of its ranking."""
+    for protocol, of_ranking in results_by_protocol(results).items():
+        for test in of_ranking["noise"]:
+            yield f"history {protocol}", test
 
 
 def by_length(results: dict[str, Any], look: Look) -> Figure | None:

@@ -10,8 +10,9 @@ from typing import Any
 import pandas as pd
 from tabulate import tabulate
 
-from ..common.files import write_json, write_text
-from ..evaluation.protocols import TITLES, protocols
+from ..common.files import read_json, write_json, write_text
+from ..errors import UserError
+from ..evaluation.protocols import TITLES, results_by_protocol
 from ..evaluation.ranks import HEAD, K
 from ..evaluation.statistics import LEVEL, MARGIN, RESAMPLES
 from .plan import Plan
@@ -182,10 +183,13 @@ def how_measured(results: Mapping[str, Any], mark: str = "Bold: significantly") 
 
 def _rankings(results: Mapping[str, Any]) -> list[tuple[str, str, Mapping[str, Any]]]:
     """The rankings that are reported: what is added to headings and to names of files, and its results."""
-    main, *others = protocols(results["history_in_ranking"])
-    # As long as there is one ranking, the head of the report says which.
-    title = f": {TITLES[main]}" if others else ""
-    return [(title, "", results), *((f": {TITLES[o]}", f"-history-{o}", results[f"history_{o}"]) for o in others)]
+    by_protocol = results_by_protocol(results)
+    if len(by_protocol) == 1:
+        # The head of the report says which.
+        return [("", "", results)]
+    suffixes = ("", *(f"-history-{protocol}" for protocol in list(by_protocol)[1:]))
+    named = zip(by_protocol.items(), suffixes, strict=True)
+    return [(f": {TITLES[protocol]}", suffix, of_it) for (protocol, of_it), suffix in named]
 
 
 RANKED = {
@@ -329,6 +333,20 @@ def write_report(plan: Plan, results: dict[str, Any]) -> Path:
             table = to_latex(metric_rows(of_ranking, part), f"{name} metrics {where}")
             write_text(path.with_stem(path.stem + suffix), table)
     return folder / "report.md"
+
+
+def read_results(folder: Path) -> dict[str, Any]:
+    """The results that `write_report` left in the folder of a comparison.
+
+    Raises
+    ------
+    UserError
+        Where there is none.
+    """
+    results = read_json(folder / "results.json")
+    if not results:
+        raise UserError(f"{folder}: must be the folder of a comparison, got one without results.json")
+    return results
 
 
 def final_table(results: Mapping[str, Any]) -> str:

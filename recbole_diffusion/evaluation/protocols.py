@@ -19,6 +19,12 @@ def protocols(history_in_ranking: str | None) -> tuple[str, ...]:
     return ("in", "out") if history_in_ranking == "both" else (history_in_ranking or "in",)
 
 
+def results_by_protocol(results: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """The results of a comparison by protocol: its own, and with `both` those without the history that it holds."""
+    main, *others = protocols(results["history_in_ranking"])
+    return {main: results, **{other: results[f"history_{other}"] for other in others}}
+
+
 def with_suffix(metrics: Mapping[str, Any]) -> dict[str, Any]:
     """Metrics without the history under the names that they have beside those with it."""
     return {metric + SUFFIX: value for metric, value in metrics.items()}

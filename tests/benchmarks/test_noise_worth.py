@@ -40,7 +40,10 @@ def test_several_comparisons_give_one_picture(tmp_path: Path, capsys: pytest.Cap
 
 @pytest.mark.parametrize(
     ("results", "message"),
-    [(None, "must hold results.json"), ({**RESULTS, "noise": [], "history_out": {"noise": []}}, "and its -off row")],
+    [
+        (None, "got one without results.json"),
+        ({**RESULTS, "noise": [], "history_out": {"noise": []}}, "and its -off row"),
+    ],
 )
 def test_mistakes_are_one_line(
     results: object, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -28,6 +28,7 @@ def made(names: list[str] = NAMES, seeds: int = 2) -> dict[str, Any]:
     return {
         "rows": [{"name": name} for name in names],
         "seeds": list(range(seeds)),
+        "history_in_ranking": "in",
         "valid_metric": "NDCG@10",
         "estimates": {"ndcg@10": models, "hit@10": models},
         "noise": [
