@@ -6,14 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from two_forms import with_equal_weights
 
 from benchmarks import plain_form
-from benchmarks.scale import catalogue, made_up_batch
 from recbole_diffusion.cli.exit_codes import run_command
 from recbole_diffusion.diffusion.noise import GivenNoise
-from recbole_diffusion.host.settings import load_config
 from recbole_diffusion.model.diffurec import DiffuRec
-from recbole_diffusion.training.run import build_model
 
 ITEMS, LENGTHS, LONGEST, WIDTH = 30, np.array([1, 4, 6]), 6, 16
 SMALL = {
@@ -27,17 +25,10 @@ SMALL = {
     "noise_scale": 0.5,
     "gpu_id": "",
 }
-NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attn_dropout_prob": 0.0, "embedding_dropout_prob": 0.0}
 
 
 def both() -> tuple[Any, Any, Any]:
-    """Both forms with the same weights, and a batch."""
-    models = []
-    for form in (DiffuRec, plain_form.PlainDiffuRec):
-        config = load_config(form, "made-up", None, {**SMALL, **NO_DROPOUT})
-        models.append(build_model(config, catalogue(config, ITEMS)))
-    models[1].load_state_dict(models[0].state_dict())
-    return models[0], models[1], made_up_batch(config, ITEMS, LENGTHS)
+    return with_equal_weights((DiffuRec, plain_form.PlainDiffuRec), SMALL, ITEMS, LENGTHS)
 
 
 def given_noise() -> GivenNoise:

@@ -7,13 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from two_forms import with_equal_weights
 
 from benchmarks import flops, machine, prefix_form, speed
-from benchmarks.scale import catalogue, made_up_batch
 from recbole_diffusion.cli.exit_codes import run_command
 from recbole_diffusion.host.settings import load_config
 from recbole_diffusion.model.adrec import ADRec
-from recbole_diffusion.training.run import build_model
 
 ITEMS, LENGTHS = 30, np.array([1, 4, 6])
 SMALL = {
@@ -25,17 +24,10 @@ SMALL = {
     "MAX_ITEM_LIST_LENGTH": 6,
     "gpu_id": "",
 }
-NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attn_dropout_prob": 0.0, "embedding_dropout_prob": 0.0}
 
 
 def both() -> tuple[Any, Any, Any]:
-    """Both forms with the same weights, and a batch."""
-    models = []
-    for form in (ADRec, prefix_form.PrefixADRec):
-        config = load_config(form, "made-up", None, {**SMALL, **NO_DROPOUT})
-        models.append(build_model(config, catalogue(config, ITEMS)))
-    models[1].load_state_dict(models[0].state_dict())
-    return models[0], models[1], made_up_batch(config, ITEMS, LENGTHS)
+    return with_equal_weights((ADRec, prefix_form.PrefixADRec), SMALL, ITEMS, LENGTHS)
 
 
 def test_both_forms_are_one_network() -> None:
