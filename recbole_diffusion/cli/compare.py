@@ -78,7 +78,6 @@ def run_settings(
         For any mistake in settings or data.
     """
     require_extra("compare", "a comparison")
-    from ..compare.data import check_data
     from ..compare.plan import make_plan, read_request
     from ..compare.runner import run_all
 
@@ -96,7 +95,6 @@ def run_settings(
         print(tune_all(request))
         return
     plan, command = make_plan(request), [*COMMAND, *argv]
-    check_data(plan)
     run_all(plan, command)
     results = tell(plan, command)
     failed = [run for run in results["runs"] if run["state"] == "failed"]

@@ -1,4 +1,4 @@
-"""Whether the rows of a comparison work on the same data, seen before any of them trains."""
+"""Whether the data of a comparison can be read, and is the same for all rows, seen before any of them trains."""
 
 from __future__ import annotations
 
@@ -15,21 +15,22 @@ OF_NO_WEIGHT = ("seed", "length_batching")
 
 
 def check_data(plan: Plan) -> None:
-    """Refuse rows whose settings give them other users, items or interactions; the data is read only for such settings.
+    """Refuse data that cannot be read, and rows whose settings give them other users, items or interactions.
+
+    The data is read for the first row, and again for rows with other settings of the data.
 
     Raises
     ------
     UserError
-        Naming the row and the first setting that differs.
+        Naming the file, or the row and the first setting that differs.
     """
     keys = [key for key in DATA if key not in OF_NO_WEIGHT]
     first, *others = plan.variants
-    of_first: tuple[Any, ...] | None = None
+    of_first = _what_is_there(plan, first)
     for variant in others:
         differing = [key for key in keys if variant.config.get(key) != first.config.get(key)]
         if not differing:
             continue
-        of_first = of_first or _what_is_there(plan, first)
         here = _what_is_there(plan, variant)
         if here != of_first:
             raise UserError(

@@ -29,6 +29,7 @@ from ..errors import OutOfTime, UserError
 from ..host.registry import PACKAGE
 from ..training.threads import free_threads
 from .archive import pack, unpack
+from .data import check_data
 from .plan import Plan, Run
 
 # Seconds between two looks at the runs.
@@ -268,7 +269,8 @@ def run_all(plan: Plan, command: Sequence[str]) -> None:
     Raises
     ------
     UserError
-        Where the folder cannot be written to or another process uses it, or the archive cannot be used.
+        Where the folder cannot be written to or another process uses it, the archive cannot be used, or the data
+        cannot be read or differs between the rows.
     OutOfTime
         Where runs are left when the plan's deadline comes.
     """
@@ -276,6 +278,9 @@ def run_all(plan: Plan, command: Sequence[str]) -> None:
     threads = max(1, free_threads() // plan.jobs)
     with _alone(plan):
         unpack(plan)
+        # A report of runs that are done needs no data.
+        if any(state_of(run)["state"] != "done" for run in plan.runs):
+            check_data(plan)
         _train_all(plan, command, threads)
         pack(plan)
     states = [state_of(run)["state"] for run in plan.runs]

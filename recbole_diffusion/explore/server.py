@@ -134,6 +134,8 @@ class Handler(BaseHTTPRequestHandler):
     server_version, sys_version = "recbole-diffusion", ""
     # Seconds after which a connection that says nothing is closed.
     timeout = 60
+    # Else the body waits for the browser to acknowledge the headers, 40 ms.
+    disable_nagle_algorithm = True
 
     def do_GET(self) -> None:
         """A file of the page, or a question whose answer depends on no choice."""

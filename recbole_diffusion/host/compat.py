@@ -7,6 +7,7 @@ go. Names that NumPy and SciPy have taken away are all that is set outside RecBo
 from __future__ import annotations
 
 import functools
+import importlib
 import inspect
 import os
 import re
@@ -14,7 +15,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import MethodType
+from types import MethodType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -53,6 +54,13 @@ FILTERS = {
     "_filter_by_inter_num": "user_inter_num_interval item_inter_num_interval",
 }
 
+# What RecBole imports at its start and most runs never call (evaluator/metrics.py 29, utils/utils.py 25): module ->
+# names. Scikit-learn alone takes a second. Can go when RecBole imports them where it calls them.
+CALLED_SELDOM = {
+    "sklearn.metrics": ("auc", "mean_absolute_error", "mean_squared_error"),
+    "torch.utils.tensorboard": ("SummaryWriter",),
+}
+
 _applied = False
 # What methods have been rewritten to.
 _sources: dict[Any, str] = {}
@@ -72,11 +80,31 @@ def apply() -> None:
     # Can go when RecBole builds those matrices from coordinates.
     if not hasattr(dok_matrix, "_update"):
         dok_matrix._update = lambda self, entries: self._dict.update(entries)
-    _mend_config()
+    with _imported_when_called():
+        _mend_config()
     _mend_interaction()
     _mend_dataset()
     _mend_evaluation()
     _applied = True
+
+
+@contextmanager
+def _imported_when_called() -> Iterator[None]:
+    """Give whoever imports a name of `CALLED_SELDOM` meanwhile a function that imports the module when it is called."""
+    stand_ins = {module: ModuleType(module) for module in CALLED_SELDOM if module not in sys.modules}
+    for module, stand_in in stand_ins.items():
+        for name in CALLED_SELDOM[module]:
+            setattr(stand_in, name, functools.partial(_call, module, name))
+    sys.modules.update(stand_ins)
+    try:
+        yield
+    finally:
+        for module in stand_ins:
+            del sys.modules[module]
+
+
+def _call(module: str, name: str, /, *args: Any, **options: Any) -> Any:
+    return getattr(importlib.import_module(module), name)(*args, **options)
 
 
 def _mend_config() -> None:

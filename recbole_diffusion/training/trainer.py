@@ -10,14 +10,13 @@ from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from time import perf_counter
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import recbole.trainer
 import torch
 from recbole.utils import early_stopping, get_trainer
 from torch import nn
 from torch.optim import Optimizer
-from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from ..common.deadline import Deadline
@@ -30,6 +29,9 @@ from . import checkpoint, distributed
 from .memory import FreedMemory
 from .resuming import ResumableTrainer, TrainingError
 from .steps import Losses
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 compat.apply()
 
@@ -124,6 +126,8 @@ class Trainer(ResumableTrainer):
         return optimizer
 
     def _tensorboard(self, folder: Path) -> Board:
+        from torch.utils.tensorboard import SummaryWriter
+
         try:
             return Board(SummaryWriter(str(folder)), folder)
         except OSError as error:

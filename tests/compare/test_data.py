@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from small_plans import small_plan
@@ -8,6 +9,7 @@ from small_plans import small_plan
 from recbole_diffusion.compare import data
 from recbole_diffusion.compare.data import check_data
 from recbole_diffusion.compare.plan import make_plan, read_request
+from recbole_diffusion.compare.runner import run_all
 from recbole_diffusion.errors import UserError
 
 
@@ -27,6 +29,17 @@ def test_rows_on_other_data_are_refused_before_they_train(atomic: Callable[..., 
     )
 
 
-def test_data_is_read_only_where_settings_of_it_differ(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data, "build_dataset", None)
+def test_data_is_read_again_only_where_settings_of_it_differ(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    monkeypatch.setattr(data, "_what_is_there", lambda plan, variant: (read.append(variant.name), ([], [], 0))[1])
     check_data(small_plan(model_list="Pop,SASRec,short=SASRec(MAX_ITEM_LIST_LENGTH=5)", seeds="1,2"))
+    assert read == ["Pop"]
+
+
+def test_data_that_is_not_there_starts_no_run(tmp_path: Path) -> None:
+    (tmp_path / "toy").mkdir()
+    settings = {"model_list": "Pop,SASRec", "data_path": str(tmp_path), "output": str(tmp_path / "out")}
+    plan = make_plan(read_request(settings, [], "toy"))
+    with pytest.raises(UserError, match="toy"):
+        run_all(plan, ["compare"])
+    assert not list(tmp_path.glob("out/runs/*/*"))

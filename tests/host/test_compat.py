@@ -36,6 +36,11 @@ def test_recbole_starts_without_ray_and_without_a_warning() -> None:
         "from recbole_diffusion.host import compat; compat.apply()\n"
         "import numpy as np\n"
         "assert np.float is np.float64 and np.long(3) == 3 and np.bool is np.bool_ and np.str is np.str_\n"
+        # What takes a second is imported when it is called.
+        "import recbole_diffusion.training.trainer; from recbole.evaluator import metrics\n"
+        "assert not {'sklearn', 'tensorboard'} & sys.modules.keys(), sys.modules\n"
+        "assert metrics.mean_absolute_error([1, 2], [1, 4]) == 1 and metrics.sk_auc([0, 1], [0, 1]) == 0.5\n"
+        "import sklearn.metrics; assert sklearn.metrics.auc is not metrics.sk_auc\n"
     )
     root = Path(compat.__file__).parents[2]
     subprocess.run([sys.executable, "-c", code], check=True, cwd=root)
