@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,6 @@ from recbole.data.interaction import Interaction  # noqa: E402
 from recbole.data.utils import create_samplers, get_dataloader  # noqa: E402
 from recbole.sampler import KGSampler, RepeatableSampler  # noqa: E402
 from recbole.utils import ModelType  # noqa: E402
-from torch.utils.data import SubsetRandomSampler  # noqa: E402
 
 from ..errors import SettingError, UserError  # noqa: E402
 from .dataset import PrefixDataset, check_parts, recbole_complaints  # noqa: E402
@@ -36,11 +36,8 @@ from .registry import recbole_name  # noqa: E402
 SAMPLING_ROUNDS = 8
 
 
-def build_loaders(config: Any, dataset: Dataset) -> tuple[Any, Any, Any]:
-    """Split a dataset and make the loaders of training, validation and test.
-
-    With `length_batching` a training batch holds histories of like length, padded to the longest of them; without,
-    batches are those of RecBole's `data_preparation`. Negatives of sampled evaluation are the same each time.
+def split(config: Any, dataset: Dataset) -> Sequence[Dataset]:
+    """The parts of a dataset for training, validation and test.
 
     Raises
     ------
@@ -50,6 +47,22 @@ def build_loaders(config: Any, dataset: Dataset) -> tuple[Any, Any, Any]:
     with recbole_complaints(config):
         parts = dataset.build()
         check_parts(dataset, parts)
+    return parts
+
+
+def build_loaders(config: Any, dataset: Dataset, parts: Sequence[Dataset] | None = None) -> tuple[Any, Any, Any]:
+    """Make the loaders of training, validation and test of a dataset, and split it unless its `parts` are given.
+
+    With `length_batching` a training batch holds histories of like length, padded to the longest of them; without,
+    batches are those of RecBole's `data_preparation`. Negatives of sampled evaluation are the same each time.
+
+    Raises
+    ------
+    UserError
+        If the split leaves a part empty.
+    """
+    parts = split(config, dataset) if parts is None else parts
+    with recbole_complaints(config):
         samplers = create_samplers(config, dataset, parts)
     if config["length_batching"]:
         for part in parts:
@@ -71,8 +84,7 @@ def _train_loader(config: Any, dataset: Dataset, part: Dataset, sampler: Any) ->
         # By name, since RecBole's autoencoders (its own DiffRec among them) take users, not interactions.
         loader = get_dataloader({"model": name, "MODEL_TYPE": config["MODEL_TYPE"]}, "train")
         return loader(config, part, sampler, shuffle=config["shuffle"])
-    # Several processes share a dataset out by row.
-    by_length = isinstance(part, PrefixDataset) and config["length_batching"] and config["single_spec"]
+    by_length = isinstance(part, PrefixDataset) and config["length_batching"]
     loader = LengthBatchLoader if by_length else RowLoader
     return loader(config, part, sampler, shuffle=config["shuffle"], rows=_training_rows(config, part))
 
@@ -174,7 +186,7 @@ class WithoutHistoryLoader(FullSortEvalDataLoader):
 
 
 class _RowNumbers:
-    """The numbers 0 to n - 1 as a torch dataset: a list of them would take 36 bytes a row."""
+    """The numbers 0 to n - 1 as a torch dataset, which gives a whole batch of them at once."""
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -189,8 +201,14 @@ class _RowNumbers:
         return rows
 
 
+def row_lengths(dataset: Dataset) -> Tensor:
+    """Length [n] of each row's history; nothing of it is kept."""
+    rows = dataset.inter_feat
+    return rows.lengths() if isinstance(rows, Prefixes) else rows[dataset.item_list_length_field]
+
+
 class RowLoader(TrainDataLoader):
-    """RecBole's loader for training, without its list of row numbers.
+    """RecBole's loader for training, without its lists of row numbers.
 
     Parameters
     ----------
@@ -207,14 +225,19 @@ class RowLoader(TrainDataLoader):
         self, config: Any, dataset: Dataset, sampler: Any, shuffle: bool = False, rows: Tensor | None = None
     ) -> None:
         super().__init__(config, dataset, sampler, shuffle=shuffle)
-        if config["single_spec"]:
-            # torch lets a loader's dataset be set once; RecBole's list has done that.
-            object.__setattr__(self, "dataset", _RowNumbers(self.sample_size))
-            self.sampler.data_source = _RowNumbers(self.sample_size)
+        # torch lets a loader's dataset be set once; RecBole has done that.
+        object.__setattr__(self, "dataset", _RowNumbers(self.sample_size))
         self.epoch_rows = len(dataset) if rows is None else len(rows)
-        if rows is not None:
-            chosen = rows.tolist()
-            self.batch_sampler.sampler = SubsetRandomSampler(chosen, self.generator) if shuffle else chosen
+        self.row_batches = self.make_batches(self.generator if shuffle else None, rows)
+
+    def make_batches(self, generator: torch.Generator | None, rows: Tensor | None) -> RowBatches:
+        """What gives the row numbers of each batch."""
+        return RowBatches(self.sample_size, self.step, generator, rows)
+
+    @property
+    def _index_sampler(self) -> RowBatches:
+        # What torch's loader draws its batches from; its own batch_sampler cannot be given through RecBole's __init__.
+        return self.row_batches
 
 
 class LengthBatchLoader(RowLoader):
@@ -223,52 +246,75 @@ class LengthBatchLoader(RowLoader):
     The order is a new one each epoch, by `generator`: its state before an epoch decides that epoch's batches.
     """
 
-    def __init__(
-        self, config: Any, dataset: PrefixDataset, sampler: Any, shuffle: bool = False, rows: Tensor | None = None
-    ) -> None:
-        super().__init__(config, dataset, sampler, shuffle=shuffle, rows=rows)
-        lengths = dataset.inter_feat[dataset.item_list_length_field]
-        self.length_batches = LengthBatches(lengths, self.step, self.generator if shuffle else None, rows)
-
-    @property
-    def _index_sampler(self) -> LengthBatches:
-        # What torch's loader draws its batches from; its own batch_sampler cannot be given through RecBole's __init__.
-        return self.length_batches
+    def make_batches(self, generator: torch.Generator | None, rows: Tensor | None) -> RowBatches:
+        return LengthBatches(partial(row_lengths, self._dataset), self.sample_size, self.step, generator, rows)
 
 
-class LengthBatches:
-    """Batches of row numbers: every row once an epoch, rows of like length together, batches in random order.
+class RowBatches:
+    """Batches of row numbers, in the order of torch's own samplers, which hold each number as an object.
 
     Parameters
     ----------
-    lengths : Tensor [n]
-        Length of each row's history.
+    number : int
+        n, of all rows.
     size : int
         Rows of a batch.
     generator : torch.Generator or None
-        Without one the order is that of the lengths.
+        Shuffles the rows; without one they are in order.
     rows : int64 Tensor [m], optional
         Numbers of the rows of an epoch; all by default.
     """
 
-    def __init__(
-        self, lengths: Tensor, size: int, generator: torch.Generator | None, rows: Tensor | None = None
-    ) -> None:
-        self.lengths = lengths.to("cpu", torch.int32)
+    def __init__(self, number: int, size: int, generator: torch.Generator | None, rows: Tensor | None = None) -> None:
+        self.number = number
         self.size = size
         self.generator = generator
         self.rows = rows
 
     def __len__(self) -> int:
-        return -(-len(self.lengths if self.rows is None else self.rows) // self.size)
+        return -(-(self.number if self.rows is None else len(self.rows)) // self.size)
+
+    def shuffled(self) -> Tensor:
+        """The rows of an epoch, in an order of its own."""
+        rows = torch.arange(self.number, dtype=torch.int32) if self.rows is None else self.rows
+        return rows if self.generator is None else rows[torch.randperm(len(rows), generator=self.generator)]
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        rows = torch.arange(len(self.lengths)) if self.rows is None else self.rows
+        for batch in self.shuffled().split(self.size):
+            yield batch.numpy()
+        if self.generator is not None and self.rows is None:
+            # As torch's sampler ends, so that the next epoch is the same.
+            torch.randperm(self.number, generator=self.generator)
+
+
+class LengthBatches(RowBatches):
+    """Batches of row numbers: every row once an epoch, rows of like length together, batches in random order.
+
+    Parameters
+    ----------
+    lengths : callable
+        Gives the length [n] of each row's history.
+    number, size, generator, rows
+        As in `RowBatches`; without a generator the order is that of the lengths.
+    """
+
+    def __init__(
+        self,
+        lengths: Callable[[], Tensor],
+        number: int,
+        size: int,
+        generator: torch.Generator | None,
+        rows: Tensor | None = None,
+    ) -> None:
+        super().__init__(number, size, generator, rows)
+        self.lengths = lengths
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        rows = self.shuffled()
         order = torch.arange(len(self))
         if self.generator is not None:
-            rows = rows[torch.randperm(len(rows), generator=self.generator)]
             order = torch.randperm(len(order), generator=self.generator)
-        batches = rows[torch.argsort(self.lengths[rows], stable=True)].split(self.size)
+        batches = rows[torch.argsort(self.lengths()[rows], stable=True)].split(self.size)
         for number in order.tolist():
             yield batches[number].numpy()
 

@@ -1,6 +1,6 @@
 """Several processes that train one model together: what they share out, and what they agree on.
 
-Each process has all data and the whole model, and makes the same batches in the same order. Of a training batch it
+The processes of a machine map the same data. Each has the whole model, and makes the same batches in the same order. Of a training batch it
 computes some rows; losses and gradients are added up, so that all take the same step. Of an evaluation it takes every
 n-th batch. What is decided once, and whatever is written, is the first process's.
 """
@@ -8,11 +8,13 @@ n-th batch. What is decided once, and whatever is written, is the first process'
 from __future__ import annotations
 
 import copy
+import os
 import socket
+import tempfile
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,9 @@ from torch import Tensor, nn
 from ..common.files import write_text
 from ..diffusion.noise import Noise
 from ..errors import ReportedElsewhere, SettingError, UserError
+from ..host import shared_data
 from ..host.registry import is_ours, is_recboles
+from ..host.shared_data import SplitData
 from ..model.base import DiffusionRecommender
 from ..model.sharing import Batch, History, PartOfBatch, rows_of
 from . import checkpoint
@@ -82,6 +86,10 @@ class Alone:
     def first(self, action: Callable[[], Any]) -> Any:
         """Do something in the first process alone; every process gets what it gives, or raises what it raises."""
         return action()
+
+    def read(self, config: Any, read: Callable[[], SplitData]) -> SplitData:
+        """What `read` gives; where several processes are on a machine, one of them reads, and all map its data."""
+        return read()
 
     def require_alike(self, facts: Mapping[str, Any]) -> None:
         """Refuse to go on where the processes have different settings or data.
@@ -210,6 +218,31 @@ class Group(Alone):
         if error is not None:
             raise error
         return result
+
+    def read(self, config: Any, read: Callable[[], SplitData]) -> SplitData:
+        machines = self._all(_machine())
+        first, alone = machines.index(machines[self.rank]), machines.count(machines[self.rank]) == 1
+        data, path, error = None, None, None
+        with ExitStack() as stack:
+            if self.rank == first:
+                try:
+                    data = read()
+                    if not alone:
+                        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="recbole-diffusion-"))
+                        path = str(Path(folder, "data"))
+                        shared_data.save(path, data)
+                except Exception as raised:
+                    error = raised
+            said = self._all((path, error))
+            for _, error in said:
+                if error is not None:
+                    raise error
+            if not alone:
+                data = shared_data.load(said[first][0], config)
+                # Until all have mapped the file.
+                self._all(None)
+        assert data is not None
+        return data
 
     # Training.
 
@@ -401,6 +434,12 @@ class Group(Alone):
     def hint(self) -> str:
         """How to go on from the last checkpoint, to be put behind a message."""
         return hint_of(self.store)
+
+
+def _machine() -> tuple[Any, ...]:
+    """The same in two processes that see the same temporary files of one machine, not in two containers."""
+    folder = os.stat(tempfile.gettempdir())
+    return socket.gethostname(), folder.st_dev, folder.st_ino
 
 
 def hint_of(store: dist.Store) -> str:

@@ -6,6 +6,7 @@ import logging
 import time
 import zlib
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,9 +21,10 @@ from recbole.utils import FeatureType, init_seed  # noqa: E402
 from ..common.log import DETAIL, run_logging, shows_progress  # noqa: E402
 from ..errors import OutOfTime, SettingError, UserError  # noqa: E402
 from ..evaluation.protocols import TITLES, apart  # noqa: E402
-from ..host.dataset import build_dataset  # noqa: E402
-from ..host.loaders import build_loaders, epoch_rows, trains_on  # noqa: E402
+from ..host.dataset import PARTS, build_dataset  # noqa: E402
+from ..host.loaders import build_loaders, epoch_rows, split, trains_on  # noqa: E402
 from ..host.settings import load_config  # noqa: E402
+from ..host.shared_data import SplitData  # noqa: E402
 from ..host.table import COMPUTED, RUN  # noqa: E402
 from . import attributes, distributed, launch  # noqa: E402
 from .process import process_as_found  # noqa: E402
@@ -145,10 +147,11 @@ def prepare(config: Any) -> Prepared:
     use_threads(config["threads"])
     init_seed(config["seed"], config["reproducibility"])
     logger.info("%s: reading %s from %s", config["model"], config["dataset"], config["data_path"])
-    data = build_dataset(config)
-    train_data, valid_data, test_data = build_loaders(config, data)
-
-    distributed.present().require_alike(_facts(config, (train_data, valid_data, test_data)))
+    processes = distributed.present()
+    data, parts, facts = processes.read(config, partial(_read, config))
+    if processes.number > 1:
+        processes.require_alike({**_settings(config), **facts})
+    train_data, valid_data, test_data = build_loaders(config, data, parts)
     # Again, so that the weights do not depend on how the data was read.
     init_seed(config["seed"], config["reproducibility"])
     check_features(config, data)
@@ -161,13 +164,22 @@ def prepare(config: Any) -> Prepared:
     return Prepared(data, train_data, valid_data, test_data, model, trainer)
 
 
-def _facts(config: Any, loaders: Sequence[Any]) -> dict[str, Any]:
-    """What must be the same in all processes of a run: settings that results depend on, and data."""
-    if distributed.present().number == 1:
-        return {}
-    facts = {key: value for key, value in config.plain().items() if key not in (*RUN, *COMPUTED)}
-    parts = [loader._dataset for loader in loaders if loader]
-    for part, name in zip(parts, ("training", "validation", "test"), strict=False):
+def _read(config: Any) -> SplitData:
+    """Read and split the data."""
+    data = build_dataset(config)
+    parts = split(config, data)
+    return SplitData(data, parts, _marks(parts) if distributed.present().number > 1 else {})
+
+
+def _settings(config: Any) -> dict[str, Any]:
+    """The settings that must be the same in all processes of a run."""
+    return {key: value for key, value in config.plain().items() if key not in (*RUN, *COMPUTED)}
+
+
+def _marks(parts: Sequence[Any]) -> dict[str, Any]:
+    """What differs where data differ, for `require_alike`."""
+    facts: dict[str, Any] = {}
+    for part, name in zip(parts, PARTS, strict=False):
         rows = part.inter_feat
         facts[f"data for {name}"] = {
             column: attributes.mark(rows[column]) for column in (part.uid_field, part.iid_field)

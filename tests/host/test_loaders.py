@@ -111,7 +111,7 @@ def test_the_generators_state_decides_the_next_epochs() -> None:
 
 
 def test_length_batches_without_shuffling_are_in_the_order_of_the_lengths() -> None:
-    batches = LengthBatches(torch.tensor([3, 1, 2, 1, 3]), 2, None)
+    batches = LengthBatches(lambda: torch.tensor([3, 1, 2, 1, 3]), 5, 2, None)
     assert len(batches) == 3
     assert [batch.tolist() for batch in batches] == [[1, 3], [2, 0], [4]]
 

@@ -32,7 +32,7 @@ from recbole_diffusion.model.base import DiffusionRecommender
 from recbole_diffusion.model.sharing import Batch
 from recbole_diffusion.training import launch
 from recbole_diffusion.training.distributed import Alone, Group, as_present
-from recbole_diffusion.training.run import _run, build_model
+from recbole_diffusion.training.run import _read, _run, build_model
 from recbole_diffusion.training.trainer import build_trainer
 
 NUMBERS = (1, 2, 3)
@@ -68,6 +68,8 @@ LOSSES: dict[str, dict[str, Any]] = {
 }
 # What a checkpoint has to hold besides weights.
 KEEPS_STATE = {"ema_decay": 0.9, "step_sampler": "lossaware", "warmup_steps": 3}
+# Whether the system says which files a process has mapped.
+HAS_MAPS = Path("/proc/self/maps").exists()
 # What the metrics of n processes are compared in.
 EVALUATIONS: dict[str, dict[str, Any]] = {
     "full": {"history_in_ranking": "both", "metrics": ["Hit", "NDCG", "ItemCoverage"]},
@@ -197,6 +199,31 @@ def trainings(rank: int, mine: dict[int, Group], folder: Path) -> dict[str, Any]
     return found
 
 
+def places_of_data(group: Group) -> dict[str, list[Any]]:
+    """Column -> the file behind it, where in that file it begins, and a sum over it, once a group has read the data."""
+    config = load_config("DiffuRec", "ml-100k", None, SMALL)
+    with as_present(group):
+        whole, parts, _ = group.read(config, lambda: _read(config))
+    sequences = parts[0].inter_feat.sequences
+    columns = {
+        "items": sequences.columns["item_id"],
+        "start": sequences.start,
+        "rows": parts[0].inter_feat.rows,
+        "tokens": torch.from_numpy(whole.field2id_token["item_id"].view(np.int32)),
+    }
+    return {name: [*place_of(column), int(column.sum())] for name, column in columns.items()}
+
+
+def place_of(tensor: torch.Tensor) -> tuple[str, int]:
+    """Device and inode of the file that is mapped where a tensor stands, and the tensor's offset in it."""
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        addresses, _, offset, device, inode, *_ = line.split()
+        begin, end = (int(address, 16) for address in addresses.split("-"))
+        if begin <= tensor.data_ptr() < end:
+            return f"{device} {inode}", int(offset, 16) + tensor.data_ptr() - begin
+    raise AssertionError("the tensor stands nowhere")
+
+
 def complaints(rank: int, group: Group) -> dict[str, str]:
     """The lines by which a group of three refuses what cannot be."""
     found = {}
@@ -211,6 +238,7 @@ def complaints(rank: int, group: Group) -> dict[str, str]:
     line("data", lambda: group.require_alike({"data for test": rank == 2}))
     line("first", lambda: group.first(lambda: (_ for _ in ()).throw(SettingError("a", rank, must="be b"))))
     line("contrastive", lambda: refused_model(group))
+    line("reading", lambda: group.read(None, lambda: (_ for _ in ()).throw(UserError(f"no data in process {rank}"))))
     return found
 
 
@@ -247,6 +275,8 @@ def check(rank: int, port: int, folder: str) -> None:
         "trainings": trainings(rank, mine, Path(folder)),
         "complaints": complaints(rank, mine[3]),
     }
+    if HAS_MAPS:
+        found["places"] = {number: places_of_data(group) for number, group in mine.items()}
     Path(folder, f"found-{rank}.json").write_text(json.dumps(found))
     dist.destroy_process_group()
 
@@ -292,6 +322,18 @@ def test_another_number_of_processes_goes_on(found: list[dict[str, Any]]) -> Non
     assert results["files"] == 2
 
 
+@pytest.mark.skipif(not HAS_MAPS, reason="the system does not say which files a process has mapped")
+def test_the_data_stand_in_memory_once(found: list[dict[str, Any]]) -> None:
+    shared = [process["places"]["3"] for process in found]
+    assert shared[0] == shared[1] == shared[2]
+    alone = found[0]["places"]["1"]
+    for name in ("items", "start", "rows", "tokens"):
+        file, _, content = shared[0][name]
+        # Memory of a process's own is of no file.
+        assert file == shared[0]["items"][0] != "00:00 0" == alone[name][0]
+        assert content == alone[name][2]
+
+
 def test_a_group_says_what_cannot_be(found: list[dict[str, Any]]) -> None:
     host = socket.gethostname()
     for rank in range(3):
@@ -300,6 +342,7 @@ def test_a_group_says_what_cannot_be(found: list[dict[str, Any]]) -> None:
         assert said["settings"] == place
         assert said["data"] == f"process 2 on {host}: its data for test are others than those of process 0 on {host}"
         assert said["first"] == "a must be b, got 0"
+        assert said["reading"] == "no data in process 0"
         assert said["contrastive"].startswith("nproc must be 1 for OfTheBatch: its loss over a batch is ")
 
 
