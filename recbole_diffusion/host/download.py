@@ -15,7 +15,6 @@ from collections.abc import Iterator, Sequence
 from logging import getLogger
 from pathlib import Path
 
-import torch
 import yaml
 from tqdm import tqdm
 
@@ -49,16 +48,10 @@ def ensure_files(folder: str | Path, dataset: str, parts: Sequence[str] | None =
     folder = Path(folder)
     names = [f"{dataset}.{part}.inter" for part in parts] if parts else [f"{dataset}.inter"]
     missing = [name for name in names if not (folder / name).is_file()]
-    # In one of several processes the first downloads, and the others wait for it.
-    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-    try:
-        if missing and not (distributed and torch.distributed.get_rank() > 0):
-            if parts:
-                raise UserError(f"there is no file {folder / missing[0]}, which benchmark_filename={list(parts)} names")
-            _download(folder, dataset)
-    finally:
-        if distributed:
-            torch.distributed.barrier()
+    if missing and parts:
+        raise UserError(f"there is no file {folder / missing[0]}, which benchmark_filename={list(parts)} names")
+    if missing:
+        _download(folder, dataset)
 
 
 def known_datasets() -> dict[str, str]:

@@ -1,8 +1,8 @@
 """Several processes that train one model together: what they share out, and what they agree on.
 
-The processes of a machine map the same data. Each has the whole model, and makes the same batches in the same order. Of a training batch it
-computes some rows; losses and gradients are added up, so that all take the same step. Of an evaluation it takes every
-n-th batch. What is decided once, and whatever is written, is the first process's.
+The processes of a machine map the same data. Each has the whole model, and makes the same batches in the same order. Of
+a training batch it computes some rows; losses and gradients are added up, so that all take the same step. Of an
+evaluation it takes every n-th batch. What is decided once, and whatever is written, is the first process's.
 """
 
 from __future__ import annotations
