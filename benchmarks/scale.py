@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from math import nan
+from math import log, nan
 from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -108,9 +108,9 @@ def steps_point(settings: dict[str, Any], steps: int) -> dict[str, float]:
 
 
 SECTIONS = (
-    Section("interactions", (10**5, 10**6, 10**7), (2_000, 8_000), interactions_point, True),
-    Section("history length", (5, 10, 20, 50, 100, 200), (5, 20), length_point, False),
-    Section("catalogue", (10**4, 10**5, 3 * 10**5, 10**6), (1_000, 4_000), catalogue_point, True),
+    Section("interactions", (10**5, 10**6, 10**7, 5 * 10**7), (2_000, 8_000), interactions_point, True),
+    Section("history length", (5, 10, 20, 50, 100, 200, 500), (5, 20), length_point, False),
+    Section("catalogue", (10**4, 10**5, 3 * 10**5, 10**6, 4 * 10**6), (1_000, 4_000), catalogue_point, True),
     Section("inference steps", (1, 2, 4, 8, 16, 32), (1, 2), steps_point, False),
 )
 
@@ -169,7 +169,7 @@ def measure_growth(config_files: Sequence[str], settings: Mapping[str, Any], out
     Returns
     -------
     str
-        Tables in markdown.
+        Tables in markdown, each with the exponent of its growth.
 
     Raises
     ------
@@ -194,10 +194,26 @@ def measure_growth(config_files: Sequence[str], settings: Mapping[str, Any], out
         init_seed(config["seed"], config["reproducibility"])
         tables = _measure_all(config, plain, quick)
     draw(tables, f"{config['model']}, {device_name(config['device'])}", output / "scale.png")
-    return "\n\n".join(
-        [f"{config['model']} on made-up data, {device_name(config['device'])}"]
-        + [tabulate(rows, headers="keys", tablefmt="github", floatfmt=".4g", intfmt=",") for rows in tables.values()]
-    )
+    parts = [f"{config['model']} on made-up data, {device_name(config['device'])}"]
+    for rows in tables.values():
+        parts += [tabulate(rows, headers="keys", tablefmt="github", floatfmt=".4g", intfmt=","), exponents(rows)]
+    return "\n\n".join(parts)
+
+
+def exponents(rows: Sequence[Mapping[str, float]]) -> str:
+    """How fast each column grows from the last point but one to the last: with the size to the power of this."""
+    (size, *columns), last = rows[-1], rows[-1]
+    # Of a point that was killed there is nothing.
+    before = next((row for row in rows[-2::-1] if "killed" not in row), None)
+    if before is None or "killed" in last:
+        return "exponent of growth: too few points"
+    growth = {
+        column: log(last[column] / before[column]) / log(last[size] / before[size])
+        for column in columns
+        if last[column] > 0 and before[column] > 0
+    }
+    found = ", ".join(f"{column.rpartition(' ')[0]} {exponent:.2f}" for column, exponent in growth.items())
+    return f"exponent of growth from {before[size]:,} to {last[size]:,}: {found}"
 
 
 def _measure_all(config: DiffusionConfig, settings: dict[str, Any], quick: bool) -> dict[str, list[dict[str, float]]]:

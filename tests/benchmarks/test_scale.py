@@ -44,6 +44,13 @@ def test_a_point_that_is_killed_does_not_take_the_others_along() -> None:
     assert isnan(scale._alone(section, {}, 1)["killed"])
 
 
+def test_exponents_are_those_of_a_power_law() -> None:
+    rows = [{"items": size, "step (s)": 1e-3 * size**1.5, "peak (MB)": 7.0 * size} for size in (10, 100, 400)]
+    assert scale.exponents(rows) == "exponent of growth from 100 to 400: step 1.50, peak 1.00"
+    assert scale.exponents([*rows[:2], {"items": 400, "killed": float("nan")}]).endswith("too few points")
+    assert scale.exponents(rows[:1]).endswith("too few points")
+
+
 def test_a_model_without_a_reverse_chain_has_no_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     config = load_config("SASRec", "made-up", None, {"gpu_id": ""})
     counting = [
@@ -52,7 +59,7 @@ def test_a_model_without_a_reverse_chain_has_no_steps(monkeypatch: pytest.Monkey
     monkeypatch.setattr(scale, "SECTIONS", (*counting, scale.SECTIONS[3]))
     tables = scale._measure_all(config, {}, quick=False)
     assert list(tables) == ["interactions", "history length", "catalogue"]
-    assert [row["size"] for row in tables["interactions"]] == [10**5, 10**6, 10**7]
+    assert [row["size"] for row in tables["interactions"]] == [10**5, 10**6, 10**7, 5 * 10**7]
 
 
 def test_made_up_interactions_have_a_long_tail(tmp_path: Path) -> None:
