@@ -64,7 +64,7 @@ function pairAtCut(cuts, place) {
   const [from, to] = [Math.min(...ends), Math.max(...ends)];
   const found = ({ low, high }) => (low > 0 ? `${state.first} is better` : high < 0 ? `${state.second} is better` : "no clear difference");
   return plainTable(`NDCG@${k}: ${state.first} minus ${state.second} on both sides of the cut`,
-    ["Side", "Difference", `${percent(level)} interval`, "", "By the interval"],
+    ["Side", "Difference", `${percent(level)} interval`, "Drawn", "By the interval"],
     rows.map((pair, side) => [`${side ? "above" : "up to"} ${cut}`, signed(pair.difference), between(pair),
       strip({ ...pair, mean: pair.difference }, from, to, style("--accent"), true), found(pair)]));
 }

@@ -115,7 +115,7 @@ section("noise", "What the noise is worth", () => {
   const [from, to] = [Math.min(...ends), Math.max(...ends)];
   return [
     plainTable(`${state.label}: each model against the same network without noise, ${ranked()}`,
-      ["Model", `NDCG@${k}`, "Diffusion off", "Difference", `${percent(level)} interval`, "", "Wilcoxon, Holm", "The noise"],
+      ["Model", `NDCG@${k}`, "Diffusion off", "Difference", `${percent(level)} interval`, "Drawn", "Wilcoxon, Holm", "The noise"],
       pairs.map((pair) => [
         rowCell(pair.first), number(pair.mean), number(pair.off_mean), signed(pair.difference), between(pair),
         strip({ ...pair, mean: pair.difference }, from, to, colour(pair.first), true), pValue(pair.wilcoxon_holm), pair.finding,

@@ -40,9 +40,11 @@ matchMedia("print").addEventListener("change", ({ matches }) => {
 });
 // Paper cannot be opened.
 let closed = [];
+const MOST_PRINTED = 60;
 addEventListener("beforeprint", () => {
   closed = [...document.querySelectorAll("main details")].map(({ open }) => !open);
-  document.querySelectorAll("main details").forEach((details) => { details.open = true; });
+  // Hundreds of pairs would fill pages: they are printed where the reader has opened them.
+  document.querySelectorAll("main details").forEach((details) => { details.open ||= details.querySelectorAll("tr").length <= MOST_PRINTED; });
 });
 addEventListener("afterprint", () => {
   document.querySelectorAll("main details").forEach((details, number) => { details.open = !closed[number]; });

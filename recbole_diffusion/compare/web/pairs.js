@@ -26,7 +26,7 @@ function pairTests() {
   return [
     h("p", { class: "verdict", id: "verdict" }, `With the ${ranked()}: `, verdict(pair).join(" ")),
     plainTable(`${state.first} minus ${state.second}, ${state.label}, ${ranked()}`,
-      ["Metric", "Difference", `${percent(level)} interval`, "", "Test", "p", "p, Holm", "Significant"],
+      ["Metric", "Difference", `${percent(level)} interval`, "Drawn", "Test", "p", "p, Holm", "Significant"],
       tests(pair).map((one) => [one.metric, signed(one.mean), between(one), strip(one, from, to, style("--accent"), true), one.test,
         pValue(one.p), pValue(one.holm), one.significant ? "yes" : "no"])),
   ];
@@ -45,7 +45,7 @@ function everyPair() {
     column("hit_difference", `Hit@${k}, first − second`, (pair) => signed(pair.hit_difference)),
     column("mcnemar_holm", "McNemar, Holm", (pair) => pValue(pair.mcnemar_holm)),
     column("hit_significant", "Significant ", (pair) => (pair.hit_significant ? "yes" : "no")),
-    { key: "show", title: "", unsorted: true, of: () => 0, cell: show },
+    { key: "show", title: "Test", unsorted: true, of: () => 0, cell: show },
   ];
   return h("details", {}, h("summary", {}, `All ${rows.length} pairs`), sortable("All pairs that were tested", columns, rows, allPairs.sort));
 }
