@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Callable, Mapping
 from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from recbole_diffusion.cli import compare as cli
-from recbole_diffusion.compare import one, runner
+from recbole_diffusion.compare import local
 from recbole_diffusion.compare.plan import Plan, Run, make_plan, read_request
 from recbole_diffusion.errors import UserError
 
@@ -44,10 +45,9 @@ def write_wanted(made: Run) -> Path:
 class InThisProcess:
     """Does a run at once, where the runner starts a process for it, which takes seconds; quacks like that process."""
 
-    def __init__(self, run: Run, threads: int) -> None:
-        (run.folder / "failed.json").unlink(missing_ok=True)
+    def __init__(self, run: Run, task: Callable[[Path], int], environment: Mapping[str, str]) -> None:
         with redirect_stderr(io.StringIO()):
-            self.code = one.main(run.folder)
+            self.code = task(run.folder)
 
     def poll(self) -> int:
         return self.code
@@ -67,7 +67,7 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "test_latex": str(folder / "mine" / "test.tex"),
     }
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runner, "_start", InThisProcess)
+        patch.setattr(local, "start_process", InThisProcess)
         with pytest.raises(UserError, match="2 of 6 runs failed; the first is SASRec, seed 1: "):
             cli.run_settings(settings, [], "ml-100k", ["--model_list=DiffuRec,SASRec"])
     return {"settings": settings, "folder": folder / "out"}

@@ -15,8 +15,8 @@ DEFAULTS = {"model": "DiffuRec", "dataset": "ml-100k"}
 # Earlier names of what the models' settings call so.
 RENAMED = {"steps": "inference_steps", "samples": "inference_seeds", "set": "KEY"}
 # Settings of compare.yaml that only one of the two commands reads.
-ONLY_COMPARING = ("off_switch", "jobs", "against", "valid_latex", "test_latex")
-ONLY_TUNING = ("trials", "trial_minutes", "space")
+ONLY_COMPARING = ("off_switch", "against", "valid_latex", "test_latex")
+ONLY_TUNING = ("trials", "trial_minutes", "study_storage", "space")
 PROCESSES = {
     "nproc": ("N", "processes on this machine (default 1)"),
     "world_size": ("N", "processes on all machines (default: nproc)"),

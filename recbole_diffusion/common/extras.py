@@ -8,6 +8,7 @@ from ..errors import UserError
 
 # Extra -> the modules that it is for, as in setup.cfg.
 EXTRAS = {
+    "cluster": ("submitit",),
     "compare": ("matplotlib", "plotly", "rich"),
     "explore": ("plotly",),
     "parquet": ("pyarrow",),

@@ -174,11 +174,11 @@ def run_one(folder: Path) -> None:
     last.unlink(missing_ok=True)
 
 
-def main(folder: Path) -> int:
-    """Do the run of a folder; gives the exit code."""
+def exit_code(folder: Path, action: Callable[[Path], None]) -> int:
+    """Do what a folder describes; gives the exit code, and leaves `failed.json` where that is 1."""
     try:
         with signals_interrupt():
-            run_one(folder)
+            action(folder)
         return 0
     except OutOfTime as ended:
         print(ended, file=sys.stderr)
@@ -192,6 +192,11 @@ def main(folder: Path) -> int:
         with suppress(UserError):
             write_json(folder / "failed.json", {"error": kind + " ".join(str(error).split())})
         return 1
+
+
+def main(folder: Path) -> int:
+    """Do the run of a folder; gives the exit code."""
+    return exit_code(folder, run_one)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,8 @@ from ..host.registry import PROPERTIES, find_model, our_models, recbole_models
 from ..host.settings import MERGED, DiffusionConfig, load_config, merge
 from ..host.table import COMPUTED, GENERAL, rename, with_protocol
 
+# What may do the runs in the place of this machine.
+CLUSTERS = ("slurm",)
 # The settings of a comparison itself, and their defaults.
 OWN: dict[str, Setting] = {
     "model_list": Setting("list of str"),
@@ -28,6 +30,8 @@ OWN: dict[str, Setting] = {
     "seeds": Setting("list of int", "be different numbers such as 2024,2025,2026", lambda s: len({*s}) == len(s) > 0),
     "off_switch": switch(),
     "jobs": positive("int"),
+    "cluster": one_of(CLUSTERS, kind="str or ~"),
+    "cluster_options": Setting("dict"),
     "deadline": deadline.SETTING,
     "output": Setting("path or ~", "be a folder, no file", lambda path: Path(path).is_dir() or not Path(path).exists()),
     "archive": Setting("path or ~"),
@@ -36,6 +40,9 @@ OWN: dict[str, Setting] = {
     "test_latex": Setting("path or ~"),
     "trials": positive("int or ~"),
     "trial_minutes": positive("float or ~"),
+    "study_storage": Setting(
+        "str or ~", "be an URL such as postgresql+psycopg://user@host/name", lambda url: "://" in url
+    ),
     "pruner": one_of(("halving", "none")),
     "min_epochs": positive("int"),
     "reduction_factor": at_least(2, "int"),
@@ -76,16 +83,17 @@ class Variant:
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """A variant trained with a seed, in a folder of its own."""
+    """A variant trained with a seed, in a folder of its own; or a trial of its tuning, with the trial's number."""
 
     variant: Variant
     seed: int
     folder: Path
+    number_is: str = "seed"
 
     @property
     def title(self) -> str:
-        """Name and seed."""
-        return f"{self.variant.name}, seed {self.seed}"
+        """Name and number."""
+        return f"{self.variant.name}, {self.number_is} {self.seed}"
 
 
 class Plan(NamedTuple):
@@ -106,6 +114,10 @@ class Plan(NamedTuple):
         What a tuning wrote, from which settings were taken.
     deadline : Deadline
         When the command must have ended.
+    cluster : str or None
+        Where runs are sent as jobs; None does them on this machine.
+    cluster_options : dict or None
+        What each job asks the cluster for.
     """
 
     dataset: str
@@ -118,6 +130,8 @@ class Plan(NamedTuple):
     archive: Path | None
     tuned: Path | None = None
     deadline: Deadline = Deadline()
+    cluster: str | None = None
+    cluster_options: dict[str, Any] | None = None
 
     @property
     def variants(self) -> list[Variant]:
@@ -390,8 +404,9 @@ def make_plan(request: Request) -> Plan:
     if against is not None and against not in names:
         raise SettingError("against", against, must=f"be one of the rows: {', '.join(names)}")
     archive, tuned = (None if request.own[key] is None else Path(request.own[key]) for key in ("archive", "tuned"))
-    jobs, until = request.own["jobs"], Deadline.read(request.own["deadline"])
-    plan = Plan(request.dataset, folder, runs, valid_latex, test_latex, against, jobs, archive, tuned, until)
+    jobs, until, cluster = request.own["jobs"], Deadline.read(request.own["deadline"]), request.own["cluster"]
+    latex, options = (valid_latex, test_latex), request.own["cluster_options"]
+    plan = Plan(request.dataset, folder, runs, *latex, against, jobs, archive, tuned, until, cluster, options)
     for run in runs:
         before = read_json(run.folder / "run.json")
         check_same(run, before, f"output={folder}", "choose another folder by --output")

@@ -1,45 +1,68 @@
-"""Runs of a comparison, one or several at a time, each in a process of its own; a live table while they go."""
+"""Runs of a comparison, one or several at a time, here or on a cluster; a live table while they go."""
 
 from __future__ import annotations
 
 import logging
-import os
 import shlex
-import signal
-import subprocess
-import sys
 from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from statistics import mean
 from time import sleep
-from typing import Any
+from typing import Any, Protocol
 
-import psutil
 from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
+from ..common.extras import require_extra
 from ..common.files import read_json, write_json
 from ..common.log import on_screen, shows_progress
 from ..errors import OutOfTime, UserError
-from ..host.registry import PACKAGE
-from ..training.threads import free_threads
+from . import one
 from .archive import pack, unpack
 from .data import check_data
+from .local import Local
 from .plan import Plan, Run
 
 # Seconds between two looks at the runs.
 LOOK_EVERY = 0.5
 # Seconds before the deadline at which the runs at work are ended, so that the command itself ends in time.
 SECONDS_TO_CLOSE = 5
-# Seconds that a run has to end in when the comparison is broken off.
-SECONDS_TO_END = 10
 
 logger = logging.getLogger(__name__)
+
+
+class Work(Protocol):
+    """A run at work."""
+
+    def poll(self) -> int | None:
+        """Its exit code; None as long as it is at work."""
+
+
+class Workers(Protocol):
+    """Where runs are done: on this machine (`Local`) or on a cluster (`Cluster`)."""
+
+    def require_free(self, runs: Sequence[Run]) -> None:
+        """Refuse runs that are at work elsewhere."""
+
+    def found(self, runs: Sequence[Run], task: Callable[[Path], int]) -> dict[Run, Any]:
+        """Runs that an earlier command has started and that go on, each as `Work`."""
+
+    def settings(self, run: Run) -> dict[str, Any]:
+        """Settings for where the run is done."""
+
+    def start(self, run: Run, task: Callable[[Path], int]) -> Work:
+        """Start a run."""
+
+    def ended_by(self, run: Run, code: int) -> str:
+        """How a run ended that has left no word."""
+
+    def close(self) -> None:
+        """Leave what is at work, or end it."""
 
 
 def state_of(run: Run) -> dict[str, Any]:
@@ -166,45 +189,9 @@ def _shown(plan: Plan) -> Iterator[Screen]:
             raise
 
 
-def _ended_by(code: int, log: Path) -> str:
-    if code < 0:
-        name = signal.Signals(-code).name
-        hint = ", as the system does when memory runs out" if name == "SIGKILL" else ""
-        return f"the process was ended by {name}{hint}; its log is {log}"
-    return f"the process ended with {code}; its log is {log}"
-
-
-def _start(run: Run, threads: int) -> subprocess.Popen[bytes]:
-    (run.folder / "failed.json").unlink(missing_ok=True)
-    command = [sys.executable, "-m", f"{__package__}.one", str(run.folder)]
-    # Where the package is not installed, only this process knows where it is.
-    path = os.pathsep.join(filter(None, (str(PACKAGE.parent), os.environ.get("PYTHONPATH"))))
-    with open(run.folder / "log.txt", "ab") as log:
-        environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": str(threads)}
-        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment)
-
-
 @contextmanager
-def _processes() -> Iterator[dict[Run, subprocess.Popen[bytes]]]:
-    """The runs at work; they end with the block, as when the comparison is broken off: what they did is kept."""
-    at_work: dict[Run, subprocess.Popen[bytes]] = {}
-    try:
-        yield at_work
-    finally:
-        left = [process for process in at_work.values() if process.poll() is None]
-        for process in left:
-            process.terminate()
-        for process in left:
-            try:
-                process.wait(SECONDS_TO_END)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-
-
-@contextmanager
-def _alone(plan: Plan) -> Iterator[None]:
-    """Keep other commands out of the folder, and refuse it where one is at work or has left a training behind."""
+def alone(plan: Plan) -> Iterator[None]:
+    """Keep other commands out of the folder, and refuse it where one is at work."""
     lock = FileLock(plan.folder / "runs" / ".lock")
     try:
         (plan.folder / "runs").mkdir(parents=True, exist_ok=True)
@@ -215,44 +202,41 @@ def _alone(plan: Plan) -> Iterator[None]:
     except OSError as error:
         raise UserError(f"output={plan.folder}: cannot be written to ({error.strerror})") from error
     try:
-        _require_none_trains(plan)
         yield
     finally:
         lock.release()
 
 
-def _require_none_trains(plan: Plan) -> None:
-    """Refuse a folder in which a process trains that its command has left behind; it ends after its epoch."""
-    for run in plan.runs:
-        progress = read_json(run.folder / "progress.json")
-        if not progress or (run.folder / "record.json").exists():
-            continue
-        with suppress(psutil.Error):
-            # The number may be that of another program by now.
-            if f"{__package__}.one" in psutil.Process(progress["pid"]).cmdline():
-                way_out = f"it ends by itself after its epoch; `kill {progress['pid']}` ends it now"
-                raise UserError(f"output={plan.folder}: process {progress['pid']} trains {run.title} in it; {way_out}")
-
-
-def _write_wanted(plan: Plan, run: Run, command: Sequence[str]) -> None:
-    """Leave in the run's folder what its process is to do."""
+def _write_wanted(plan: Plan, run: Run, command: Sequence[str], own: Mapping[str, Any]) -> None:
+    """Leave in the run's folder what its process is to do; `own` are settings for where it runs."""
     variant = run.variant
     description = {"name": variant.name, "model": variant.model, "dataset": plan.dataset, "seed": run.seed}
     config = {**variant.config, "seed": run.seed}
-    settings = {"settings": variant.settings, "command": shlex.join(command), "jobs": plan.jobs, "config": config}
-    settings["deadline"] = plan.deadline.sooner(SECONDS_TO_CLOSE).text()
-    write_json(run.folder / "run.json", description | settings)
+    settings = {"settings": {**variant.settings, **own}, "command": shlex.join(command), "jobs": plan.jobs}
+    until = plan.deadline.sooner(SECONDS_TO_CLOSE).text()
+    write_json(run.folder / "run.json", {**description, **settings, "config": config, "deadline": until})
 
 
-def _tell_end(screen: Screen, run: Run, code: int) -> None:
+def _tell_end(screen: Screen, run: Run, how: str) -> None:
+    """Tell of a run that has ended, and `how`, should it have left no word itself."""
     if not (run.folder / "record.json").exists() and not (run.folder / "failed.json").exists():
-        write_json(run.folder / "failed.json", {"error": _ended_by(code, run.folder / "log.txt")})
+        write_json(run.folder / "failed.json", {"error": how})
     state = screen.look(run)
     if state["state"] == "done":
         left = duration(seconds_left(screen.states, screen.plan.jobs))
         screen.line(run, f"done, best valid {_best(state)[1]}, {duration(state['seconds'])}; time left: {left}")
     else:
         screen.line(run, f"failed: {state['error']}")
+
+
+def workers_of(plan: Plan) -> Workers:
+    """Where the runs of a plan are done."""
+    if plan.cluster is None:
+        return Local(plan.jobs)
+    require_extra("cluster", f"cluster={plan.cluster}")
+    from .cluster import Cluster
+
+    return Cluster(plan.cluster_options or {})
 
 
 def run_all(plan: Plan, command: Sequence[str]) -> None:
@@ -274,14 +258,14 @@ def run_all(plan: Plan, command: Sequence[str]) -> None:
     OutOfTime
         Where runs are left when the plan's deadline comes.
     """
-    # No more than the command itself may use.
-    threads = max(1, free_threads() // plan.jobs)
-    with _alone(plan):
+    workers = workers_of(plan)
+    with alone(plan):
+        workers.require_free(plan.runs)
         unpack(plan)
         # A report of runs that are done needs no data.
         if any(state_of(run)["state"] != "done" for run in plan.runs):
             check_data(plan)
-        _train_all(plan, command, threads)
+        do_all(plan, workers, one.main, lambda run: _write_wanted(plan, run, command, workers.settings(run)))
         pack(plan)
     states = [state_of(run)["state"] for run in plan.runs]
     left = sum(state not in ("done", "failed") for state in states)
@@ -289,33 +273,47 @@ def run_all(plan: Plan, command: Sequence[str]) -> None:
         raise OutOfTime(f"deadline: {left} of {len(states)} runs are left; the same command goes on with them")
 
 
-def _train_all(plan: Plan, command: Sequence[str], threads: int) -> None:
-    """Train what is not done, `plan.jobs` runs at a time, until the plan's deadline."""
-    with _shown(plan) as screen, _processes() as at_work:
-        waiting = deque(plan.runs)
+def do_all(plan: Plan, workers: Workers, task: Callable[[Path], int], describe: Callable[[Run], None]) -> None:
+    """Do what is not done, `plan.jobs` runs at a time, until the plan's deadline.
+
+    Parameters
+    ----------
+    plan : Plan
+    workers : Workers
+    task : callable
+        What does the run of a folder, and gives its exit code; the function `main` of a module of this package.
+    describe : callable
+        Leaves in a run's folder what the task is to do.
+    """
+    with _shown(plan) as screen, closing(workers):
+        at_work = workers.found([run for run in plan.runs if screen.states[run]["state"] != "done"], task)
+        for run in at_work:
+            screen.line(run, "is at work")
+        waiting = deque(run for run in plan.runs if run not in at_work)
         while waiting or at_work:
             if plan.deadline.left() < SECONDS_TO_CLOSE:
-                # What is at work ends with the block; its last epoch is kept.
+                # What is at work here ends with the block; its last epoch is kept. What is elsewhere ends by itself.
                 return
             while waiting and len(at_work) < plan.jobs:
                 run = waiting.popleft()
                 if screen.look(run)["state"] == "done":
                     screen.line(run, "done before")
                     continue
-                _write_wanted(plan, run, command)
+                (run.folder / "failed.json").unlink(missing_ok=True)
+                describe(run)
                 screen.line(run, "begins" if not screen.states[run]["epochs"] else "goes on")
-                at_work[run] = _start(run, threads)
-            for run, process in list(at_work.items()):
-                code = process.poll()
+                at_work[run] = workers.start(run, task)
+            for run, work in list(at_work.items()):
+                code = work.poll()
                 if code is None:
                     screen.look(run)
+                    continue
+                del at_work[run]
+                if code == OutOfTime.exit_code:
+                    waiting.clear()
+                    screen.look(run)
+                    screen.line(run, "stops before the deadline")
                 else:
-                    del at_work[run]
-                    if code == OutOfTime.exit_code:
-                        waiting.clear()
-                        screen.look(run)
-                        screen.line(run, "stops before the deadline")
-                    else:
-                        _tell_end(screen, run, code)
+                    _tell_end(screen, run, workers.ended_by(run, code))
             if at_work:
                 sleep(LOOK_EVERY)

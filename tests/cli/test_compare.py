@@ -71,7 +71,8 @@ def test_train_takes_one_model(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("command", "flags", "absent"), [("compare", ["--against", "--jobs"], "--trials"), ("tune", ["--trials"], "--jobs")]
+    ("command", "flags", "absent"),
+    [("compare", ["--against", "--jobs"], "--trials"), ("tune", ["--trials", "--cluster"], "--against")],
 )
 def test_help_has_the_settings_of_the_command(
     command: str, flags: list[str], absent: str, capsys: pytest.CaptureFixture[str]

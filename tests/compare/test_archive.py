@@ -11,7 +11,7 @@ from small_plans import small_plan
 
 from recbole_diffusion.cli import compare as cli
 from recbole_diffusion.common.files import read_json, write_json
-from recbole_diffusion.compare import runner
+from recbole_diffusion.compare import local
 from recbole_diffusion.compare.archive import pack, read_archive, unpack, write_archive
 from recbole_diffusion.compare.plan import Plan, make_plan, read_request
 from recbole_diffusion.errors import UserError
@@ -66,7 +66,7 @@ def test_the_report_made_from_the_archive_is_the_one_made_from_the_folder(
     # SASRec's runs have failed and would be tried again.
     settings = {**compared["settings"], "model_list": "DiffuRec", "test_latex": str(tmp_path / "test.tex")}
     del settings["SASRec.learning_rate"]
-    monkeypatch.setattr(runner, "_start", refuse_to_train)
+    monkeypatch.setattr(local, "start_process", refuse_to_train)
     for folder in (first, second):
         paths = {"output": str(folder), "archive": str(tmp_path / "runs.tar.xz")}
         cli.run_settings({**settings, **paths}, [], "ml-100k", ["--again"])

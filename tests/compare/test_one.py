@@ -11,7 +11,7 @@ from small_plans import SMALL, small_plan, write_wanted
 
 from recbole_diffusion.common.deadline import Deadline
 from recbole_diffusion.common.files import read_json, write_json
-from recbole_diffusion.compare import one, runner
+from recbole_diffusion.compare import local, one
 from recbole_diffusion.compare.plan import Run
 from recbole_diffusion.evaluation import ranks as stored
 from recbole_diffusion.evaluation.ranks import hit, load_ranks
@@ -99,7 +99,7 @@ def test_a_run_that_stops_before_the_deadline_goes_on_to_the_same_figures(monkey
 def test_a_process_that_is_killed_in_an_epoch_goes_on() -> None:
     whole, killed = planned_run("whole", epochs="4"), planned_run("killed", epochs="4")
     assert one.main(whole.folder) == 0
-    process = runner._start(killed, threads=1)
+    process = local.start_process(killed, one.main, {"OMP_NUM_THREADS": "1", "PYTHONPATH": local.search_path()})
     while not any("valid_score" in epoch for epoch in read_json(killed.folder / "progress.json").get("epochs", [])):
         assert process.poll() is None
         time.sleep(0.01)

@@ -11,7 +11,7 @@ from small_plans import SMALL, InThisProcess, small_plan
 
 from recbole_diffusion.cli.main import main
 from recbole_diffusion.common.files import read_json
-from recbole_diffusion.compare import runner
+from recbole_diffusion.compare import local, runner
 from recbole_diffusion.compare.plan import first_difference
 from recbole_diffusion.compare.reevaluate import plan_of, reevaluate
 from recbole_diffusion.compare.results import collect
@@ -26,7 +26,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The same comparison with the history in the ranking and with both."""
     folder = tmp_path_factory.mktemp("twice")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runner, "_start", InThisProcess)
+        patch.setattr(local, "start_process", InThisProcess)
         for history in ("in", "both"):
             given = {**SETTINGS, "history_in_ranking": history, "output": str(folder / history)}
             runner.run_all(small_plan(**given), [])

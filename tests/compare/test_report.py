@@ -10,7 +10,7 @@ import pytest
 from small_plans import SMALL, InThisProcess
 
 from recbole_diffusion.cli import compare as cli
-from recbole_diffusion.compare import runner
+from recbole_diffusion.compare import local
 from recbole_diffusion.compare.plan import Run
 from recbole_diffusion.compare.plots import PLOTS
 from recbole_diffusion.compare.report import final_table, metric_rows, to_latex, to_markdown
@@ -72,11 +72,11 @@ def test_the_same_command_trains_nothing_that_is_done(
 ) -> None:
     started: list[str] = []
 
-    def start(run: Run, threads: int) -> InThisProcess:
+    def start(run: Run, *rest: Any) -> InThisProcess:
         started.append(run.variant.name)
-        return InThisProcess(run, threads)
+        return InThisProcess(run, *rest)
 
-    monkeypatch.setattr(runner, "_start", start)
+    monkeypatch.setattr(local, "start_process", start)
     before = (compared["folder"] / "results.csv").read_text()
     with pytest.raises(UserError, match="2 of 6 runs failed"):
         cli.run_settings(compared["settings"], [], "ml-100k", ["--again"])
@@ -94,7 +94,7 @@ def test_the_same_command_trains_nothing_that_is_done(
 def test_where_every_run_fails_the_command_does(
     compared: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(runner, "_start", InThisProcess)
+    monkeypatch.setattr(local, "start_process", InThisProcess)
     settings = {**compared["settings"], "model_list": "SASRec", "seeds": "1", "output": str(tmp_path / "out")}
     with pytest.raises(UserError, match=r"runs failed; the first is .*learning_rate"):
         cli.run_settings(settings, [], "ml-100k", [])
@@ -128,7 +128,7 @@ def test_two_rankings_have_tables_of_their_own(tmp_path: Path, monkeypatch: pyte
     folder, archive = tmp_path / "out", tmp_path / "runs.tar.xz"
     settings = {**SMALL, "model_list": "Pop,SASRec", "seeds": "1", "history_in_ranking": "both", "epochs": "1"}
     settings |= {"output": str(folder), "archive": str(archive)}
-    monkeypatch.setattr(runner, "_start", InThisProcess)
+    monkeypatch.setattr(local, "start_process", InThisProcess)
     cli.run_settings(settings, [], "ml-100k", ["--model_list=Pop,SASRec"])
     text = (folder / "report.md").read_text()
     for ranking in ("history in the ranking", "history out of the ranking"):
@@ -147,7 +147,7 @@ def test_two_rankings_have_tables_of_their_own(tmp_path: Path, monkeypatch: pyte
     shown = final_table(results)
     assert shown.count("history in the ranking") == shown.count("history out of the ranking") == 2
     # The archive keeps the ranks of both.
-    monkeypatch.setattr(runner, "_start", None)
+    monkeypatch.setattr(local, "start_process", None)
     again = {**settings, "output": str(tmp_path / "again")}
     cli.run_settings(again, [], "ml-100k", ["--model_list=Pop,SASRec"])
     assert (tmp_path / "again" / "report.md").read_text() == text

@@ -15,7 +15,7 @@ from small_plans import small_plan
 
 from recbole_diffusion.common.deadline import Deadline
 from recbole_diffusion.common.files import read_json, write_json
-from recbole_diffusion.compare import runner
+from recbole_diffusion.compare import local, runner
 from recbole_diffusion.compare.plan import Plan, Run
 from recbole_diffusion.compare.runner import duration, live_table, run_all, seconds_left, state_of
 from recbole_diffusion.errors import OutOfTime, UserError
@@ -55,7 +55,7 @@ def scripts(monkeypatch: pytest.MonkeyPatch) -> Scripts:
         default = f"import os; os.rename({part!r}, {str(folder / 'record.json')!r})"
         return popen([sys.executable, "-c", scripts.get(folder, default)], **kwargs)
 
-    monkeypatch.setattr(runner.subprocess, "Popen", start)
+    monkeypatch.setattr(local.subprocess, "Popen", start)
     monkeypatch.setattr(runner, "LOOK_EVERY", 0.01)
     return scripts
 
@@ -112,7 +112,7 @@ def test_broken_off_between_and_in_runs(
 
 
 def test_several_at_a_time_share_the_threads(plan: Plan, scripts: Scripts, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runner, "free_threads", lambda: 7)
+    monkeypatch.setattr(local, "free_threads", lambda: 7)
     both = [run.folder.resolve() for run in plan.runs[:2]]
     # Each of the first two ends well only when it has seen the other.
     code = """if True:
@@ -160,7 +160,7 @@ def test_a_run_that_does_not_end_when_told_is_killed(
             raise KeyboardInterrupt
 
     monkeypatch.setattr(runner, "sleep", impatient)
-    monkeypatch.setattr(runner, "SECONDS_TO_END", 0.1)
+    monkeypatch.setattr(local, "SECONDS_TO_END", 0.1)
     with pytest.raises(KeyboardInterrupt):
         run_all(plan, [])
     assert not sleepers()

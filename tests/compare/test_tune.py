@@ -3,19 +3,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import optuna
 import pandas as pd
 import pytest
 import yaml
-from optuna.trial import TrialState
-from small_plans import SMALL
+from small_plans import SMALL, InThisProcess
 
-from recbole_diffusion.compare import tune
+from recbole_diffusion.compare import local, tune
+from recbole_diffusion.compare import study as studies
+from recbole_diffusion.compare import trial as trials
 from recbole_diffusion.compare.plan import Request, read_request
 from recbole_diffusion.errors import OutOfTime, UserError
-from recbole_diffusion.host.registry import PROPERTIES
-from recbole_diffusion.host.settings import load_config
 from recbole_diffusion.training.trainer import TrainingError
 
 DEFAULT = 0.001  # SASRec's learning rate
@@ -30,7 +28,7 @@ class Scores(list[float]):
 
     error: BaseException | None = None
 
-    def __call__(self, trial: optuna.Trial, model: str, dataset: str, settings: Any, minutes: float | None) -> float:
+    def __call__(self, trial: optuna.Trial, model: str, dataset: str, settings: Any, *rest: Any) -> float:
         self.append(settings["learning_rate"])
         if self.error is not None:
             raise self.error
@@ -40,7 +38,7 @@ class Scores(list[float]):
 @pytest.fixture
 def scores(monkeypatch: pytest.MonkeyPatch) -> Scores:
     scores = Scores()
-    monkeypatch.setattr(tune, "_score", scores)
+    monkeypatch.setattr(trials, "train", scores)
     return scores
 
 
@@ -49,7 +47,7 @@ def trials_of(model: str = "SASRec") -> pd.DataFrame:
 
 
 def study_of(model: str = "SASRec") -> optuna.Study:
-    storage = tune.JournalStorage(tune.JournalFileBackend(f"tune/ml-100k/{model}/study.journal"))
+    storage = studies.JournalStorage(studies.JournalFileBackend(f"tune/ml-100k/{model}/study.journal"))
     return optuna.load_study(study_name=model, storage=storage)
 
 
@@ -59,14 +57,14 @@ def test_every_model_has_its_trials_beginning_with_the_defaults(scores: Scores) 
     for model in ("SASRec", "BERT4Rec"):
         trials = trials_of(model)
         assert trials["state"].tolist() == ["COMPLETE"] * 4
-        space = tune.read_space(model)["learning_rate"]
+        space = studies.read_space(model)["learning_rate"]
         assert trials["params_learning_rate"].between(space["low"], space["high"]).all()
         assert trials["params_learning_rate"].nunique() == 4
         # A file to be shown around names no machine.
         assert not [column for column in trials if column.startswith("user_attrs")]
         best = yaml.safe_load(Path("tune", "ml-100k", model, "best.yaml").read_text())
         assert best["learning_rate"] == trials["params_learning_rate"].max()
-        assert set(best) == set(tune.read_space(model))
+        assert set(best) == set(studies.read_space(model))
     assert "--tuned=tune/ml-100k" in table
 
 
@@ -113,9 +111,9 @@ def test_a_tuning_ends_before_its_deadline_and_goes_on(scores: Scores) -> None:
 def test_a_trial_whose_process_is_gone_is_done_again(scores: Scores) -> None:
     tune.tune_all(request(1))
     trial = study_of().ask()
-    trial.set_user_attr("host", tune.socket.gethostname())
+    trial.set_user_attr("host", trials.socket.gethostname())
     trial.set_user_attr("pid", 2**22 + 1)  # above any that Linux gives
-    point = tune.suggest(trial, tune.read_space("SASRec"))
+    point = studies.suggest(trial, studies.read_space("SASRec"))
     tune.tune_all(request(2))
     assert scores == [DEFAULT, point["learning_rate"]]
 
@@ -174,13 +172,13 @@ def test_processes_that_begin_at_once_draw_different_points(scores: Scores, monk
     monkeypatch.undo()
     seed = request(3).own["seeds"][0]
     study = optuna.create_study(sampler=optuna.samplers.TPESampler(n_startup_trials=4, seed=seed + 2))
-    assert scores[1] == tune.suggest(study.ask(), tune.read_space("SASRec"))["learning_rate"]
+    assert scores[1] == studies.suggest(study.ask(), studies.read_space("SASRec"))["learning_rate"]
 
 
 def test_another_program_may_have_the_number_of_a_process_by_now(scores: Scores) -> None:
     tune.tune_all(request(1))
     trial = study_of().ask()
-    for key, value in (("pid", tune.os.getpid()), ("started", 0.0), ("host", tune.socket.gethostname())):
+    for key, value in (("pid", trials.os.getpid()), ("started", 0.0), ("host", trials.socket.gethostname())):
         trial.set_user_attr(key, value)
     tune.tune_all(request(2))
     assert len(scores) == 2
@@ -215,7 +213,8 @@ def test_other_settings_are_refused_in_the_same_folder(scores: Scores) -> None:
             {"BERT4Rec.mask_ration": "0.2"},
             "mask_ration must be the name of a setting",
         ),
-        (1, "SASRec", {"jobs": "2"}, "jobs must be 1 for tuning"),
+        (1, "SASRec", {"study_storage": "here"}, "study_storage must be an URL such as .*, got 'here'"),
+        (1, "SASRec", {"cluster": "pbs"}, "cluster must be one of slurm, got 'pbs'"),
         (1, "SASRec,BERT4Rec", {"BERT4Rec.stopping_step": "9"}, "BERT4Rec.stopping_step must be 3"),
     ],
 )
@@ -227,13 +226,6 @@ def test_mistakes_are_told_before_anything_runs(
     assert scores == []
 
 
-@pytest.mark.parametrize("content", ["a: 3", "a: []", "a: {low: 1}", "a: {low: 1, high: 2, step: 1}"])
-def test_a_space_in_another_form(tmp_path: Path, content: str) -> None:
-    (tmp_path / "Mine.yaml").write_text(content)
-    with pytest.raises(UserError, match=r"must be a list or \{low"):
-        tune.read_space("Mine", str(tmp_path))
-
-
 def test_a_space_of_ones_own_is_searched_from_what_was_found_before(scores: Scores, tmp_path: Path) -> None:
     (tmp_path / "SASRec.yaml").write_text("n_layers: [1, 2]\n")
     (tmp_path / "SASRec").mkdir()
@@ -242,104 +234,6 @@ def test_a_space_of_ones_own_is_searched_from_what_was_found_before(scores: Scor
     assert scores == [0.004] * 3
     trials = pd.read_csv("own/SASRec/trials.csv")
     assert trials["params_n_layers"].iloc[0] == int(SMALL["n_layers"]) and set(trials["params_n_layers"]) <= {1, 2}
-
-
-@pytest.mark.parametrize("model", [file.stem for file in sorted((PROPERTIES / "tune").glob("*.yaml"))])
-def test_every_end_of_a_space_can_be_run(model: str) -> None:
-    for key, choice in tune.read_space(model).items():
-        for value in choice if isinstance(choice, list) else (choice["low"], choice["high"]):
-            config = load_config(model, "ml-100k", None, {key: value})
-            assert config[key] == value and not config.warnings
-
-
-def test_published_ceilings_are_inside_of_the_spaces() -> None:
-    for model in ("SASRec", "BSARec", "BERT4Rec", "LightSANs"):
-        space = tune.read_space(model)
-        assert space["learning_rate"]["low"] <= 1e-4 and space["hidden_dropout_prob"]["high"] >= 0.6
-
-
-def test_kinds_of_ranges() -> None:
-    space = {"a": ["x", "y"], "b": {"low": 1, "high": 9}, "c": {"low": 0.1, "high": 10.0, "log": True}}
-    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
-    points = [tune.suggest(study.ask(), space) for _ in range(200)]
-    assert {point["a"] for point in points} == {"x", "y"}
-    assert {point["b"] for point in points} == set(range(1, 10))
-    below = sum(point["c"] < 1 for point in points)
-    assert 70 < below < 130
-
-
-def test_training_is_pruned_and_stopped_by_the_clock() -> None:
-    settings = {**SMALL, "epochs": "4"}
-    study = optuna.create_study(
-        direction="maximize", pruner=optuna.pruners.ThresholdPruner(lower=2.0, n_warmup_steps=2)
-    )
-    with pytest.raises(optuna.TrialPruned):
-        tune._score(study.ask(), "SASRec", "ml-100k", settings, None)
-    pruned = study.trials[0]
-    assert list(pruned.intermediate_values) == [1, 2] and pruned.user_attrs["epochs"] == 2
-    unpruned = optuna.create_study(direction="maximize")
-    score = tune._score(unpruned.ask(), "SASRec", "ml-100k", settings, 0.0)
-    stopped = unpruned.trials[0]
-    assert stopped.intermediate_values == {1: score} and stopped.user_attrs["stopped"].startswith("after 0 minutes")
-    assert score == pruned.intermediate_values[1]
-    assert unpruned.trials[0].state == TrialState.RUNNING
-    # Nothing is left of a trial but its scores.
-    assert list(Path().iterdir()) == []
-
-
-def curves(trials: int, epochs: int, seed: int) -> list[list[float]]:
-    """Scores of trials after each epoch; some are no numbers."""
-    rng = np.random.default_rng(seed)
-    scores = rng.normal(size=(trials, 1)) + 0.3 * rng.normal(size=(trials, epochs))
-    scores[rng.random(scores.shape) < 0.02] = np.nan
-    return scores.tolist()
-
-
-def pruned_after(pruner: optuna.pruners.BasePruner, scores: list[list[float]], direction: str, every: int) -> list[int]:
-    """How many epochs each trial has under a pruner, with a validation every so many of them."""
-    study = optuna.create_study(direction=direction, pruner=pruner)
-    found = []
-    for curve in scores:
-        trial, had = study.ask(), len(curve)
-        for epochs in range(every, len(curve) + 1, every):
-            trial.report(curve[epochs - 1], epochs)
-            if trial.should_prune():
-                had = epochs
-                break
-        study.tell(
-            trial, 0.0 if had == len(curve) else None, optuna.trial.TrialState.PRUNED if had < len(curve) else None
-        )
-        found.append(had)
-    return found
-
-
-@pytest.mark.parametrize("direction", ["maximize", "minimize"])
-@pytest.mark.parametrize(("least", "factor", "every"), [(1, 2, 1), (2, 3, 1), (3, 2, 2), (1, 4, 3)])
-def test_halving_decides_as_optunas(direction: str, least: int, factor: int, every: int) -> None:
-    for seed in range(3):
-        scores = curves(24, 20, seed)
-        optunas = optuna.pruners.SuccessiveHalvingPruner(min_resource=least, reduction_factor=factor)
-        mine = pruned_after(tune.Halving(least, factor), scores, direction, every)
-        assert mine == pruned_after(optunas, scores, direction, every)
-        assert least <= min(mine) < 20 in mine
-
-
-def test_a_trial_that_was_broken_off_competes_with_none() -> None:
-    study = optuna.create_study(direction="maximize", pruner=tune.Halving(1, 2))
-    for state in (TrialState.COMPLETE, TrialState.FAIL, TrialState.FAIL):
-        trial = study.ask()
-        trial.report(0.5, 1)
-        assert not trial.should_prune()
-        study.tell(trial, 0.5 if state == TrialState.COMPLETE else None, state)
-    trial = study.ask()
-    trial.report(0.4, 1)
-    assert trial.should_prune()
-    for _ in range(2):
-        # Two of four, of those that count.
-        trial = study.ask()
-        trial.report(0.5, 1)
-        assert not trial.should_prune()
-        study.tell(trial, 0.5)
 
 
 def test_pruned_trials_and_the_epochs_of_all_are_recorded() -> None:
@@ -355,3 +249,52 @@ def test_pruned_trials_and_the_epochs_of_all_are_recorded() -> None:
     assert str(epochs.sum()) in table.splitlines()[2]
     # A second call finds all done, and says the same.
     assert tune.tune_all(request(4, **settings)) == table
+
+
+def test_trials_in_processes_of_their_own(scores: Scores, monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = tune.tune_all(request(3, output="alone"))
+    found = list(scores)
+    scores.clear()
+    monkeypatch.setattr(local, "start_process", InThisProcess)
+    table = tune.tune_all(request(3, jobs="2"))
+    # One after the other here, so that each knows those before it.
+    assert scores == found and table == alone.replace("=alone", "=tune/ml-100k")
+    assert trials_of()["state"].tolist() == ["COMPLETE"] * 3
+    tune.tune_all(request(3, jobs="2"))
+    assert len(scores) == 3
+
+
+def test_processes_that_fail_are_told(scores: Scores, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "start_process", InThisProcess)
+    scores.error = UserError("there are no data")
+    with pytest.raises(UserError, match="2 of 2 trials failed; the first is SASRec, trial 1: there are no data"):
+        tune.tune_all(request(2, jobs="2"))
+    scores.error = None
+    tune.tune_all(request(2, jobs="2"))
+    assert trials_of()["state"].tolist().count("COMPLETE") == 2
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_trial_in_a_database_without_a_sign_of_life_is_taken_up(
+    scores: Scores, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    monkeypatch.setattr(studies, "SIGN_EVERY", 1)
+    monkeypatch.setattr(studies, "SECONDS_TO_STALE", 1)
+    monkeypatch.setattr(trials, "LOOK_EVERY", 0.2)
+    url = "sqlite:///trials.db"
+    tune.tune_all(request(1, study_storage=url))
+    study = optuna.load_study(study_name="tune/ml-100k/SASRec", storage=url)
+    dead = study.ask()
+    dead.set_user_attr("host", "another machine")
+    point = studies.suggest(dead, studies.read_space("SASRec"))
+    study._storage.record_heartbeat(dead._trial_id)  # type: ignore[attr-defined]
+    # It counts, and is waited for until its time is over.
+    tune.tune_all(request(2, study_storage=url))
+    assert scores == [DEFAULT, point["learning_rate"]]
+    assert trials_of()["state"].tolist() == ["COMPLETE", "FAIL", "COMPLETE"]
+
+
+def test_a_database_that_cannot_be_reached(scores: Scores) -> None:
+    for url in ("sqlite:////nowhere/at/all.db", "nobase://x"):
+        with pytest.raises(UserError, match="study_storage must be the URL of a database that can be reached"):
+            tune.tune_all(request(1, study_storage=url))

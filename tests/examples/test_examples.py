@@ -11,7 +11,7 @@ import torch
 from small_plans import InThisProcess
 
 from recbole_diffusion.cli.main import main
-from recbole_diffusion.compare import runner
+from recbole_diffusion.compare import local
 from recbole_diffusion.diffusion.noise import GivenNoise
 from recbole_diffusion.host.settings import load_config
 from recbole_diffusion.inference import Recommender
@@ -102,7 +102,7 @@ def test_the_off_switch_lets_no_noise_through(model: str) -> None:
 
 
 def test_all_of_them_have_an_off_row_in_a_comparison(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runner, "_start", InThisProcess)
+    monkeypatch.setattr(local, "start_process", InThisProcess)
     models = ",".join(f"{model}={path_of(model)}" for model in MODELS)
     small = [f"--{key}={'~' if value is None else value}" for key, value in SMALL.items()]
     argv = [f"--model_list={models}", "--seeds=1", "--epochs=1", f"--output={tmp_path / 'out'}", *small]

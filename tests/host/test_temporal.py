@@ -12,7 +12,7 @@ import torch
 from small_plans import SMALL, InThisProcess, small_plan
 
 from recbole_diffusion.common.files import read_json
-from recbole_diffusion.compare import runner
+from recbole_diffusion.compare import local, runner
 from recbole_diffusion.compare.results import collect
 from recbole_diffusion.errors import UserError
 from recbole_diffusion.evaluation.ranks import load_ranks
@@ -120,7 +120,7 @@ def test_models_that_train_on_rows_and_on_sequences_see_each_target_once(model: 
 
 
 def test_a_comparison_of_every_kind_of_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runner, "_start", InThisProcess)
+    monkeypatch.setattr(local, "start_process", InThisProcess)
     given = {**SMALL, "model_list": "DiffuRec,ADRec,SASRec", "seeds": "1", "off_switch": "False", "epochs": "1"}
     given["user_inter_num_interval"] = "[0,60]"
     given["eval_args"] = "{split: {GTS: {quantiles: [0.7, 0.85], targets: successive}}}"

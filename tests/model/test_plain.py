@@ -15,7 +15,7 @@ from small_plans import SMALL as COMPARED
 from small_plans import InThisProcess
 
 from recbole_diffusion.cli.main import main
-from recbole_diffusion.compare import runner, tune
+from recbole_diffusion.compare import local, study
 from recbole_diffusion.errors import SettingError
 from recbole_diffusion.host.settings import load_config
 from recbole_diffusion.inference import Recommender
@@ -118,7 +118,7 @@ def test_it_has_no_reverse_process_to_explain(
 
 
 def test_they_are_compared_without_an_off_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runner, "_start", InThisProcess)
+    monkeypatch.setattr(local, "start_process", InThisProcess)
     small = [f"--{key}={value}" for key, value in {**COMPARED, "epochs": "1"}.items()]
     models = ",".join(["Pop", *MODELS])
     argv = [f"--model_list={models}", "--seeds=1", f"--output={tmp_path / 'out'}", *small]
@@ -132,7 +132,7 @@ def test_it_is_tuned(model: str) -> None:
     small = [f"--{key}={value}" for key, value in {**COMPARED, "epochs": "1"}.items()]
     assert main(["tune", "--dataset=ml-100k", f"--model_list={model}", "--trials=1", *small]) == 0
     best = yaml.safe_load(Path("tune", "ml-100k", model, "best.yaml").read_text(encoding="utf-8"))
-    assert best.keys() == tune.read_space(model).keys()
+    assert best.keys() == study.read_space(model).keys()
 
 
 @pytest.mark.parametrize(
