@@ -7,6 +7,7 @@ import errno
 import functools
 import os
 import random
+import shutil
 import zipfile
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -29,6 +30,8 @@ from ..host.titles import read_titles
 
 FORMAT = 1
 PACKED = "packed as"
+# Bytes that are free on a disk that was full for a checkpoint, at most.
+NEARLY_FULL = 2**20
 # What a checkpoint must hold so that its model can be used, and so that its training can go on.
 _ABSENT = type(None)
 MODEL_FORM: dict[str, tuple[type, ...]] = {
@@ -101,12 +104,14 @@ def save(path: str | Path, state: Mapping[str, Any]) -> None:
     """
     path = Path(path)
     content = plain({"format": FORMAT, "version": __version__, **state})
-    try:
-        with atomic_write(path) as part:
+    with atomic_write(path) as part:
+        try:
             torch.save(content, part)
-    except RuntimeError as error:
-        # torch's own words for a full disk, in many lines.
-        raise UserError(f"{path}: cannot be written ({str(error).splitlines()[0]})") from error
+        except RuntimeError as error:
+            # torch says where in its own code it failed, in many lines, not why.
+            if shutil.disk_usage(part.parent).free < NEARLY_FULL:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
+            raise OSError(str(error).splitlines()[0]) from error
 
 
 def newest(path: str | Path) -> Path:

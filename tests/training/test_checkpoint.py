@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -128,7 +129,12 @@ def test_a_newer_format_is_refused(tmp_path: Path) -> None:
     assert one_line(error, path)
 
 
-def test_a_full_disk_leaves_the_old_checkpoint(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("free", "why"), [(0, "No space left on device"), (2**30, "")])
+def test_a_full_disk_leaves_the_old_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int, why: str
+) -> None:
+    # The limit on a file's size stands for the disk, of which only the rest is made up.
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
     path = tmp_path / "a.pth"
     checkpoint.save(path, {"epoch": 1})
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -138,7 +144,7 @@ def test_a_full_disk_leaves_the_old_checkpoint(tmp_path: Path) -> None:
             checkpoint.save(path, {"epoch": 2, "tensor": torch.zeros(1_000_000)})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert one_line(error, path)
+    assert one_line(error, path) and why in str(error.value)
     assert checkpoint.load(path)["epoch"] == 1
     assert list(tmp_path.iterdir()) == [path]
 
