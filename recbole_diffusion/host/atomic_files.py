@@ -75,7 +75,7 @@ def load_feat(self: Any, filepath: str, source: Any) -> pd.DataFrame | None:
     whole = [*ids, *_history_fields(self, source)]
     if self.config["drop_incomplete_rows"]:
         table = _complete_rows(table, whole, filepath, self.logger)
-    times = [self.time_field] if _orders_by_time(self, source) else []
+    times = [self.time_field] if _needs_times(self, source) else []
     for field in (*whole, *times):
         if table[field].isna().any():
             instead = "" if field in times else "; drop_incomplete_rows=True drops such rows"
@@ -292,14 +292,19 @@ def _holds_histories(file: _AtomicFile) -> bool:
     return any(ftype.value == "token_seq" for ftype in file.fields.values())
 
 
-def _orders_by_time(dataset: Any, source: Any) -> bool:
-    """Whether the rows of a file are put into order by their time field."""
-    from recbole.utils import FeatureSource, ModelType
+def orders_by_time(config: Any) -> bool:
+    """Whether the interactions are put into order by their time field."""
+    from recbole.utils import ModelType
 
-    config = dataset.config
-    ordered = config["MODEL_TYPE"] == ModelType.SEQUENTIAL or config["eval_args"]["order"] == "TO"
-    interactions = source == FeatureSource.INTERACTION and config["benchmark_filename"] is None
-    return bool(interactions and ordered and dataset.time_field)
+    return bool(config["MODEL_TYPE"] == ModelType.SEQUENTIAL or config["eval_args"]["order"] == "TO")
+
+
+def _needs_times(dataset: Any, source: Any) -> bool:
+    """Whether the rows of a file are put into order by their time field."""
+    from recbole.utils import FeatureSource
+
+    interactions = source == FeatureSource.INTERACTION and dataset.config["benchmark_filename"] is None
+    return bool(interactions and orders_by_time(dataset.config) and dataset.time_field)
 
 
 def _check_columns(
@@ -309,7 +314,7 @@ def _check_columns(
     from recbole.utils import FeatureType, ModelType
 
     config, time_field = dataset.config, dataset.time_field
-    needs_time = _orders_by_time(dataset, source)
+    needs_time = _needs_times(dataset, source)
     needed = dict.fromkeys([*ids, *_history_fields(dataset, source), *([time_field] if needs_time else [])])
     needed_anyway = set(needed)
     # RecBole's and our defaults name the time field for every model.

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from ..errors import SettingError, UserError
-from .atomic_files import load_feat
+from .atomic_files import load_feat, orders_by_time
 from .download import ensure_files
 from .fields import check_fields
 
@@ -176,6 +176,9 @@ def _mend_dataset() -> None:
     # dataset.py 1104: a threshold that all interactions are above, or all below, gives metrics of NaN. Can go when
     # RecBole refuses it.
     _follow(Dataset, "_set_label_by_threshold", _require_two_labels)
+    # dataset.py 1104: the column that is compared with the threshold is dropped, of whatever use it was. Can go when
+    # RecBole keeps it.
+    _precede(Dataset, "_set_label_by_threshold", _require_column_to_spare)
     # dataset.py 1062: where a filter leaves nothing, RecBole does not say which. Can go when it does.
     for name, setting in FILTERS.items():
         _follow(Dataset, name, functools.partial(_count_rows, setting))
@@ -343,6 +346,15 @@ def _follow(owner: type, name: str, action: Callable[[Any], None]) -> None:
         return result
 
     setattr(owner, name, mended)
+
+
+def _require_column_to_spare(dataset: Any) -> None:
+    threshold = dataset.config["threshold"] or {}
+    needed = {dataset.uid_field: "users", dataset.iid_field: "items"}
+    if orders_by_time(dataset.config):
+        needed[dataset.time_field] = "times"
+    for field in needed.keys() & threshold.keys():
+        raise SettingError("threshold", threshold, must=f"name another column: {field} has the {needed[field]}")
 
 
 def _require_two_labels(dataset: Any) -> None:

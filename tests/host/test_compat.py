@@ -160,6 +160,13 @@ def test_filters_keep_working(atomic: Callable[..., str], caplog: pytest.LogCapt
     assert "timestamp" not in labelled.inter_feat and sum(labelled.inter_feat["label"]) == 9
 
 
+def test_a_threshold_leaves_the_columns_that_are_needed(atomic: Callable[..., str]) -> None:
+    path = atomic(inter=f"{HEADER}\n{ROWS}\n")
+    for model, field, kind in (("DiffuRec", "timestamp", "times"), ("BPR", "item_id", "items")):
+        with pytest.raises(UserError, match=f"threshold must name another column: {field} has the {kind}, got"):
+            load(path, threshold={field: 3}, model=model)
+
+
 @pytest.mark.parametrize(("value", "kind"), [(0, "above"), (9, "below")])
 def test_a_threshold_divides(atomic: Callable[..., str], value: int, kind: str) -> None:
     path = atomic(inter=f"{HEADER}\n{ROWS}\n")
