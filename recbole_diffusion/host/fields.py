@@ -29,6 +29,11 @@ def check_fields(dataset: Any) -> None:
             if field not in dataset.field2type:
                 there = f"{', '.join(dataset.field2type)}{suggestion(str(field), dataset.field2type)}"
                 raise SettingError(key, given[key], must=f"name columns that are read; {field} is none of {there}")
+    for field in given.get("numerical_features") or ():
+        kind = dataset.field2type[field].value
+        if not kind.startswith("float"):
+            must = f"name columns of type float or float_seq; {field} is of type {kind}"
+            raise SettingError("numerical_features", given["numerical_features"], must=must)
     for name in given.get("unused_col") or {}:
         if getattr(dataset, f"{name}_feat", None) is None:
             files = [name for name in ("inter", "user", "item") if getattr(dataset, f"{name}_feat") is not None]

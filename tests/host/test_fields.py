@@ -15,6 +15,7 @@ from recbole_diffusion.errors import SettingError
         ("alias_of_item_id", ["x"], "name columns that are read; x is none of user_id, item_id, timestamp"),
         ("alias_of_user_id", ["user"], "user is none of user_id, item_id, timestamp; did you mean user_id"),
         ("numerical_features", ["price"], "price is none of user_id, item_id, timestamp"),
+        ("numerical_features", ["item_id"], "of type float or float_seq; item_id is of type token"),
         ("seq_len", {"itm_id": 3}, "itm_id is none of user_id, item_id, timestamp; did you mean item_id"),
         ("unused_col", {"item": ["price"]}, "name files that are read: inter,"),
         ("unused_col", {"timestamp": ["x"]}, "name files that are read: inter,"),
