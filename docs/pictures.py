@@ -7,6 +7,8 @@ Those of the pages are of the archived comparison, which trains nothing, and of 
     recbole-diffusion train --model=DreamRec --dataset=ml-100k --seed=2024
     python docs/pictures.py --report compare/ml-100k/report.html --checkpoint saved/A.pth --checkpoint saved/B.pth
 
+Without --report or without --checkpoint the other pictures alone are made.
+
 It needs `pip install -e ".[compare,explore,browser]"` and Chromium.
 """
 
@@ -44,7 +46,7 @@ def save(page: Any, name: str, top: str, bottom: str | None = None) -> None:
     picture = Image.open(io.BytesIO(page.screenshot(full_page=True, clip=clip)))
     picture = picture.resize((WIDTH, round(picture.height * WIDTH / picture.width)), Image.Resampling.LANCZOS)
     PICTURES.mkdir(exist_ok=True)
-    picture.save(PICTURES / f"{name}.webp", quality=60, method=6)
+    picture.save(PICTURES / f"{name}.webp", quality=40, method=6)
 
 
 def window(browser: Any, address: str, scheme: str) -> Any:
@@ -91,14 +93,16 @@ def explorer(browser: Any, paths: list[str]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--report", type=Path, required=True, help="the html file of a comparison")
-    parser.add_argument("--checkpoint", action="append", required=True, help="a saved model, twice")
+    parser.add_argument("--report", type=Path, help="the html file of a comparison")
+    parser.add_argument("--checkpoint", action="append", help="a saved model, twice")
     args = parser.parse_args()
     with sync_playwright() as playwright:
         path = shutil.which("chromium") or shutil.which("google-chrome")
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        report(browser, args.report)
-        explorer(browser, args.checkpoint)
+        if args.report:
+            report(browser, args.report)
+        if args.checkpoint:
+            explorer(browser, args.checkpoint)
         browser.close()
 
 
