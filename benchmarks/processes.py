@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 from time import perf_counter, time
 from typing import Any, NamedTuple
 
+import numpy as np
 import psutil
 import torch.distributed as dist
+from recbole.utils import init_seed
 
 from benchmarks.command import print_measured
 from benchmarks.machine import device_name, peak_rss_mb
-from benchmarks.scale import DATASET, write_long_tailed
+from benchmarks.scale import DATASET, LENGTH, catalogue, made_up_batch, write_long_tailed
 from benchmarks.timing import spread_batches
 from recbole_diffusion.cli.exit_codes import run_command
 from recbole_diffusion.errors import SettingError
@@ -23,7 +26,10 @@ from recbole_diffusion.host.parsing import typed
 from recbole_diffusion.host.settings import load_config
 from recbole_diffusion.training import launch
 from recbole_diffusion.training.memory import keep_freed_memory
-from recbole_diffusion.training.run import prepare
+from recbole_diffusion.training.run import build_model, prepare
+from recbole_diffusion.training.splitting import split_items
+from recbole_diffusion.training.threads import use_threads
+from recbole_diffusion.training.trainer import build_trainer
 
 # Processes and threads of each that are compared; the first is what the others are measured by.
 ARRANGEMENTS = ((1, 2), (1, 1), (2, 1))
@@ -31,16 +37,21 @@ ROUNDS = 3
 BATCHES = 6
 # Numbers of processes whose memory is looked at.
 NUMBERS = (1, 2, 4)
+# Rows of a training step over a made-up catalogue, and how many such steps are taken.
+ROWS = 128
+STEPS = 2
 
 HELP = f"""\
 Time training steps in one process of two threads, one process of one, and two processes of one each, in turn, {ROUNDS}
-times; or, with --interactions, measure how long 1, 2 and 4 processes of one thread take to start on made-up data of so
-many interactions, and the memory that they hold once the first batch is there.
+times. With --interactions: measure how long 1, 2 and 4 processes of one thread take to start on made-up data of so many
+interactions, and the memory that they hold once the first batch is there. With --items: measure the memory of training
+steps of {ROWS} rows over a made-up catalogue of so many items, which several processes split.
 
 usage: python -m benchmarks.processes --model=NAME --dataset=NAME [--KEY=VALUE ...]
        python -m benchmarks.processes --model=NAME --interactions=N [--processes=1,2,4] [--KEY=VALUE ...]
+       python -m benchmarks.processes --model=NAME --items=N [--processes=1,2,4] [--KEY=VALUE ...]
 
-Memory is the sum over the processes of PSS, in which a page that n processes share counts 1/n in each.
+pss_mb is PSS, in which a page that n processes share counts 1/n in each; peak_rss_mb is the most that a process held.
 """
 
 
@@ -65,7 +76,7 @@ class Held(NamedTuple):
     pss_mb, peak_mb : float
         PSS now, and the most resident memory that it had.
     ready : float
-        When it had its first batch, as seconds of the clock.
+        When it was ready to be looked at, as seconds of the clock.
     """
 
     pss_mb: float
@@ -94,17 +105,36 @@ def held(config: Any, saved: bool) -> list[Held]:
         prepared = prepare(config)
         batches = iter(prepared.train_data)
         next(batches)
-        ready = time()
-        everyone: list[Any] = [None] * processes.number
-        if processes.number > 1:
-            dist.all_gather_object(everyone, None)
-        mine = Held(psutil.Process().memory_full_info().pss / 1e6, peak_rss_mb(), ready)
-        if processes.number == 1:
-            return [mine]
-        # Until all have looked: those that end leave more of what is shared to the others.
-        dist.all_gather_object(everyone, mine)
-        dist.barrier()
-        return everyone
+        return _looked_at(processes)
+
+
+def held_by_items(items: int, config: Any, saved: bool) -> list[Held]:
+    """What each process of a run holds after training steps over a catalogue of so many items."""
+    with launch.joined(config) as processes:
+        use_threads(config["threads"])
+        init_seed(config["seed"], config["reproducibility"])
+        model = build_model(config, catalogue(config, items))
+        split_items(config, model)
+        trainer = build_trainer(config, model)
+        processes.begin(model)
+        batch = made_up_batch(config, items, np.full(ROWS, LENGTH))
+        trainer._train_epoch([batch] * STEPS, 0)
+        return _looked_at(processes)
+
+
+def _looked_at(processes: Any) -> list[Held]:
+    """What each process of a run holds, once all are here."""
+    ready = time()
+    everyone: list[Any] = [None] * processes.number
+    if processes.number > 1:
+        dist.all_gather_object(everyone, None)
+    mine = Held(psutil.Process().memory_full_info().pss / 1e6, peak_rss_mb(), ready)
+    if processes.number == 1:
+        return [mine]
+    # Until all have looked: those that end leave more of what is shared to the others.
+    dist.all_gather_object(everyone, mine)
+    dist.barrier()
+    return everyone
 
 
 def _run(config_files: Sequence[str], settings: Mapping[str, Any], processes: int, threads: int, action: Any) -> Any:
@@ -127,14 +157,16 @@ def measure_speed(config_files: Sequence[str], settings: Mapping[str, Any]) -> d
     }
 
 
-def measure_memory(config_files: Sequence[str], settings: Mapping[str, Any], numbers: Sequence[int]) -> dict[str, Any]:
-    """Seconds to the first batch, and memory, by number of processes."""
+def measure_memory(
+    config_files: Sequence[str], settings: Mapping[str, Any], numbers: Sequence[int], action: Any
+) -> dict[str, Any]:
+    """Seconds from the start until `action` looks at the memory, and what it finds, by number of processes."""
     found = {}
     for number in numbers:
         begin = time()
-        everyone = _run(config_files, settings, number, 1, held)
+        everyone = _run(config_files, settings, number, 1, action)
         found[number] = {
-            "start_s": round(max(each.ready for each in everyone) - begin, 1),
+            "seconds": round(max(each.ready for each in everyone) - begin, 1),
             "sum_of_pss_mb": round(sum(each.pss_mb for each in everyone)),
             "pss_mb": [round(each.pss_mb) for each in everyone],
             "peak_rss_mb": [round(each.peak_mb) for each in everyone],
@@ -151,18 +183,24 @@ def measure(config_files: Sequence[str], settings: Mapping[str, Any]) -> dict[st
     """
     chosen = dict(settings)
     interactions = typed("interactions", chosen.pop("interactions", None), "int or ~")
+    items = typed("items", chosen.pop("items", None), "int or ~")
     numbers = _numbers(chosen.pop("processes", None))
     with TemporaryDirectory() as folder:
         chosen |= {"checkpoint_dir": folder, "log_dir": None, "tensorboard_dir": None}
         if interactions is not None:
             write_long_tailed(Path(folder), interactions)
             chosen |= {"dataset": DATASET, "data_path": folder}
+        elif items is not None:
+            chosen |= {"dataset": DATASET, "split_items": True}
         config = load_config(None, None, config_files, chosen)
-        parts = (
-            measure_speed(config_files, chosen)
-            if interactions is None
-            else {"interactions": interactions, **measure_memory(config_files, chosen, numbers)}
-        )
+        parts: dict[str, Any]
+        if interactions is not None:
+            parts = {"interactions": interactions, **measure_memory(config_files, chosen, numbers, held)}
+        elif items is not None:
+            action = partial(held_by_items, items)
+            parts = {"items": items, "rows": ROWS, **measure_memory(config_files, chosen, numbers, action)}
+        else:
+            parts = measure_speed(config_files, chosen)
     names = ("model", "dataset", "train_batch_size", "MAX_ITEM_LIST_LENGTH", "hidden_size", "length_batching", "seed")
     return {
         **parts,

@@ -110,6 +110,7 @@ _run: dict[str, Setting] = {
     "tensorboard_dir": Setting("path or ~"),
     "resume": Setting("path or ~", "be a checkpoint that exists", lambda path: Path(path).is_file()),
     "cuda_graphs": switch(),
+    "split_items": switch(),
     "deadline": deadline.SETTING,
     "nproc": positive("int"),
     "world_size": Setting("int"),

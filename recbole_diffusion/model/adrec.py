@@ -78,6 +78,7 @@ class ADRec(GaussianRecommender):
     }
     trains_on = "sequences"
     records_steps = True
+    splits_items: ClassVar[Mapping[str, Any] | None] = {"pcgrad": False}
     scales_x_t = True
 
     @classmethod

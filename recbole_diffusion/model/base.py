@@ -22,8 +22,9 @@ from ..diffusion.timesteps import OneStep, StepSampler
 from ..errors import ModelError, SettingError
 from .layers import ACTIVATIONS, Encoder
 from .losses import catalogue_cross_entropy
-from .sharing import Batch, History
+from .sharing import Batch, History, Processes, rows_of
 from .similarity import SIMILARITIES, item_queries, item_vectors
+from .splitting import SplitEmbedding
 
 # Noises of a history that are held at once.
 MOST_SEEDS = 10_000
@@ -171,6 +172,10 @@ class DiffusionRecommender(SequentialRecommender):
     # Whether `cuda_graphs` may record training steps: the loss never waits for the GPU, draws with torch alone, and
     # keeps nothing from step to step but in tensors. A recording repeats for ever what Python did once.
     records_steps: ClassVar[bool] = False
+    # The values that settings must have so that `split_items` may split the items; None where it may not. A class says
+    # so for itself alone: it looks items up in `item_embedding`, all of its processes as often, and scores them by
+    # `ranking_loss`, `logits` and `log_probabilities`; nothing else of it is as long as the catalogue.
+    splits_items: ClassVar[Mapping[str, Any] | None] = None
 
     @classmethod
     def check_settings(cls, config: Any) -> None:
@@ -210,7 +215,7 @@ class DiffusionRecommender(SequentialRecommender):
         except ValueError as error:
             raise SettingError("inference_steps", config["inference_steps"], str(error)) from None
         self.evaluation_noise = HashedNoise(config["seed"])
-        self.item_embedding = nn.Embedding(self.n_items, self.hidden_size)
+        self.item_embedding: nn.Embedding | SplitEmbedding = nn.Embedding(self.n_items, self.hidden_size)
         nn.init.normal_(self.item_embedding.weight, std=config["initializer_range"])
         self.eval_batch_size: int = config["eval_batch_size"]
         # Where padding is an ordinary item of the softmax, it is 0.
@@ -358,6 +363,16 @@ class DiffusionRecommender(SequentialRecommender):
         """
         self.batch_of, self.noise_generator = batch_of, generator
 
+    @property
+    def own_items(self) -> SplitEmbedding | None:
+        """The items of this process, where they are split; None where it has all."""
+        return self.item_embedding if isinstance(self.item_embedding, SplitEmbedding) else None
+
+    def split(self, processes: Processes) -> None:
+        """Keep the items of this process from here on; the other processes keep theirs."""
+        assert isinstance(self.item_embedding, nn.Embedding)
+        self.item_embedding = SplitEmbedding(self.item_embedding, processes)
+
     def inference_noise(self, history: History, draw: int = 0) -> Noise:
         """Random numbers that depend on the seed, each history, the step and `draw` alone."""
         return self.evaluation_noise.source(self.evaluation_noise.history_keys(history.items), draw)
@@ -485,7 +500,14 @@ class DiffusionRecommender(SequentialRecommender):
         return self.item_embedding.weight, None
 
     def logits(self, x: Tensor, items: Tensor | None = None) -> Tensor:
-        """Scores [..., V] of all items by x [..., d], or those [B] of `items` [B] by x [B, d], by `similarity`."""
+        """Scores [..., V] of all items by x [..., d], or those [B] of `items` [B] by x [B, d], by `similarity`.
+
+        Where the items are split, those of all items are those of this process's alone.
+        """
+        if items is not None and self.own_items is not None:
+            weight, bias = item_vectors(self.item_embedding(items), None, self.similarity, self.similarity_temperature)
+            scores = (item_queries(x, self.similarity) * weight).sum(dim=-1)
+            return scores if bias is None else scores + bias
         query, weight, bias = self._scored(x)
         if items is None:
             return F.linear(query, weight, bias)
@@ -501,6 +523,12 @@ class DiffusionRecommender(SequentialRecommender):
         """Scores [B, V] by restored x_0 [S, B, d] of S draws: those of their mean."""
         return self.logits(x_0.mean(dim=0))
 
+    def log_probabilities(self, scores: Tensor) -> Tensor:
+        """Log of the softmax over all candidates, of scores [B, V] as `logits` gives them, which are changed."""
+        own, first = self.own_items, self.first_candidate
+        scores[:, : first if own is None else own.first_candidate(first)] = -torch.inf
+        return scores.log_softmax(dim=-1) if own is None else scores - own.log_sum(scores)[:, None]
+
     def ranking_loss(self, x: Tensor, target: Tensor, interaction: Any) -> Tensor:
         """Loss [...] of scoring the items `target` [...] by x [..., d].
 
@@ -510,21 +538,24 @@ class DiffusionRecommender(SequentialRecommender):
             negative = interaction[self.NEG_ITEM_ID]
             return -F.logsigmoid(self.logits(x, target) - self.logits(x, negative))
         query, weight, bias = self._scored(x)
+        cross_entropy = catalogue_cross_entropy if self.own_items is None else self.own_items.cross_entropy
         if target.dim() == 1:
-            return catalogue_cross_entropy(query, weight, bias, target, self.first_candidate)
+            return cross_entropy(query, weight, bias, target, self.first_candidate)
         # A target of 0 stands behind a history.
         chosen = target.clamp(min=self.first_candidate)
         if target.device.type != "cpu":
             # Looking which they are would make a GPU wait.
             rows = query.flatten(0, -2)
-            loss = catalogue_cross_entropy(rows, weight, bias, chosen.flatten(), self.first_candidate)
+            loss = cross_entropy(rows, weight, bias, chosen.flatten(), self.first_candidate)
             return loss.view_as(target)
         real = target > 0
-        loss = catalogue_cross_entropy(query[real], weight, bias, chosen[real], self.first_candidate)
+        loss = cross_entropy(query[real], weight, bias, chosen[real], self.first_candidate)
         return torch.zeros_like(real, dtype=loss.dtype).masked_scatter(real, loss)
 
     def full_sort_predict(self, interaction: Any, noise: Noise | None = None) -> Tensor:
         """Scores [B, V] of all items: iterative denoising, then rounding.
+
+        Where the items are split, the processes denoise rows of their own, and each scores all rows by its items.
 
         Parameters
         ----------
@@ -532,7 +563,12 @@ class DiffusionRecommender(SequentialRecommender):
         noise : Noise, optional
             Gives every random number; by default it is a function of seed, history, step and draw.
         """
-        return self.score(self.restored(self.history(interaction), noise))
+        if self.own_items is None:
+            return self.score(self.restored(self.history(interaction), noise))
+        processes = self.own_items.processes
+        rows, counted = rows_of(len(interaction), processes.rank, processes.number)
+        x_0 = self.restored(self.history(interaction[rows]), noise)[:, :counted]
+        return self.score(self.own_items.every_row(x_0.transpose(0, 1))[0].transpose(0, 1))
 
     def predict(self, interaction: Any) -> Tensor:
         """Scores [B] of one candidate a row; each distinct history is denoised once."""

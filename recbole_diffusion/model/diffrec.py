@@ -67,6 +67,7 @@ class DiffRec(GaussianRecommender):
         "rounding_weight": at_least(0, "float"),
     }
     records_steps = True
+    splits_items: ClassVar[Mapping[str, Any] | None] = {"rounding": "tied"}
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
@@ -144,9 +145,4 @@ class DiffRec(GaussianRecommender):
 
         As logarithms, small probabilities stay apart that would all be 0 in float32.
         """
-        return mean_log_probability(self._log_probabilities(draw) for draw in x_0)
-
-    def _log_probabilities(self, x_0: Tensor) -> Tensor:
-        scores = self.logits(x_0)
-        scores[:, : self.first_candidate] = -torch.inf
-        return scores.log_softmax(dim=-1)
+        return mean_log_probability(self.log_probabilities(self.logits(draw)) for draw in x_0)

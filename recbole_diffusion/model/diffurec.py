@@ -53,6 +53,7 @@ class DiffuRec(GaussianRecommender):
     }
     aliases: ClassVar[Mapping[str, str]] = {"lambda_uncertainty": "noise_scale"}
     records_steps = True
+    splits_items: ClassVar[Mapping[str, Any] | None] = {}
     scales_x_t = True
 
     def __init__(self, config: Any, dataset: Any) -> None:

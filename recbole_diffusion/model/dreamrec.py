@@ -50,6 +50,7 @@ class DreamRec(GaussianRecommender):
         "fold_chain": switch(at_inference=True),
     }
     records_steps = True
+    splits_items: ClassVar[Mapping[str, Any] | None] = {}
 
     @classmethod
     def check_settings(cls, config: Any) -> None:

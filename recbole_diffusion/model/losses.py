@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ..common.blocks import LARGEST_BLOCK
+from .sharing import Processes
 
 # Scores of a piece on a CPU: 1 MB in float32, which a core's own cache holds.
 CACHED_BLOCK = 2**18
@@ -22,6 +23,7 @@ def catalogue_cross_entropy(
     target: Tensor,
     first_item: int = 0,
     largest_block: int = LARGEST_BLOCK,
+    processes: Processes | None = None,
 ) -> Tensor:
     """Cross-entropy [B] of softmax(x weightᵀ + bias) against `target`, without holding all of [B, V] where V is large.
 
@@ -40,14 +42,17 @@ def catalogue_cross_entropy(
         The rows of `weight` before this one are no candidates.
     largest_block : int
         Number of scores that may be held at once.
+    processes : Processes, optional
+        Which have the same x and targets, and rows of their own of one weight. A target that is not among this
+        process's rows, and may be negative, is among those of another.
     """
     fits = x.shape[0] * weight.shape[0] <= largest_block
-    if fits and x.device.type != "cpu":
+    if fits and x.device.type != "cpu" and processes is None:
         scores = F.linear(x, weight[first_item:], None if bias is None else bias[first_item:])
         return F.cross_entropy(scores, target - first_item, reduction="none")
     block = min(CACHED_BLOCK, largest_block) if x.device.type == "cpu" else largest_block
     piece = max(1, block // x.shape[0])
-    return _PiecewiseCrossEntropy.apply(x.to(weight.dtype), weight, bias, target, first_item, piece, fits)
+    return _PiecewiseCrossEntropy.apply(x.to(weight.dtype), weight, bias, target, first_item, piece, fits, processes)
 
 
 class _PiecewiseCrossEntropy(torch.autograd.Function):
@@ -63,7 +68,9 @@ class _PiecewiseCrossEntropy(torch.autograd.Function):
         first_item: int,
         piece: int,
         keeps: bool,
+        processes: Processes | None,
     ) -> Tensor:
+        ctx.processes = processes
         ctx.pieces = [slice(begin, min(begin + piece, len(weight))) for begin in range(first_item, len(weight), piece)]
         # Of each piece: log of its sum of exp(score), and where it is kept exp(score - largest) with the largest [B].
         log_sums, ctx.kept = [], []
@@ -75,10 +82,14 @@ class _PiecewiseCrossEntropy(torch.autograd.Function):
                 log_sums.append(scores.sum(dim=0).log_().add_(largest))
                 if keeps:
                     ctx.kept.append((scores, largest))
-            target_logit = (x * weight[target]).sum(dim=1)
+            row = target if processes is None else target.clamp(0, len(weight) - 1)
+            target_logit = (x * weight[row]).sum(dim=1)
         if bias is not None:
-            target_logit = target_logit + bias[target]
+            target_logit = target_logit + bias[row]
         log_normaliser = torch.stack(log_sums).logsumexp(dim=0)
+        if processes is not None:
+            both = processes.each(torch.stack([log_normaliser, target_logit * (row == target)]))
+            log_normaliser, target_logit = both[:, 0].logsumexp(dim=0), both[:, 1].sum(dim=0)
         ctx.save_for_backward(x, weight, bias, target, log_normaliser)
         return log_normaliser - target_logit
 
@@ -87,6 +98,9 @@ class _PiecewiseCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, bias, target, log_normaliser = ctx.saved_tensors
         upstream = grad_outputs[0]
+        if ctx.processes is not None:
+            # Each process uses the losses of its own rows.
+            upstream = ctx.processes.each(upstream).sum(dim=0)
         grad_x, grad_weight = torch.zeros_like(x), torch.zeros_like(weight)
         grad_bias = None if bias is None else torch.zeros_like(bias)
         every_row = torch.arange(len(target), device=target.device)
@@ -106,7 +120,7 @@ class _PiecewiseCrossEntropy(torch.autograd.Function):
             torch.mm(grad, x, out=grad_weight[part])
             if grad_bias is not None:
                 grad_bias[part] = grad.sum(dim=1)
-        return grad_x, grad_weight, grad_bias, None, None, None, None
+        return grad_x, grad_weight, grad_bias, None, None, None, None, None
 
 
 def _scores(x: Tensor, weight: Tensor, bias: Tensor | None, part: slice) -> Tensor:

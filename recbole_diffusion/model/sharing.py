@@ -8,12 +8,28 @@ losses and gradients are added up.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from ..diffusion.noise import Noise, RowsOfNoise
+
+
+class Processes(Protocol):
+    """What is taken of the processes among which a table is split."""
+
+    rank: int
+    number: int
+
+    def add(self, value: Tensor) -> Tensor:
+        """The sum of a tensor over the processes, through which gradients flow."""
+
+    def each(self, value: Tensor) -> Tensor:
+        """The tensor of each process, [n, ...]; no gradient flows."""
+
+    def exchange(self, rows: Tensor, sizes: list[int], theirs: list[int]) -> Tensor:
+        """Give `sizes` [n] rows to each process, in order, for `theirs` [n] rows of each; gradients flow back."""
 
 
 class History(NamedTuple):

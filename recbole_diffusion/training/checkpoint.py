@@ -131,8 +131,8 @@ def newest(path: str | Path) -> Path:
     return max(found, key=lambda file: (file.stat().st_mtime_ns, file.name))
 
 
-def load(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint by torch's safe loader, all tensors on the CPU.
+def load(path: str | Path, mapped: bool = False) -> dict[str, Any]:
+    """Read a checkpoint by torch's safe loader, all tensors on the CPU; `mapped`, they are read where they are used.
 
     Raises
     ------
@@ -141,7 +141,7 @@ def load(path: str | Path) -> dict[str, Any]:
     """
     try:
         _require_whole(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except OSError as error:
         raise UserError(f"{path}: the checkpoint cannot be read ({error.strerror})") from error
     except UserError:
@@ -164,15 +164,15 @@ def _require_whole(path: str | Path) -> None:
         raise UserError(f"{path}: the checkpoint is damaged: {damaged} in it does not have the sum it was written with")
 
 
-def load_model(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint that holds a model.
+def load_model(path: str | Path, mapped: bool = False) -> dict[str, Any]:
+    """Read a checkpoint that holds a model, as `load` does.
 
     Raises
     ------
     UserError
         Where `load` refuses it, or a part is missing or of another type.
     """
-    state = load(path)
+    state = load(path, mapped)
     require_form(path, state, MODEL_FORM)
     if not state["model"].removeprefix(THEIRS).isidentifier():
         # Else a checkpoint could name a file, whose code would run.

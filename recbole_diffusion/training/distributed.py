@@ -32,6 +32,7 @@ from ..host.registry import is_ours, is_recboles
 from ..host.shared_data import SplitData
 from ..model.base import DiffusionRecommender
 from ..model.sharing import Batch, History, PartOfBatch, rows_of
+from ..model.splitting import split_weights
 from . import checkpoint
 
 # Numbers of a gradient from which it is added up where it stands; smaller ones travel together.
@@ -207,6 +208,35 @@ class Group(Alone):
         """The sum of a tensor over the processes, through which gradients flow."""
         return _Sum.apply(value, self)
 
+    def each(self, value: Tensor) -> Tensor:
+        """The tensor of each process, [n, ...]; no gradient flows."""
+        values = [torch.empty_like(value, memory_format=torch.contiguous_format) for _ in range(self.number)]
+        with self._together():
+            dist.all_gather(values, value.detach().contiguous(), group=self.group)
+        return torch.stack(values)
+
+    def exchange(self, rows: Tensor, sizes: list[int], theirs: list[int]) -> Tensor:
+        """Give `sizes` [n] rows to each process, in order, for `theirs` [n] rows of each; gradients flow back."""
+        return _Exchange.apply(rows, sizes, theirs, self)
+
+    def exchanged(self, rows: Tensor, sizes: list[int], theirs: list[int]) -> Tensor:
+        """As `exchange`, without gradients."""
+        got = rows.new_empty((sum(theirs), *rows.shape[1:]))
+        with self._together():
+            dist.all_to_all_single(got, rows.detach().contiguous(), theirs, sizes, group=self.group)
+        return got
+
+    def send_to_first(self, value: Tensor) -> None:
+        """Give the first process a tensor, which it takes by `receive`."""
+        with self._together():
+            dist.send(value.detach().cpu().contiguous(), dst=self._first_rank(), group=self.group)
+
+    def receive(self, place: Tensor, rank: int) -> None:
+        """Fill a tensor of the CPU with what another process sends."""
+        source = rank if self.group is None else dist.get_global_rank(self.group, rank)
+        with self._together():
+            dist.recv(place, src=source, group=self.group)
+
     def first(self, action: Callable[[], Any]) -> Any:
         result, error = None, None
         if self.rank == 0:
@@ -324,7 +354,9 @@ class Group(Alone):
 
     def add_up(self, model: nn.Module, losses: Tensor) -> Tensor:
         losses = losses.clone()
-        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        # The gradients of a split table are complete already, and of other rows in each process.
+        split = split_weights(model)
+        trained = [p for name, p in model.named_parameters() if p.requires_grad and name not in split]
         tensors = [torch.zeros_like(p) if p.grad is None else p.grad for p in trained]
         small: dict[torch.dtype, list[Tensor]] = {}
         with self._together():
@@ -342,8 +374,10 @@ class Group(Alone):
 
     def agree(self, model: nn.Module) -> None:
         with self._together():
-            for value in model.state_dict().values():
-                dist.broadcast(value.detach(), src=self._first_rank(), group=self.group)
+            split = split_weights(model)
+            for name, value in model.state_dict().items():
+                if name not in split:
+                    dist.broadcast(value.detach(), src=self._first_rank(), group=self.group)
 
     def refuse(self, model: str, reason: str) -> None:
         raise SettingError("nproc", self.number, must=f"be 1 for {model}: {reason}")
@@ -460,6 +494,17 @@ class _Sum(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None]:
         # What each process makes of the sum depends on the part of every one.
         return ctx.processes.sum_of(grad_outputs[0]), None
+
+
+class _Exchange(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, sizes: list[int], theirs: list[int], group: Group) -> Tensor:
+        ctx.sizes, ctx.theirs, ctx.processes = sizes, theirs, group
+        return group.exchanged(rows, sizes, theirs)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        return ctx.processes.exchanged(grad_outputs[0], ctx.theirs, ctx.sizes), None, None, None
 
 
 class BatchedStruct(DataStruct):

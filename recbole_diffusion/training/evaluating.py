@@ -35,9 +35,12 @@ class EvaluatingTrainer(recbole.trainer.Trainer):
         # Where both rankings are reported, that without the history has a collector of its own.
         self.other_collectors = {protocol: collector(config) for protocol in self.protocols[1:]}
         self.processes = distributed.present()
-        self.evaluator: Any = self.processes.evaluator(self.evaluator)
+        # Of split items each process ranks its own, in every batch.
+        self.own_items = getattr(model, "own_items", None)
+        self.evaluates_with = self.processes if self.own_items is None else distributed.Alone()
+        self.evaluator: Any = self.evaluates_with.evaluator(self.evaluator)
         for each in (self.eval_collector, *self.other_collectors.values()):
-            self.processes.shares(each)
+            self.evaluates_with.shares(each)
 
     @property
     def protocols(self) -> tuple[str, ...]:
@@ -69,7 +72,7 @@ class EvaluatingTrainer(recbole.trainer.Trainer):
         self.check_catalogue(eval_data)
         before = checkpoint.random_state()
         try:
-            own = self.processes.own_batches(eval_data)
+            own = self.evaluates_with.own_batches(eval_data)
             result = super().evaluate(own, load_best_model=False, show_progress=show_progress)
             for collector in self.other_collectors.values():
                 result |= self._metrics_without_history(collector)
@@ -89,7 +92,8 @@ class EvaluatingTrainer(recbole.trainer.Trainer):
     def score_pieces(self, batched_data: Any, n_items: int) -> Iterator[tuple[str, slice, Tensor]]:
         """Scores [rows, V] of a batch of full ranking, a block of rows at a time; what may not be recommended has -inf.
 
-        With `history_in_ranking: both` each block comes twice, from the same scores.
+        With `history_in_ranking: both` each block comes twice, from the same scores. Of split items, V are those of
+        this process.
 
         Parameters
         ----------
@@ -110,18 +114,33 @@ class EvaluatingTrainer(recbole.trainer.Trainer):
             if history_index is not None:
                 inside = (history_index[0] >= piece.start) & (history_index[0] < piece.stop)
                 hidden = (history_index[0][inside] - piece.start, history_index[1][inside])
-            _, scores, _, _ = super()._full_sort_batch_eval((interaction[piece], None, None, None))
+                hidden = hidden if self.own_items is None else self.own_items.inside(*hidden)
+            scores = self._scores(interaction[piece])
             for protocol in self.protocols:
                 if protocol == "out" and hidden is not None:
                     scores[hidden] = -torch.inf
                 yield protocol, piece, scores
+
+    def _scores(self, interaction: Any) -> Tensor:
+        """Scores [rows, V] of all items of this process, -inf for the padding."""
+        if self.own_items is None:
+            return super()._full_sort_batch_eval((interaction, None, None, None))[1]
+        scores = self.model.full_sort_predict(interaction.to(self.device))
+        scores[:, : self.own_items.first_candidate(1)] = -torch.inf
+        return scores
+
+    def _best_items(self, scores: Tensor) -> Tensor:
+        """The best items [rows, k] of all."""
+        if self.own_items is None:
+            return self.eval_collector.best(scores)
+        return self.own_items.best(scores, max(self.config["topk"]))
 
     def _full_sort_batch_eval(self, batched_data: Any) -> tuple[Any, Tensor, Tensor, Tensor]:
         interaction, _, positive_u, positive_i = batched_data
         best_only = isinstance(self.eval_collector, TopCollector)
         parts: dict[str, list[Tensor]] = {protocol: [] for protocol in self.protocols}
         for protocol, _, scores in self.score_pieces(batched_data, self.tot_item_num):
-            parts[protocol].append(self.eval_collector.best(scores) if best_only else scores.clone())
+            parts[protocol].append(self._best_items(scores) if best_only else scores.clone())
         main, *others = (torch.cat(part) for part in parts.values())
         for collector, collected in zip(self.other_collectors.values(), others, strict=True):
             collector.eval_batch_collect(collected, interaction, positive_u, positive_i)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from ..errors import SettingError, UserError
-from . import attributes, checkpoint, distributed
+from . import attributes, checkpoint, distributed, splitting
 from .embeddings import take_embeddings
 from .evaluating import EvaluatingTrainer
 from .steps import TrainingSteps
@@ -154,20 +154,26 @@ class ResumableTrainer(EvaluatingTrainer):
             self._best = checkpoint.weights_copy(self.model)
         self.best_epoch = epoch
 
-    def _state(self) -> dict[str, Any]:
-        """What a checkpoint holds."""
+    def _learnt(self) -> dict[str, Any]:
+        """What a checkpoint holds of weights, and what has a number for each of them."""
         best = self._best if self.best_epoch != self.epoch else None
+        return {
+            **checkpoint.weights(self.model),
+            "best_state_dict": best and best["state_dict"],
+            "best_other_parameter": best and best["other_parameter"],
+            "optimizer": {name: value.state_dict() for name, value in self._optimizers().items()},
+            **self.steps.state(),
+        }
+
+    def _state(self, learnt: Mapping[str, Any]) -> dict[str, Any]:
+        """What a checkpoint holds; `learnt` is of `_learnt`."""
         saved, unsaved = self._changes.state() if self._changes is not None else ({}, [])
         return {
             "model": self.config["model"],
             "dataset": self.config["dataset"],
             "config": self.config.plain(),
             **checkpoint.tokens(self._train_data._dataset),
-            **checkpoint.weights(self.model),
-            "best_state_dict": best and best["state_dict"],
-            "best_other_parameter": best and best["other_parameter"],
-            "optimizer": {name: value.state_dict() for name, value in self._optimizers().items()},
-            **self.steps.state(),
+            **learnt,
             "attributes": saved,
             "unsaved_attributes": unsaved,
             "epoch": self.epoch,
@@ -181,12 +187,24 @@ class ResumableTrainer(EvaluatingTrainer):
         }
 
     def _write(self, path: str | Path) -> None:
+        # Of split items, every process gives its part.
+        learnt = None if self.own_items is None else self._gathered(Path(path).parent)
+
         def write() -> None:
-            checkpoint.save(path, self._state())
+            checkpoint.save(path, self._state(learnt or self._learnt()))
             self.processes.saved(path)
 
         self.processes.first(write)
         self.last_checkpoint = Path(path)
+
+    def _gathered(self, folder: Path) -> dict[str, Any]:
+        return splitting.gathered(self._learnt(), self.model, self._optimizers(), folder)
+
+    def _read(self, path: str | Path) -> dict[str, Any]:
+        """A checkpoint, and of split items those of this process."""
+        if self.own_items is None:
+            return checkpoint.load_model(path)
+        return splitting.own_part(checkpoint.load_model(path, mapped=True), self.model, self._optimizers())
 
     def _save_checkpoint(self, epoch: int, verbose: bool = True, **kwargs: Any) -> None:
         """Save the weights at hand as the best ones, under RecBole's name for that."""
@@ -227,7 +245,7 @@ class ResumableTrainer(EvaluatingTrainer):
             Where the checkpoint cannot be read, is of another model, catalogue, size or `learner`, or lacks what
             training has changed.
         """
-        state = checkpoint.load_model(resume_file)
+        state = self._read(resume_file)
         self._require_ours(resume_file, state, train_data, resume=True)
         learner = state["config"].get("learner")
         if learner != self.learner:
@@ -296,7 +314,7 @@ class ResumableTrainer(EvaluatingTrainer):
         if not eval_data:
             return OrderedDict()
         if load_best_model and model_file is not None:
-            state = checkpoint.load_model(model_file)
+            state = self._read(model_file)
             self._require_ours(model_file, state, eval_data, resume=False)
             checkpoint.use_best(model_file, state, self.model, self.device)
         elif load_best_model and self._best is not None:

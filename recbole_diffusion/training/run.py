@@ -28,6 +28,7 @@ from ..host.shared_data import SplitData  # noqa: E402
 from ..host.table import COMPUTED, RUN  # noqa: E402
 from . import attributes, distributed, launch  # noqa: E402
 from .process import process_as_found  # noqa: E402
+from .splitting import KEY, split_items  # noqa: E402
 from .threads import use_threads  # noqa: E402
 from .trainer import Trainer, build_trainer  # noqa: E402
 
@@ -156,6 +157,7 @@ def prepare(config: Any) -> Prepared:
     init_seed(config["seed"], config["reproducibility"])
     check_features(config, data)
     model = build_model(config, train_data._dataset)
+    split_items(config, model)
     trainer = build_trainer(config, model)
     trainer.check_catalogue(train_data)
     if config["resume"]:
@@ -173,7 +175,7 @@ def _read(config: Any) -> SplitData:
 
 def _settings(config: Any) -> dict[str, Any]:
     """The settings that must be the same in all processes of a run."""
-    return {key: value for key, value in config.plain().items() if key not in (*RUN, *COMPUTED)}
+    return {key: value for key, value in config.plain().items() if key == KEY or key not in (*RUN, *COMPUTED)}
 
 
 def _marks(parts: Sequence[Any]) -> dict[str, Any]:

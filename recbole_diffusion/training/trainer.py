@@ -112,7 +112,8 @@ class Trainer(ResumableTrainer):
             self.tensorboard = self._tensorboard(Path(config["tensorboard_dir"]) / Path(self.saved_model_file).stem)
         if self.steps.obstacle:
             self.logger.info(f"cuda_graphs: without effect, {self.steps.obstacle}")
-        self.freed_memory = FreedMemory(kept=self.device.type == "cpu")
+        # Items are split where memory is short, and gaps in it would be as large as the tables.
+        self.freed_memory = FreedMemory(kept=self.device.type == "cpu" and self.own_items is None)
         self.on_epoch_end: EpochCallback | None = None
         self.deadline = Deadline.read(config["deadline"])
 

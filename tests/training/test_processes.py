@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import random
@@ -64,6 +65,24 @@ LOSSES: dict[str, dict[str, Any]] = {
     "SASRec": {},
     "SASRec BPR": {"loss_type": "BPR", "train_neg_sample_args": {"distribution": "uniform", "sample_num": 1}},
     "BERT4Rec": {},
+}
+# Of these, and these, items are split as well.
+SPLIT = (
+    "DiffuRec lossaware counted",
+    "DiffuRec BPR",
+    "DiffuRec cosine",
+    "DiffRec",
+    "ADRec counted",
+    "BBDRec",
+    "RFMRec",
+    "DreamRec",
+    "PreferDiff negatives",
+)
+# Their scores are dot products, and probabilities.
+RANKED = ("DiffuRec", "DiffRec")
+LOSSES |= {
+    "DiffuRec cosine": {"similarity": "cosine", "similarity_temperature": 0.1},
+    "ADRec counted": {"attention_mask": "counted"},
 }
 # What a checkpoint has to hold besides weights.
 KEEPS_STATE = {"ema_decay": 0.9, "step_sampler": "lossaware", "warmup_steps": 3}
@@ -153,6 +172,36 @@ def largest_errors(rank: int, mine: dict[int, Group], dataset: Any) -> dict[str,
     return errors
 
 
+def several(groups: dict[int, Group]) -> dict[int, Group]:
+    """The groups of more than one process."""
+    return {number: group for number, group in groups.items() if number > 1}
+
+
+@float64()
+def split_errors(mine: dict[int, Group], dataset: Any) -> dict[str, dict[int, float]]:
+    """As `largest_errors`, where each process has the embeddings of its items alone."""
+    errors: dict[str, dict[int, float]] = {}
+    for name in SPLIT:
+        whole_model, batches = model_and_batches(name, dataset)
+        begin = copy.deepcopy(whole_model)
+        torch.manual_seed(7)
+        wholes = [step_of(whole_model, whole_model.calculate_loss, batch, None) for batch in batches]
+        for number, group in several(mine).items():
+            model = copy.deepcopy(begin)
+            model.split(group)
+            torch.manual_seed(7)
+            group.begin(model)
+            rows, worst = model.own_items.rows, 0.0
+            assert len(model.item_embedding.weight) == rows.stop - rows.start < whole_model.n_items
+            for batch, whole in zip(batches, wholes, strict=True):
+                found = step_of(model, group.loss(model), batch, group)
+                expected = {**whole, "item_embedding.weight": whole["item_embedding.weight"][rows]}
+                assert found.keys() == expected.keys()
+                worst = max([worst, *(float((found[key] - expected[key]).abs().max()) for key in expected)])
+            errors.setdefault(name, {})[number] = worst
+    return errors
+
+
 def metrics_by_number(mine: dict[int, Group]) -> dict[str, dict[int, Any]]:
     """Way of evaluation -> n -> metrics; n = 0 is a process by itself."""
     found: dict[str, dict[int, Any]] = {}
@@ -164,6 +213,26 @@ def metrics_by_number(mine: dict[int, Group]) -> dict[str, dict[int, Any]]:
         for number, group in {0: Alone(), **mine}.items():
             with as_present(group):
                 trainer = build_trainer(config, model)
+                trainer.eval_collector.data_collect(train_data)
+                found.setdefault(name, {})[number] = dict(trainer.metrics(test_data))
+    return found
+
+
+def split_metrics(mine: dict[int, Group]) -> dict[str, dict[int, Any]]:
+    """Model -> n -> metrics where items are split; n = 0 is a process by itself."""
+    found: dict[str, dict[int, Any]] = {}
+    for name in RANKED:
+        settings = {**SMALL, **EVALUATIONS["full"], "noise_scale": 0.1, "inference_seeds": 2, "inference_steps": 3}
+        config = load_config(name, "ml-100k", None, settings)
+        train_data, _, test_data = build_loaders(config, build_dataset(config))
+        torch.manual_seed(1)
+        model = build_model(config, train_data._dataset)
+        for number, group in {0: Alone(), **several(mine)}.items():
+            own = copy.deepcopy(model)
+            with as_present(group):
+                if number:
+                    own.split(group)
+                trainer = build_trainer(config, own)
                 trainer.eval_collector.data_collect(train_data)
                 found.setdefault(name, {})[number] = dict(trainer.metrics(test_data))
     return found
@@ -195,7 +264,35 @@ def trainings(rank: int, mine: dict[int, Group], folder: Path) -> dict[str, Any]
             found["resumed 1"] = train(Alone(), 31, resume=path).result["test_result"]
             found["files"] = len(list((folder / "33").iterdir()))
         dist.barrier()
+        found["split 3"] = train(mine[3], 43, split_items=True).result["test_result"]
+        half = train(mine[3], 40, split_items=True, epochs=1)
+        path = str(half.model_file).replace(".pth", ".last.pth")
+        if 2 in mine:
+            found["split, resumed 2"] = train(mine[2], 42, split_items=True, resume=path).result["test_result"]
+        dist.barrier()
+        if rank == 0:
+            found["split, resumed 1"] = train(Alone(), 41, split_items=True, resume=path).result["test_result"]
+            found["split weights"] = largest_difference(*(folder / number for number in ("3", "43")))
+            found["split files"] = sorted(file.name.split(".", 1)[1] for file in (folder / "43").iterdir())
+        dist.barrier()
     return found
+
+
+def largest_difference(*folders: Path) -> dict[str, float]:
+    """Between the last checkpoints of two runs: of the items' embeddings, their averages, and what Adam knows."""
+    one, other = (known_of_items(torch.load(next(folder.glob("*.last.pth")))) for folder in folders)
+    assert one.keys() == other.keys()
+    return {name: float((other[name] - value).abs().max()) for name, value in one.items()}
+
+
+def known_of_items(state: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """All that a checkpoint holds of the items, the best state among it where another epoch was the best."""
+    name = "item_embedding.weight"
+    parts = ("state_dict", "best_state_dict", "average")
+    # The table is the first of the parameters.
+    of_adam = state["optimizer"]["optimizer"]["state"][0]
+    known = {part: state[part][name] for part in parts if state[part] is not None}
+    return known | {key: value for key, value in of_adam.items() if value.dim() == 2}
 
 
 def places_of_data(group: Group) -> dict[str, list[Any]]:
@@ -268,7 +365,9 @@ def check(rank: int, port: int, folder: str) -> None:
     dataset = build_dataset(load_config("DiffuRec", "ml-100k", None, SMALL)).build()[0]
     found = {
         "errors": largest_errors(rank, mine, dataset),
+        "split errors": split_errors(mine, dataset),
         "metrics": metrics_by_number(mine),
+        "split metrics": split_metrics(mine),
         "trainings": trainings(rank, mine, Path(folder)),
         "complaints": complaints(rank, mine[3]),
     }
@@ -302,6 +401,34 @@ def test_n_processes_have_the_metrics_of_one(name: str, found: list[dict[str, An
     for rank in range(3):
         for number, metrics in found[rank]["metrics"][name].items():
             assert metrics == alone, (rank, number)
+
+
+@pytest.mark.parametrize("name", SPLIT)
+def test_split_items_have_the_loss_and_the_gradient_of_whole_ones(name: str, found: list[dict[str, Any]]) -> None:
+    for rank in range(3):
+        errors = found[rank]["split errors"][name]
+        assert list(errors) == [str(number) for number in NUMBERS[1:] if rank < number]
+        assert max(errors.values()) < 1e-9, errors
+
+
+@pytest.mark.parametrize("name", RANKED)
+def test_split_items_are_ranked_as_whole_ones(name: str, found: list[dict[str, Any]]) -> None:
+    alone = found[0]["split metrics"][name]["0"]
+    assert max(alone.values()) > 0
+    for rank in range(3):
+        for number, metrics in found[rank]["split metrics"][name].items():
+            assert metrics == alone, (rank, number)
+
+
+def test_split_items_are_trained_and_saved_as_whole_ones(found: list[dict[str, Any]]) -> None:
+    results = found[0]["trainings"]
+    for trained in ("split 3", "split, resumed 2", "split, resumed 1"):
+        assert results[trained] == pytest.approx(results["whole 1"], abs=1e-8)
+    assert found[2]["trainings"]["split 3"] == results["split 3"]
+    differences = results["split weights"]
+    assert {"state_dict", "average", "exp_avg", "exp_avg_sq"} <= differences.keys()
+    assert max(differences.values()) < 1e-5, differences
+    assert results["split files"] == ["last.pth", "pth"]
 
 
 def test_n_processes_train_what_one_trains(found: list[dict[str, Any]]) -> None:
