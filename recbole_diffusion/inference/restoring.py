@@ -15,7 +15,7 @@ from ..common.setting import table_of
 from ..errors import SettingError, UserError
 from ..host.parsing import read_yaml, typed
 from ..host.registry import find_model, is_recboles, model_name, our_models, property_files
-from ..host.table import rename
+from ..host.table import MODEL, rename
 from ..training import checkpoint
 
 # What to do with a model that reads more than histories.
@@ -168,7 +168,7 @@ def _settings(
     for warning in {**warnings, **more}.values():
         logger.warning(warning)
     trained.update(saved)
-    for key, row in table.items():
+    for key, row in {**{key: row for key, row in MODEL.items() if key in trained}, **table}.items():
         trained[key] = typed(key, trained.get(key), row.kind)
         row.check(key, trained[key])
     # Compiling pays for a training, and may not be possible where the model is used.

@@ -154,6 +154,14 @@ def test_a_part_that_is_missing_or_of_another_type_is_named(tmp_path: Path, file
                     Recommender.load(tmp_path / "a.pth")
 
 
+@pytest.mark.parametrize(("key", "value"), [("MAX_ITEM_LIST_LENGTH", [1]), ("hidden_size", "x")])
+def test_settings_of_the_model_are_checked(tmp_path: Path, file: Path, key: str, value: Any) -> None:
+    state = checkpoint.load(file)
+    checkpoint.save(tmp_path / "a.pth", {**state, "config": {**state["config"], key: value}})
+    with pytest.raises(UserError, match=f"{key} must be a whole number, got"):
+        Recommender.load(tmp_path / "a.pth")
+
+
 def test_a_model_of_the_users_own(tmp_path: Path, file: Path, items: list[list[str]]) -> None:
     text = "from recbole_diffusion.model.diffurec import DiffuRec\n\n\nclass Mine(DiffuRec):\n    pass\n"
     (tmp_path / "mine.py").write_text(text)
