@@ -11,6 +11,7 @@ import os
 import pickle
 import signal
 import socket
+import sys
 import tempfile
 import threading
 import time
@@ -31,6 +32,7 @@ from ..host.registry import findable
 from ..host.settings import load_config
 from . import memory
 from .distributed import Alone, Group, LostProcess, as_present, hint_of
+from .pulse import Pulse
 from .threads import free_threads
 
 # Seconds that processes wait for one another before training begins, and in the middle of it.
@@ -112,15 +114,39 @@ def _store(host: str, port: int, waits: bool) -> dist.TCPStore:
             except OSError as error:
                 must = f"be a port of this machine that nobody uses ({error.strerror})"
                 raise SettingError("port", port, must=must) from error
+    if not waits:
+        _wait_for(host, port)
     try:
         seconds = timedelta(seconds=SECONDS_TO_MEET)
         return dist.TCPStore(host, port, None, waits, timeout=seconds, wait_for_workers=False)
     except (RuntimeError, TimeoutError, ValueError) as error:
         if "EADDRINUSE" in str(error):
             raise SettingError("port", port, must="be a port of this machine that nobody uses") from error
-        raise UserError(
-            f"ip={host}, port={port}: the first process of the run cannot be reached within {SECONDS_TO_MEET} s"
-        ) from error
+        raise _unreachable(host, port) from error
+
+
+def _wait_for(host: str, port: int) -> None:
+    """Wait until somebody listens there; torch's own wait lasts longer than its limit.
+
+    Raises
+    ------
+    UserError
+    """
+    until = time.monotonic() + SECONDS_TO_MEET
+    while True:
+        try:
+            with socket.create_connection((host, port), timeout=max(0.1, until - time.monotonic())):
+                return
+        except OSError as error:
+            if time.monotonic() > until:
+                raise _unreachable(host, port) from error
+            time.sleep(0.2)
+
+
+def _unreachable(host: str, port: int) -> UserError:
+    return UserError(
+        f"ip={host}, port={port}: the first process of the run cannot be reached within {SECONDS_TO_MEET} s"
+    )
 
 
 def _meet(place: Place, store: dist.Store) -> None:
@@ -175,6 +201,7 @@ def joined(config: Any) -> Iterator[Alone]:
                 config[key] = value
         group = Group(place.rank, place.number, store)
         group.pointer = pointer if place.rank == 0 else None
+        pulse = _pulse(place) if _several_machines(place) else None
         dist.init_process_group(
             _backend(config),
             store=dist.PrefixStore("torch", store),
@@ -189,10 +216,61 @@ def joined(config: Any) -> Iterator[Alone]:
             explained = group.explained(error)
             raise explained from (None if explained is error else error)
         finally:
+            if pulse is not None:
+                pulse.close()
             with suppress(RuntimeError):
                 dist.destroy_process_group()
     if pointer is not None and is_first():
         pointer.unlink(missing_ok=True)
+
+
+def _several_machines(place: Place) -> bool:
+    """Whether the run has processes on other machines; they then talk through the interface that leads to the first."""
+    if int(os.environ.get("LOCAL_WORLD_SIZE", "1")) >= place.number:
+        return False
+    name = interface_to(place.host, place.port)
+    # By itself gloo takes the address of the machine's name, which often is that of its loopback.
+    if name is not None:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
+    return True
+
+
+def interface_to(host: str, port: int) -> str | None:
+    """The network interface through which a machine is reached; None where that is unknown."""
+    with suppress(OSError):
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            # Which sends nothing.
+            probe.connect(address)
+            own = probe.getsockname()[0]
+        for name, addresses in psutil.net_if_addrs().items():
+            if any(known.address == own for known in addresses):
+                return name
+    return None
+
+
+def _pulse(place: Place) -> Pulse:
+    """Give signs of life; the process ends where another one gives none."""
+    store = dist.PrefixStore(f"recbole-diffusion/{place.attempt}", _store(place.host, place.port, False))
+
+    def lost(whom: str) -> None:
+        hint = hint_of(store) if place.rank == 0 else ""
+        _leave(LostProcess(f"{whom} gives no sign of life: the machine or the network is gone{hint}"))
+
+    return Pulse(place.rank, place.number, store, lost)
+
+
+# Where a process that was started here leaves what came of it.
+_last_word: Path | None = None
+
+
+def _leave(error: UserError) -> None:
+    """End this process at once, from any thread: the others wait in vain, and so may its own."""
+    if _last_word is None:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+    else:
+        _last_word.write_bytes(pickle.dumps(error))
+    os._exit(1)
 
 
 def _backend(config: Any) -> str:
@@ -287,13 +365,13 @@ def run_processes(config: Any, saved: bool, run: Callable[[Any, bool], Any]) -> 
         must = f"be at least nproc + group_offset = {number + offset}"
         raise SettingError("world_size", config["world_size"], must=must)
     port, host = _port(config, one_machine=world == number), config["ip"] or "localhost"
-    # Held until the processes have ended.
-    server = _store("localhost", port, waits=True) if offset == 0 else None
+    # Held until the processes have ended; one that cannot be reached is told before any is started.
+    server = _store("localhost" if offset == 0 else host, port, waits=offset == 0)
     environment = {
         "WORLD_SIZE": str(world),
         "LOCAL_WORLD_SIZE": str(number),
         "MASTER_ADDR": host,
-        "MASTER_PORT": str(port if server is None else server.port),
+        "MASTER_PORT": str(server.port),
         "TORCHELASTIC_USE_AGENT_STORE": "True",
         # Its warnings are those of a library that tries again.
         "TORCH_CPP_LOG_LEVEL": "ERROR",
@@ -325,7 +403,7 @@ def _port(config: Any, one_machine: bool) -> int:
     return int(port)
 
 
-def _outcome(job: Job, number: int, world: int, server: dist.Store | None) -> Any:
+def _outcome(job: Job, number: int, world: int, server: dist.Store) -> Any:
     log = logging.getLogger("torch.multiprocessing.spawn")
     level = log.level
     # It tells of each process that it ends after another one's error.
@@ -370,6 +448,8 @@ def _work(local_rank: int, job: Job) -> None:
     if job.keeps_memory:
         memory.keep_freed_memory()
     outcome: Any
+    global _last_word
+    _last_word = Path(job.folder, str(local_rank))
     try:
         config = load_config(job.model, job.dataset, None, job.settings)
         config.warnings = job.warnings
@@ -380,7 +460,7 @@ def _work(local_rank: int, job: Job) -> None:
         outcome = ExceptionWithTraceback(error, error.__traceback__)
     except KeyboardInterrupt:
         outcome = KeyboardInterrupt()
-    Path(job.folder, str(local_rank)).write_bytes(pickle.dumps(outcome))
+    _last_word.write_bytes(pickle.dumps(outcome))
     if isinstance(outcome, ReportedElsewhere):
         # The first to end with an error ends all: let it be the one that has something to say.
         time.sleep(SECONDS_TO_END)
@@ -395,7 +475,7 @@ def _left(job: Job, local_rank: int) -> Any:
     return None
 
 
-def _cause(job: Job, processes: list[Any], first: int, world: int, server: dist.Store | None) -> BaseException:
+def _cause(job: Job, processes: list[Any], first: int, world: int, server: dist.Store) -> BaseException:
     """Why a run has ended whose process `first` was the first to end with an error."""
     # The others were ended here.
     killed = [i for i, p in enumerate(processes) if (p.exitcode or 0) < 0 and p.exitcode != -signal.SIGTERM]
@@ -404,7 +484,7 @@ def _cause(job: Job, processes: list[Any], first: int, world: int, server: dist.
     if killed:
         name = signal.Signals(-processes[killed[0]].exitcode).name
         hint = ", as the system does when memory runs out" if name == "SIGKILL" else ""
-        go_on = hint_of(dist.PrefixStore("recbole-diffusion/0", server)) if server is not None else ""
+        go_on = hint_of(dist.PrefixStore("recbole-diffusion/0", server))
         return UserError(f"process {job.offset + killed[0]} of {world} was ended by {name}{hint}{go_on}")
     left = {rank: _left(job, rank) for rank in (first, *range(len(processes)))}
     errors = [error for error in left.values() if isinstance(error, BaseException)]
