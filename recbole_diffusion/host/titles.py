@@ -61,6 +61,10 @@ def read_titles(
         table = pd.read_csv(
             path,
             sep="\t" if tabs else ",",
+            # By place: pandas gives an empty name, and one that stands there twice, another.
+            header=None,
+            skiprows=1,
+            names=range(len(cells)),
             usecols=where,
             dtype=str,
             keep_default_na=False,
@@ -72,8 +76,7 @@ def read_titles(
         raise UserError(f"{path}: the titles cannot be read ({error.strerror})") from error
     except (UnicodeDecodeError, csv.Error, pd.errors.ParserError) as error:
         raise UserError(f"{path}: the titles cannot be read ({' '.join(str(error).split())})") from error
-    tokens, titles = (table[cells[place]] for place in where)
-    return dict(zip(tokens, titles, strict=True))
+    return dict(zip(table[where[0]], table[where[1]], strict=True))
 
 
 def _title_column(names: list[str]) -> str | None:

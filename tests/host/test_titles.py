@@ -22,6 +22,9 @@ from recbole_diffusion.training import checkpoint
         ('\ufeffid,artistName,n\n7,"a, b",1\n', None, {"7": "a, b"}),
         ("id,what\n7,x\n", "what", {"7": "x"}),
         ("item_id:token\tcategories:token_seq\n1\ta b\n", None, {}),
+        (",title\n7,x\n", None, {"7": "x"}),
+        ("id,title,id\n7,x,8\n", None, {"7": "x"}),
+        ("id,title\n", None, {}),
         ("", None, {}),
     ],
 )
