@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import product
 
 import numpy as np
 import pytest
@@ -74,6 +75,20 @@ def test_wilcoxon_is_scipys_on_the_means_over_seeds() -> None:
     assert test.p == other_way.p == pytest.approx(expected.pvalue, rel=1e-12)
     in_favour = stats.wilcoxon(first.mean(axis=0), second.mean(axis=0), alternative="greater").pvalue < 0.5
     assert test.sign == -other_way.sign == (1 if in_favour else -1)
+
+
+@pytest.mark.parametrize("users", [1, 2, 5, 8])
+def test_wilcoxon_of_few_users_with_ties_counts_all_signs(users: int) -> None:
+    for seed in range(5):
+        difference = np.random.default_rng(seed).choice([-3, -2, -1, 1, 2], users) / 4
+        ranks = stats.rankdata(np.abs(difference))
+        sums = [
+            sum(r if plus else -r for r, plus in zip(ranks, signs, strict=True))
+            for signs in product((0, 1), repeat=users)
+        ]
+        found = float(np.dot(ranks, np.sign(difference)))
+        expected = sum(abs(one) >= abs(found) for one in sums) / len(sums)
+        assert wilcoxon(difference[None], np.zeros((1, users))).p == pytest.approx(expected, rel=1e-12)
 
 
 def test_users_without_a_difference_tell_nothing() -> None:
