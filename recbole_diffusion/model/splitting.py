@@ -45,6 +45,11 @@ class SplitEmbedding(nn.Module):
         """The rows of a process."""
         return rows_of(self.num_embeddings, rank, self.processes.number)[0]
 
+    @property
+    def elsewhere(self) -> int:
+        """How many numbers of the table other processes hold."""
+        return self.num_embeddings * self.embedding_dim - self.weight.numel()
+
     def forward(self, items: Tensor) -> Tensor:
         """Embeddings [..., d] of items [...], each distinct one of which travels once."""
         distinct, place = torch.unique(items, return_inverse=True)
@@ -94,7 +99,8 @@ class SplitEmbedding(nn.Module):
         first_candidate : int
             Of all items.
         """
-        every_x, own = self.every_row(x)
+        # As precise as the weight, as the plain loss has it.
+        every_x, own = self.every_row(x.to(weight.dtype))
         every_target, _ = self.every_row(target)
         first = self.first_candidate(first_candidate)
         inside = every_target - self.rows.start

@@ -204,7 +204,9 @@ class ResumableTrainer(EvaluatingTrainer):
         """A checkpoint, and of split items those of this process."""
         if self.own_items is None:
             return checkpoint.load_model(path)
-        return splitting.own_part(checkpoint.load_model(path, mapped=True), self.model, self._optimizers())
+        state = checkpoint.load_model(path, mapped=True)
+        with _complaints_of(path):
+            return splitting.own_part(state, self.model, self._optimizers())
 
     def _save_checkpoint(self, epoch: int, verbose: bool = True, **kwargs: Any) -> None:
         """Save the weights at hand as the best ones, under RecBole's name for that."""

@@ -26,6 +26,7 @@ from ..host.loaders import build_loaders, epoch_rows, split, trains_on  # noqa: 
 from ..host.settings import load_config  # noqa: E402
 from ..host.shared_data import SplitData  # noqa: E402
 from ..host.table import COMPUTED, RUN  # noqa: E402
+from ..model.splitting import split_weights  # noqa: E402
 from . import attributes, distributed, launch  # noqa: E402
 from .process import process_as_found  # noqa: E402
 from .splitting import KEY, split_items  # noqa: E402
@@ -197,6 +198,8 @@ def log_settings(config: Any, prepared: Prepared) -> None:
     for part in (config, prepared.data, prepared.model):
         logger.info(part, extra=DETAIL)
     parameters = sum(parameter.numel() for parameter in prepared.model.parameters() if parameter.requires_grad)
+    # Those that other processes hold count as well.
+    parameters += sum(table.elsewhere for table in split_weights(prepared.model).values())
     sizes = (prepared.data.user_num - 1, prepared.data.item_num - 1, parameters)
     logger.info("%d users, %d items, %d trainable parameters", *sizes)
     evaluated = [0 if part is None else len(part._dataset) for part in (prepared.valid_data, prepared.test_data)]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ..errors import SettingError
+from ..errors import SettingError, UserError
 from ..evaluation.collector import TopCollector
 from ..model.splitting import SplitEmbedding, split_weights
 from . import distributed
@@ -68,14 +69,32 @@ def gathered(learnt: Mapping[str, Any], model: nn.Module, optimizers: Mapping[st
             processes.send_to_first(part)
             return part
         size = (table.num_embeddings, *part.shape[1:])
-        with tempfile.NamedTemporaryFile(dir=folder, prefix=".items-") as file:
-            rows = torch.from_file(file.name, shared=True, size=torch.Size(size).numel(), dtype=part.dtype).view(size)
+        rows = _in_file(folder, size, part.dtype)
         rows[table.rows] = part.cpu()
         for rank in range(1, processes.number):
             processes.receive(rows[table.rows_of(rank)], rank)
         return rows
 
     return _with_tables(learnt, model, optimizers, whole)
+
+
+def _in_file(folder: Path, size: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """An empty tensor in a file that nobody else sees, and that goes with the tensor.
+
+    Raises
+    ------
+    UserError
+        Where the folder has no room for it.
+    """
+    numbers = torch.Size(size).numel()
+    try:
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".items-") as file:
+            if hasattr(os, "posix_fallocate"):
+                # A page for which the disk has no room would end the process without a word.
+                os.posix_fallocate(file.fileno(), 0, numbers * dtype.itemsize)
+            return torch.from_file(file.name, shared=True, size=numbers, dtype=dtype).view(size)
+    except OSError as error:
+        raise UserError(f"{folder}: no checkpoint can be written there ({error.strerror})") from error
 
 
 def own_part(state: Mapping[str, Any], model: nn.Module, optimizers: Mapping[str, Optimizer]) -> Any:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from made_data import SMALL_RUN
 
-from recbole_diffusion.errors import SettingError
+from recbole_diffusion.errors import SettingError, UserError
 from recbole_diffusion.host.settings import load_config
 from recbole_diffusion.inference.restoring import DatasetSizes
 from recbole_diffusion.model.diffurec import DiffuRec
 from recbole_diffusion.training.distributed import Group, as_present
 from recbole_diffusion.training.run import build_model
-from recbole_diffusion.training.splitting import split_items
+from recbole_diffusion.training.splitting import _in_file, split_items
 
 ITEMS = 30
 
@@ -34,7 +36,7 @@ def split(model: Any, items: int = ITEMS, number: int = 3, **settings: Any) -> A
 def test_the_last_of_three_processes_keeps_the_last_items() -> None:
     model = split("DiffuRec")
     assert model.own_items.rows == slice(20, 31) and len(model.item_embedding.weight) == 11
-    assert model.item_embedding.num_embeddings == 31
+    assert model.item_embedding.num_embeddings == 31 and model.item_embedding.elsewhere == 20 * 16
     assert split("DiffuRec", split_items=False).own_items is None
 
 
@@ -59,6 +61,14 @@ def test_what_needs_all_items_in_one_process(model: Any, settings: dict[str, Any
     with pytest.raises(SettingError) as caught:
         split(model, **settings)
     assert str(caught.value) == f"split_items must be False {why}, got True"
+
+
+def test_a_folder_without_room(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"nowhere: no checkpoint can be written there \(No such file or directory\)"):
+        _in_file(tmp_path / "nowhere", (2, 3), torch.float32)
+    rows = _in_file(tmp_path, (2, 3), torch.float32)
+    rows[:] = torch.arange(3.0)
+    assert rows.sum() == 6 and not list(tmp_path.iterdir())
 
 
 def test_a_catalogue_that_is_too_small() -> None:
