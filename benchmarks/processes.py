@@ -105,6 +105,8 @@ def held(config: Any, saved: bool) -> list[Held]:
         prepared = prepare(config)
         batches = iter(prepared.train_data)
         next(batches)
+        # As training does.
+        prepared.trainer.freed_memory.give_back()
         return _looked_at(processes)
 
 

@@ -314,7 +314,8 @@ class LengthBatches(RowBatches):
         order = torch.arange(len(self))
         if self.generator is not None:
             order = torch.randperm(len(order), generator=self.generator)
-        batches = rows[torch.argsort(self.lengths()[rows], stable=True)].split(self.size)
+        lengths = self.lengths().to(torch.int32)
+        batches = rows[torch.argsort(lengths[rows], stable=True)].split(self.size)
         for number in order.tolist():
             yield batches[number].numpy()
 

@@ -103,8 +103,8 @@ class Prefixes(Interaction):
 
     def lengths(self) -> Tensor:
         """Length of each row's history, int64 [n], from 1 to `max_length`."""
-        rows = self.rows.long()
-        return (rows - self.sequences.start[rows]).clamp(max=self.max_length)
+        # Of numbers of 4 bytes until the end: there may be many rows.
+        return (self.rows - self.sequences.start[self.rows]).clamp_(max=self.max_length).long()
 
     def earlier(self, field: str) -> tuple[Tensor, Tensor]:
         """All interactions of the user before each row, those beyond `max_length` too.

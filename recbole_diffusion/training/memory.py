@@ -58,6 +58,11 @@ class FreedMemory:
             # What was done before training may have left gaps.
             self._libc.malloc_trim(0)
 
+    def give_back(self) -> None:
+        """Give all that is free back: no step will need what was done between steps again."""
+        if self._libc is not None:
+            self._libc.malloc_trim(0)
+
     def after_step(self) -> None:
         """Give all of it back where more than twice what a step needs is held."""
         if self._libc is None:
@@ -67,4 +72,4 @@ class FreedMemory:
             self._needed = max(self._needed, held)
         self._nothing_kept = held > MOST_HELD * self._needed
         if self._nothing_kept:
-            self._libc.malloc_trim(0)
+            self.give_back()

@@ -303,6 +303,9 @@ class Trainer(ResumableTrainer):
         bar = tqdm(train_data, f"Train {epoch_idx:>5}", ncols=100, leave=False, disable=not show_progress)
         try:
             for batch, interaction in enumerate(bar, start=1):
+                if batch == 1:
+                    # The epoch's order of millions of rows takes several times what is left of it.
+                    self.freed_memory.give_back()
                 time_to_look = losses.add(self.steps.take(self.optimizer, interaction.to(self.device), loss_func))
                 self.freed_memory.after_step()
                 if heartbeat is not None and heartbeat.due():

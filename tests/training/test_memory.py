@@ -60,6 +60,8 @@ def test_memory_goes_back_once_more_than_twice_a_steps_is_held(monkeypatch: pyte
         freed.after_step()
         trims.append(library.trims - 1)
     assert trims == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3]
+    freed.give_back()
+    assert library.trims == 5
 
 
 def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,3 +69,4 @@ def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(memory.platform, "libc_ver", lambda: ("", ""))
     monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: pytest.fail("asked for"))
     FreedMemory(kept=True).after_step()
+    FreedMemory(kept=True).give_back()
