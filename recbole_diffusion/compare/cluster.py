@@ -23,7 +23,8 @@ from .plan import Run
 ASK_EVERY = 5
 SECONDS_TO_SEE = 30
 
-logger = logging.getLogger(__name__)
+# Whose lines stand on the screen among the runner's.
+logger = logging.getLogger(f"{__package__}.runner.cluster")
 
 
 class Task:
@@ -187,12 +188,19 @@ class Cluster:
         """What sends the job of a run."""
         import submitit
 
+        class Executor(submitit.SlurmExecutor):  # type: ignore[misc]
+            """Leaves the time of a job to its partition, where the user does: submitit itself needs a number."""
+
+            leaves_time = "time" not in self.options
+
+            def _make_submission_file_text(self, command: str, uid: str) -> str:
+                text = super()._make_submission_file_text(command, uid)
+                return re.sub(r"#SBATCH --time=.*\n", "", text) if self.leaves_time else text
+
         # As often as a job's time is over after another epoch: see Task.checkpoint.
-        executor = submitit.SlurmExecutor(run.folder / JOBS, max_num_timeout=sys.maxsize)
-        # What the user does not set is left to the partition.
+        executor = Executor(run.folder / JOBS, max_num_timeout=sys.maxsize)
         executor.update_parameters(
             job_name=re.sub(r"[^\w.+-]+", "-", run.title),
-            time=None,
             setup=[
                 f"export PYTHONPATH={shlex.quote(search_path())}",
                 "export OMP_NUM_THREADS=${SLURM_CPUS_PER_TASK:-1}",

@@ -187,5 +187,6 @@ def test_options_are_sbatchs_own(plan: Plan, tmp_path: Path, monkeypatch: pytest
     text = executor._make_submission_file_text("the command", "uid")
     for line in ("--partition=x", "--gpus-per-node=1", "--time=2:00:00", "--job-name=Pop-seed-1"):
         assert f"#SBATCH {line}\n" in text
+    assert "--time" not in Cluster({}).executor(plan.runs[0])._make_submission_file_text("the command", "uid")
     with pytest.raises(SettingError, match=r"must be options that SLURM takes \(invalid partition specified: x\)"):
         workers.send(plan.runs[0], one.main)
