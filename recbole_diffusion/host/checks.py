@@ -52,6 +52,8 @@ ALL = ("[0,inf)", "[0,inf]")
 SUFFIXES = ("inter", "user", "item", "kg", "link", "net")
 # RecBole's form of "no negatives are sampled".
 NO_NEGATIVES = {"distribution": "none", "sample_num": "none", "alpha": "none", "dynamic": False, "candidate_num": 0}
+# Layers are made one by one: a slip of the pen would fill the memory before anything fails.
+MOST_LAYERS = 1000
 _TOP_LEVEL_KEY = re.compile(r"^([\w-]+)[ \t]*:", re.MULTILINE)
 
 
@@ -104,6 +106,18 @@ def check_transform(settings: Mapping[str, Any]) -> None:
             raise SettingError("transform", settings["transform"], must=f"be given together with {parameter}")
         if not _is_share(settings[parameter]) or settings[parameter] > 1:
             raise SettingError(parameter, settings[parameter], must="be from 0 to 1")
+
+
+def check_layers(settings: Mapping[str, Any]) -> None:
+    """Check that a model has no more layers than can be built.
+
+    Raises
+    ------
+    SettingError
+    """
+    for key, value in settings.items():
+        if "layer" in key and type(value) is int and value > MOST_LAYERS:
+            raise SettingError(key, value, must=f"be at most {MOST_LAYERS}")
 
 
 def check_frozen(settings: Mapping[str, Any], given: Mapping[str, Any], default: Sequence[str]) -> list[str]:

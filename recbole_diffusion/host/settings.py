@@ -168,6 +168,7 @@ def resolve(
         row.check(key, values.get(key))
     sequential = values["MODEL_TYPE"] == ModelType.SEQUENTIAL
     checks.check_transform(values)
+    checks.check_layers(values)
     checks.check_eval_args(values, sequential)
     checks.check_metrics(values)
     checks.check_presplit(values, given)

@@ -271,6 +271,10 @@ class ResumableTrainer(EvaluatingTrainer):
         attributes.put(self.model, state["attributes"], self.device)
         self.steps.load(state)
         optimizers = self._optimizers()
+        if not state["optimizer"]:
+            raise ValueError("it holds no optimizer")
+        if state["epoch"] < 0:
+            raise ValueError(f"epoch must be at least 0, got {state['epoch']}")
         for name, saved in state["optimizer"].items():
             groups = optimizers[name].state_dict()["param_groups"]
             optimizers[name].load_state_dict({"state": saved["state"], "param_groups": groups})

@@ -26,7 +26,7 @@ from recbole_diffusion.host.table import GENERAL
 from recbole_diffusion.host.titles import read_titles
 from recbole_diffusion.inference import Recommender
 from recbole_diffusion.training import checkpoint
-from recbole_diffusion.training.run import train_and_test
+from recbole_diffusion.training.run import prepare, train_and_test
 
 HISTORY = ["50", "286", "258"]
 ODD_TEXTS = [
@@ -175,6 +175,8 @@ class Attacks:
         self.model, self.folder = model, folder
         self.content, self.state = model.read_bytes(), checkpoint.load(model)
         self.right = Recommender.load(model, "cpu").recommend(HISTORY).items.tolist()
+        elsewhere = {"checkpoint_dir": str(folder / "saved"), "log_dir": None, "tensorboard_dir": None, "threads": 1}
+        self.training = prepare(load_config("DiffuRec", "ml-100k", None, {**self.state["config"], **elsewhere}))
         self.keys = [*GENERAL, *table_of(find_model("DiffuRec"))]
         rows = "".join(f"u{user}\ti{item}\t{item}\n" for user in range(4) for item in range(user, user + 6))
         items = "item_id:token\tname:token_seq\tprice:float\n" + "".join(f"i{item}\ta b\t{item}\n" for item in range(9))
@@ -271,6 +273,12 @@ class Attacks:
         torch.save(state, path)
         answer = one_line(lambda: Recommender.load(path, "cpu").recommend(HISTORY))
         assert answer is None or np.isfinite(answer.scores).all()
+        one_line(lambda: self._resume(path))
+
+    def _resume(self, path: Path) -> None:
+        """Take up the training, of which no epoch is left."""
+        self.training.trainer.resume_checkpoint(path, self.training.train_data)
+        self.training.trainer.fit(self.training.train_data, saved=False, verbose=False)
 
     def histories(self, chosen: random.Random) -> None:
         """Lines of histories, and titles, of any content."""

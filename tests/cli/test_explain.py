@@ -8,6 +8,7 @@ from saved_models import Saved
 
 from recbole_diffusion.cli.main import main
 from recbole_diffusion.inference import Recommender
+from recbole_diffusion.training import checkpoint
 
 
 def test_a_table_and_a_picture(
@@ -29,6 +30,20 @@ def test_a_long_history_is_cut_and_that_is_said(
     long = ",".join(diffurec.vocabulary.tokens[1 : diffurec.model.max_seq_length + 4])
     assert main(["explain", f"--checkpoint={saved('DiffuRec').path}", f"--history={long}", "--topk=1"]) == 0
     assert capsys.readouterr().err.startswith("histories are cut to their newest ")
+
+
+@pytest.mark.parametrize(("factor", "code"), [(0.0, 0), (-1.0, 0), (1e30, 2)])
+def test_odd_weights_are_explained_or_refused_in_one_line(
+    saved: Callable[..., Saved], factor: float, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = checkpoint.load(saved("DiffuRec").path)
+    odd = {name: tensor * factor for name, tensor in state["state_dict"].items()}
+    checkpoint.save("odd.pth", {**state, "state_dict": odd})
+    capsys.readouterr()
+    assert main(["explain", "--checkpoint=odd.pth", "--history=50", "--topk=1", "--output=why.png"]) == code
+    out, err = capsys.readouterr()
+    assert "nan" not in out and len(err.splitlines()) == (code == 2)
+    assert err.startswith("error: the reverse process ends in NaN or infinity" if code else "")
 
 
 @pytest.mark.parametrize(

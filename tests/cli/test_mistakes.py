@@ -59,10 +59,16 @@ def one_line(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
         (["--learner=sparse_adam"], "learner must be one of adam, adamw, sgd, adagrad, rmsprop, got 'sparse_adam'"),
         (["--hidden_size=1000000000000"], "there is not enough memory: take smaller sizes or batches"),
         (["--diffusion_steps=100000000"], "diffusion_steps must be positive and at most 100000, got 100000000"),
+        (["--n_layers=100000000"], "n_layers must be at most 1000, got 100000000"),
+        (["--model=GRU4Rec", "--num_layers=100000000"], "num_layers must be at most 1000, got 100000000"),
+        (["--inference_seeds=100000000"], "inference_seeds must be from 1 to 10000, got 100000000"),
         (["--train_batch_size=1" + 30 * "0"], "train_batch_size must be below 2**63, got '1000"),
         (["--seed=1" + 30 * "0"], "seed must be "),
         (["--encoding=klingon"], "encoding must be an encoding that Python knows, such as utf-8 or latin-1"),
         (["--field_separator="], "field_separator must be characters within a line, got ''"),
+        (["--seq_separator="], "seq_separator must be characters within a line, got ''"),
+        (["--field_separator=\x85"], "field_separator must be "),
+        (["--epochs=\x85"], "epochs must be a whole number, got '\\x85'"),
         (["--field_separator=,"], "field_separator must be '\\t', which stands in the header of "),
         (["--data_path=no/such/folder"], "data_path must be a folder that exists, got 'no/such/folder'"),
         (["--checkpoint_dir=a\0b"], "'--checkpoint_dir=a\\x00b': a NUL stands in no name and no value"),
@@ -162,6 +168,32 @@ def test_data_without_times_or_in_utf_16(atomic: Callable[..., str], capsys: pyt
     assert "there is no column timestamp" in line and "a general model takes eval_args={order: RO}" in line
     (Path(path) / "toy" / "toy.inter").write_text(f"{HEADER}u\ti\t1\n", encoding="utf-16")
     assert "written in UTF-16; set encoding=utf-16" in one_line(capsys, "--dataset=toy", f"--data_path={path}")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (
+            ["--model=SASRecF"],
+            "selected_features must name columns that load_col reads, as with load_col={item: [item_id",
+        ),
+        (["--model=FDSA"], "selected_features must name columns that load_col reads"),
+        (["--model=GRU4RecF"], "selected_features must name columns that load_col reads"),
+        (["--model=S3Rec"], "item_attribute must name a column that load_col reads, as with load_col={item: [item_id"),
+        (
+            ["--model=SASRecF", "--selected_features=[price]", "--load_col={item: [item_id, price]}"],
+            "selected_features must hold a column of tokens; SASRecF has no embedding for numbers alone, got ['price']",
+        ),
+    ],
+)
+def test_features_that_a_model_needs(
+    flags: list[str], message: str, atomic: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = "".join(f"u{user}\ti{item}\t{item}\n" for user in range(4) for item in range(6))
+    items = "item_id:token\tprice:float\n" + "".join(f"i{item}\t{item}\n" for item in range(6))
+    path = atomic("toy", inter=HEADER + rows, item=items)
+    few = ["--dataset=toy", f"--data_path={path}", "--topk=5", "--valid_metric=NDCG@5"]
+    assert one_line(capsys, *few, *flags).startswith(f"error: {message}")
 
 
 def test_plain_files_are_no_pre_split_histories(atomic: Callable[..., str], capsys: pytest.CaptureFixture[str]) -> None:

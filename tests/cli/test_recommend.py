@@ -182,6 +182,9 @@ def test_a_json_list_names_ids_with_commas_and_spaces(
     assert capsys.readouterr().out == listed
     assert ask('--history=["50, 258"]') == 2
     assert "item '50, 258': not among" in capsys.readouterr().err
+    assert ask('--users=["a, b", " 1"]') == 2
+    err = capsys.readouterr().err
+    assert "user 'a, b': not among" in err and "user ' 1': not among" in err
 
 
 def test_titles_of_no_item_are_refused(ask: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,14 +11,14 @@ from recbole_diffusion.host import atomic_files
 
 
 def test_ids_are_read_as_they_are_written(atomic: Callable[..., str]) -> None:
-    ids = ["NA", "null", "None", "nan", '"open', "a b", "é", "007"]
+    ids = ["NA", "null", "None", "nan", '"open', "a b", "é", "007", "a\x85b"]
     rows = "".join(f"{user}\t{item}\t{i}\r\n" for user in ids[:4] for i, item in enumerate(ids))
     path = atomic(inter=f"\ufeff{HEADER}\r\n{rows}")
     dataset = load(path)
     assert set(dataset.field2token_id["user_id"]) == {"[PAD]", *ids[:4]}
     assert set(dataset.field2token_id["item_id"]) == {"[PAD]", *ids}
-    assert len(dataset.inter_feat) == 32
-    assert dataset.inter_feat["timestamp"].max() == 7
+    assert len(dataset.inter_feat) == 36
+    assert dataset.inter_feat["timestamp"].max() == 8
 
 
 def test_a_separator_at_the_end_of_the_rows_shifts_nothing(atomic: Callable[..., str]) -> None:

@@ -55,6 +55,19 @@ def test_the_datasets_own_column_of_items_comes_first(tmp_path: Path) -> None:
     assert read_titles(tmp_path / "a.item", item_column="product_id") == {"1": "A B"}
 
 
+def test_a_checkpoint_reads_titles_by_the_datasets_own_names(atomic: Callable[..., str]) -> None:
+    path = atomic("made", item="name:token_seq\tgenres:token_seq\tproduct_id:token\nseven\tx\t7\nnine\ty\t9\n")
+    dataset = SimpleNamespace(
+        iid_field="product_id",
+        uid_field="user_id",
+        field2id_token={"product_id": ["[PAD]", "9", "7"], "user_id": ["[PAD]", "u"]},
+        dataset_path=f"{path}/made",
+        dataset_name="made",
+        config={"encoding": None},
+    )
+    assert checkpoint.tokens(dataset)["item_titles"] == ["", "nine", "seven"]
+
+
 def test_titles_in_another_encoding(tmp_path: Path) -> None:
     (tmp_path / "a.item").write_bytes("item_id:token\tname:token\n1\té\n".encode("latin-1"))
     assert read_titles(tmp_path / "a.item", encoding="latin-1") == {"1": "é"}

@@ -60,6 +60,8 @@ def test_settings_of_inference_are_those_of_a_run_with_them(saved: Callable[...,
     assert metrics(trained.path, inference_steps="8")["test_result"] == with_steps != trained.test_result
     assert metrics(trained.path, seed="7") != metrics(trained.path)
     assert metrics(trained.path, noise_scale="0")["test_result"] != trained.test_result
+    guided = saved("PreferGrow")
+    assert metrics(guided.path, guidance_scale="3")["test_result"] != guided.test_result
 
 
 def test_other_metrics_modes_and_cut_offs(saved: Callable[..., Saved]) -> None:

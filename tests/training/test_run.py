@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -15,14 +17,17 @@ import torch
 from recbole.data import dataset as recbole_dataset
 
 import recbole_diffusion
+from recbole_diffusion.cli.main import main
 from recbole_diffusion.common.deadline import Deadline
+from recbole_diffusion.common.log import LogFile
+from recbole_diffusion.common.signals import Ended
 from recbole_diffusion.errors import OutOfTime, UserError
 from recbole_diffusion.host.dataset import build_dataset
 from recbole_diffusion.host.loaders import build_loaders
 from recbole_diffusion.host.settings import load_config
 from recbole_diffusion.training import checkpoint
 from recbole_diffusion.training.run import train_and_test
-from recbole_diffusion.training.trainer import build_trainer
+from recbole_diffusion.training.trainer import Trainer, build_trainer
 
 ML_100K = Path(recbole_dataset.__file__).parents[2] / "dataset_example" / "ml-100k"
 # The users of ml-100k with few interactions: an epoch takes a second.
@@ -35,6 +40,8 @@ SMALL = {
     "n_heads": 2,
     "show_progress": False,
 }
+# Those of any model.
+FEW = {key: SMALL[key] for key in ("user_inter_num_interval", "epochs", "show_progress")}
 
 
 def run(model: Any, **changes: Any) -> dict[str, Any]:
@@ -240,6 +247,44 @@ def test_a_run_stops_before_its_deadline_and_goes_on_to_the_same_figures(monkeyp
     assert checkpoint.load(last)["epoch"] == 1
     resumed = train_and_test("DiffuRec", "ml-100k", config_dict={**SMALL, "epochs": 3, "resume": last})
     assert resumed.result == whole.result
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), Ended(signal.SIGTERM)])
+def test_a_run_that_is_interrupted_names_the_checkpoint_to_go_on_from(
+    error: KeyboardInterrupt, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train = Trainer._train_epoch
+
+    def interrupted(self: Trainer, data: Any, epoch: int, *args: Any, **options: Any) -> Any:
+        if epoch == 1:
+            raise error
+        return train(self, data, epoch, *args, **options)
+
+    monkeypatch.setattr(Trainer, "_train_epoch", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train_and_test("LastItem", "ml-100k", config_dict=FEW)
+    last = next(Path("saved").glob("*.last.pth"))
+    line = f"WARNING  interrupted; run the same with --resume={last} to go on"
+    assert capsys.readouterr().err.splitlines()[-1].endswith(line)
+    assert checkpoint.load(last)["epoch"] == 0
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full here")
+def test_the_result_is_printed_where_neither_log_nor_board_can_be_written(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from torch.utils.tensorboard import SummaryWriter
+
+    def full(*args: Any, **options: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(LogFile, "_open", lambda self: open("/dev/full", "w"))  # noqa: SIM115 (the handler closes it)
+    monkeypatch.setattr(SummaryWriter, "add_scalar", full)
+    flags = [f"--{key}={value}" for key, value in {**FEW, "log_dir": "log", "tensorboard_dir": "board"}.items()]
+    assert main(["train", "--model=LastItem", "--dataset=ml-100k", *flags]) == 0
+    out, err = capsys.readouterr()
+    assert "ndcg@10" in out and "model: saved" in out
+    assert err.count("the log ends here") == err.count("tensorboard's record ends here") == 1
 
 
 def test_settings_of_the_caller_are_not_changed() -> None:

@@ -517,6 +517,24 @@ def test_a_checkpoint_that_does_not_fit_is_refused(
             other.trainer.evaluate(other.test, model_file=path)
 
 
+def test_a_damaged_checkpoint_is_not_resumed(tmp_path: Path) -> None:
+    run = make(tmp_path, epochs=1)
+    run.fit()
+    state = checkpoint.load(last_file(run.trainer))
+    missing = [{name: part for name, part in state.items() if name != key} for key in checkpoint.TRAINING_FORM]
+    other = [{**state, key: "x"} for key in checkpoint.TRAINING_FORM]
+    moments = {**state["optimizer"]["optimizer"], "state": {0: {"exp_avg": torch.zeros(3)}}}
+    inside = [{"optimizer": {}}, {"optimizer": {"optimizer": moments}}, {"attributes": {"nosuch.part": 3}}]
+    inside += [{"epoch": -5}, {"random": {}}, {"loader_random": []}]
+    resumed, path = make(tmp_path), tmp_path / "odd.pth"
+    for changed in (*missing, *other, *({**state, **part} for part in inside)):
+        checkpoint.save(path, changed)
+        with pytest.raises(UserError, match="the checkpoint is damaged") as error:
+            resumed.trainer.resume_checkpoint(path, resumed.train)
+            resumed.fit()
+        assert str(error.value).startswith(f"{path}: ") and "\n" not in str(error.value)
+
+
 def test_a_checkpoint_from_before_steps_were_counted_is_not_resumed_but_evaluated(tmp_path: Path) -> None:
     run = make(tmp_path, epochs=1)
     run.fit()
