@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "results"
 DATASETS = ("amazon-beauty", "amazon-toys", "ml-100k", "ml-1m")
 # Archives of comparisons beside those of the datasets' pages, with both rankings.
-BOTH = ("amazon-beauty-rankings", "amazon-toys-rankings", "ml-100k-dreamrec", "ml-100k-family")
+BOTH = ("amazon-beauty-family", "amazon-beauty-rankings", "amazon-toys-rankings", "ml-100k-dreamrec", "ml-100k-family")
 YAMLS = sorted([*RESULTS.glob("*.yaml"), *RESULTS.glob("notes/*.yaml")])
 LARGEST_TREE = 5_000_000
 
