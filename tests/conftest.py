@@ -17,7 +17,7 @@ pytest_plugins = ["browser", "saved_models", "small_plans"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--golden", help="recorded runs of the authors' codes to check against: an .npz or a folder")
+    parser.addoption("--golden", help="recorded runs of the authors' codes to check against: an .npz (.xz) or a folder")
 
 
 @pytest.fixture(autouse=True)

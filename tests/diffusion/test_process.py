@@ -1,11 +1,11 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from golden_files import ours
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -13,12 +13,10 @@ from recbole_diffusion.diffusion.noise import GivenNoise
 from recbole_diffusion.diffusion.process import PREDICTION_TYPES, GaussianProcess, NoProcess
 from recbole_diffusion.diffusion.schedules import SCHEDULES, is_valid, named_betas, raw_betas
 
-GOLDEN = Path(__file__).parents[1] / "golden"
-
 
 @pytest.fixture(params=["diffurec_reference", "diffurec_reference_T32"])
 def recorded(request):
-    return np.load(GOLDEN / f"{request.param}.npz")
+    return ours(request.param)
 
 
 @pytest.mark.parametrize(

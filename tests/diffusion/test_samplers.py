@@ -1,11 +1,11 @@
 from __future__ import annotations
 
 import itertools
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from golden_files import ours
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -21,8 +21,6 @@ from recbole_diffusion.diffusion.samplers import (
     ddpm,
 )
 from recbole_diffusion.diffusion.schedules import SCHEDULES, named_betas
-
-GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 @st.composite
@@ -139,7 +137,7 @@ def test_full_chain_has_the_coefficients_of_the_process(name: str) -> None:
 @pytest.mark.parametrize("recording", ["diffurec_reference", "diffurec_reference_T32"])
 def test_reverse_chain_is_the_recorded_one(recording: str, dtype: torch.dtype, tolerance: float) -> None:
     # The recording itself is float32, of values up to 3.5.
-    golden = np.load(GOLDEN / f"{recording}.npz")
+    golden = ours(recording)
     x_T, noise, x0_hat, x = (
         torch.from_numpy(golden[f"reverse/{key}"]).to(dtype) for key in ("x_T", "noise", "x0_hat", "x")
     )

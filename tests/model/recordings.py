@@ -8,22 +8,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-
-GOLDEN = Path(__file__).parents[1] / "golden"
+from golden_files import given_files, name_of, read
 
 
 def parametrize(metafunc: pytest.Metafunc, mark: str, fixture: str = "recording") -> None:
     """Run a test for each recording that holds the key `mark`: those of --golden=PATH, a file or folder, or of ours."""
     if fixture not in metafunc.fixturenames:
         return
-    given = Path(metafunc.config.getoption("--golden") or GOLDEN).resolve()
-    paths = [given] if given.is_file() else sorted(given.glob("*.npz"))
-    if not paths:
-        raise pytest.UsageError(f"--golden={given}: neither a recording nor a folder of recordings, NAME.npz")
-    chosen = [path for path in paths if mark in np.load(path)]
-    if not chosen and given == GOLDEN:
-        raise pytest.UsageError(f"{GOLDEN} has no recording with the key {mark}, and a test would check nothing")
-    metafunc.parametrize(fixture, chosen, ids=lambda path: path.stem, indirect=True, scope="module")
+    chosen = [path for path in given_files(metafunc.config) if mark in read(path)]
+    if not chosen and not metafunc.config.getoption("--golden"):
+        raise pytest.UsageError(f"no recording has the key {mark}, and a test would check nothing")
+    metafunc.parametrize(fixture, chosen, ids=name_of, indirect=True, scope="module")
 
 
 def close(actual: Any, recorded: Any, tolerance: float) -> None:
@@ -58,7 +53,7 @@ class Numbers:
 
     def __init__(self, path: Path, option: str = "") -> None:
         self.path = path
-        every = dict(np.load(path))
+        every = read(path)
         self.options = sorted({key.split("/")[1] for key in every if key.startswith("option/")})
         self.data = {key: value for key, value in every.items() if not key.startswith("option/")}
         if option:
@@ -100,7 +95,7 @@ class DoubleFirst:
     """
 
     def __init__(self, path: Path) -> None:
-        self.data: dict[str, np.ndarray] = dict(np.load(path))
+        self.data: dict[str, np.ndarray] = read(path)
         self.size = {
             key.removeprefix("config/"): value[()] for key, value in self.data.items() if key.startswith("config/")
         }

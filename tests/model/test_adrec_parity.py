@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from golden_files import ours
 from recordings import Numbers, block_weights, close, parametrize
 from stand_in import Catalogue, settings
 
@@ -34,7 +35,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def parametrize_schedules(metafunc: pytest.Metafunc) -> None:
     recorded = {
         key.removeprefix("schedules/"): value
-        for key, value in np.load(Path(__file__).parents[1] / "golden" / "adrec_reference.npz").items()
+        for key, value in ours("adrec_reference").items()
         if key.startswith("schedules/") and key != "schedules/pw_lin/10"  # which needs more than 10 steps
     }
     metafunc.parametrize(("schedule", "recorded"), recorded.items(), ids=list(recorded))

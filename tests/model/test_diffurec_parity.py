@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from golden_files import given_files, name_of, ours, read
 from recordings import block_weights, close
 from stand_in import Catalogue, settings
 
@@ -20,23 +21,18 @@ from recbole_diffusion.diffusion.noise import GivenNoise
 from recbole_diffusion.diffusion.schedules import SCHEDULES, is_valid, raw_betas
 from recbole_diffusion.model.diffurec import DiffuRec
 
-RECORDINGS = Path(__file__).parents[1] / "golden"
-SCHEDULES_FILE = "beta_schedules.npz"
+RECORDED_SCHEDULES = "beta_schedules"
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    given = Path(metafunc.config.getoption("--golden") or RECORDINGS).resolve()
-    paths = {given} if given.is_file() else set(given.glob("*.npz"))
-    if not paths:
-        raise pytest.UsageError(f"--golden={given}: neither a recording nor a folder of recordings, NAME.npz")
+    paths = given_files(metafunc.config)
     # Recordings of other models may stand beside.
-    recordings = sorted(path for path in paths if {"betas", "input/target"} <= set(np.load(path)))
+    recordings = [path for path in paths if {"betas", "input/target"} <= set(read(path))]
     if "recording" in metafunc.fixturenames:
-        metafunc.parametrize("recording", recordings, ids=lambda path: path.stem, indirect=True)
+        metafunc.parametrize("recording", recordings, ids=name_of, indirect=True)
     elif "recorded" in metafunc.fixturenames:
-        named = [path for path in paths if path.name == SCHEDULES_FILE]
-        schedules = [*named, RECORDINGS / SCHEDULES_FILE][0]
-        recorded = dict(np.load(schedules))
+        named = [path for path in paths if name_of(path) == RECORDED_SCHEDULES]
+        recorded = read(named[0]) if named else ours(RECORDED_SCHEDULES)
         metafunc.parametrize(("key", "recorded"), recorded.items(), ids=list(recorded))
 
 
@@ -44,7 +40,7 @@ class Recording:
     """One recorded run, its weights loaded into our model, its rows turned to padding on the right."""
 
     def __init__(self, path: Path) -> None:
-        self.data: dict[str, np.ndarray] = dict(np.load(path))
+        self.data: dict[str, np.ndarray] = read(path)
         size = {key.split("/")[1]: value[()] for key, value in self.data.items() if key.startswith("config/")}
         self.betas = raw_betas(str(size["noise_schedule"]), int(size["diffusion_steps"]))
         self.size = size
@@ -138,7 +134,7 @@ def recording(request: pytest.FixtureRequest) -> Recording:
 
 def test_every_schedule_is_recorded() -> None:
     others = {"linear_raw", "cosine_clip", "exp", "beta", "geometric"}  # of DreamRec, ADRec and PreferGrow
-    assert {key.split("/")[0] for key in np.load(RECORDINGS / SCHEDULES_FILE)} == {*SCHEDULES} - others
+    assert {key.split("/")[0] for key in ours(RECORDED_SCHEDULES)} == {*SCHEDULES} - others
 
 
 def test_raw_schedules(key: str, recorded: np.ndarray) -> None:

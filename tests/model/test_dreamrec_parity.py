@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from golden_files import read
 from recordings import DoubleFirst, close, parametrize
 from stand_in import Catalogue, settings
 
@@ -130,7 +131,7 @@ def recording(request: pytest.FixtureRequest) -> Recording:
 
 @pytest.fixture(scope="module")
 def schedules(request: pytest.FixtureRequest) -> dict[str, np.ndarray]:
-    return dict(np.load(request.param))
+    return read(request.param)
 
 
 def coefficients(process: GaussianProcess) -> Iterator[tuple[str, torch.Tensor]]:
