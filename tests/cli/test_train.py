@@ -180,16 +180,9 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"recbole-diffusion {__version__}\n"
 
 
-@pytest.mark.parametrize(
-    ("argv", "line"),
-    [
-        (["--model=DifuRec"], "error: model='DifuRec': there is no such model; did you mean DiffuRec?\n"),
-        (["--diffusion_steps=ten"], "error: diffusion_steps must be a whole number, got 'ten'\n"),
-        (["--nproc", "0"], "error: nproc must be positive, got 0\n"),
-    ],
-)
-def test_script_tells_a_mistake_in_one_line(argv: list[str], line: str, tmp_path: Path) -> None:
-    done = run_script(*argv)
+def test_script_tells_a_mistake_in_one_line(tmp_path: Path) -> None:
+    done = run_script("--model=DifuRec", "--nproc", "0")
+    line = "error: model='DifuRec': there is no such model; did you mean DiffuRec?\n"
     assert (done.returncode, done.stdout, done.stderr) == (2, "", line)
     assert list(tmp_path.iterdir()) == []
 
