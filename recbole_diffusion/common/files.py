@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -16,6 +18,8 @@ from ..errors import UserError
 # What the name of a file begins with that is being written, and the seconds after which its writer is gone.
 PART = ".part-"
 STALE_SECONDS = 3600
+# Bytes that are free on a disk that was full for tensors, at most.
+NEARLY_FULL = 2**20
 
 
 @functools.cache
@@ -50,6 +54,24 @@ def atomic_write(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             part.unlink()
+
+
+def save_tensors(content: Any, path: Path, **options: Any) -> None:
+    """`torch.save`, with an error that says why.
+
+    Raises
+    ------
+    OSError
+    """
+    import torch
+
+    try:
+        torch.save(content, path, **options)
+    except RuntimeError as error:
+        # torch says where in its own code it failed, in many lines, not why.
+        if shutil.disk_usage(path.parent).free < NEARLY_FULL:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
+        raise OSError(str(error).splitlines()[0]) from error
 
 
 def write_text(path: Path, text: str) -> None:

@@ -13,6 +13,7 @@ import torch
 from recbole.data.dataset import Dataset
 from torch import Tensor
 
+from ..common.files import save_tensors
 from ..errors import UserError
 
 # Bytes from which an array stands in the file by itself.
@@ -85,9 +86,9 @@ def save(path: str | Path, data: SplitData) -> None:
         tokens = dataset.field2id_token
         dataset.field2token_id = {field: TokenIds(tokens[field]) for field in dataset.field2token_id}
     try:
-        torch.save(tuple(data), path, pickle_module=SimpleNamespace(__name__="pickle", Pickler=_Pickler))
-    except (OSError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
+        save_tensors(tuple(data), Path(path), pickle_module=SimpleNamespace(__name__="pickle", Pickler=_Pickler))
+    except OSError as error:
+        reason = error.strerror or error
         raise UserError(f"{path}: the data cannot be written ({reason}); TMPDIR names another folder") from error
 
 

@@ -7,7 +7,6 @@ import errno
 import functools
 import os
 import random
-import shutil
 import zipfile
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -21,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import __version__
-from ..common.files import atomic_write
+from ..common.files import atomic_write, save_tensors
 from ..common.plain import plain
 from ..errors import SettingError, UserError
 from ..host.registry import THEIRS
@@ -30,8 +29,6 @@ from ..host.titles import read_titles
 
 FORMAT = 1
 PACKED = "packed as"
-# Bytes that are free on a disk that was full for a checkpoint, at most.
-NEARLY_FULL = 2**20
 # What a checkpoint must hold so that its model can be used, and so that its training can go on.
 _ABSENT = type(None)
 MODEL_FORM: dict[str, tuple[type, ...]] = {
@@ -105,13 +102,7 @@ def save(path: str | Path, state: Mapping[str, Any]) -> None:
     path = Path(path)
     content = plain({"format": FORMAT, "version": __version__, **state})
     with atomic_write(path) as part:
-        try:
-            torch.save(content, part)
-        except RuntimeError as error:
-            # torch says where in its own code it failed, in many lines, not why.
-            if shutil.disk_usage(part.parent).free < NEARLY_FULL:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
-            raise OSError(str(error).splitlines()[0]) from error
+        save_tensors(content, part)
 
 
 def newest(path: str | Path) -> Path:
