@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .noise import Noise, Shape
-from .process import Process, sub_chain
+from .process import Process, Tables, sub_chain
 
 # b runs from here to 1 less it: at 0 and 1 a bridge has no variance, and its steps would divide by 0.
 _MARGIN = 1e-4
@@ -36,7 +36,8 @@ class BridgeProcess(Process):
         self.b = torch.linspace(_MARGIN, 1 - _MARGIN, diffusion_steps, dtype=torch.float64)
         self.variance = variance
         self.longest_chain = diffusion_steps
-        self._copies: dict[tuple[torch.device, torch.dtype], Tensor] = {}
+        # b and sqrt(δ), [2, T].
+        self._marginal = Tables(torch.stack([self.b, (variance * self.b * (1 - self.b)).sqrt()]))
 
     def sample(self, x_0: Tensor, timestep: Tensor, noise: Tensor, end: Tensor | None = None) -> Tensor:
         """Draw from q(x_t | x_0, end).
@@ -46,7 +47,9 @@ class BridgeProcess(Process):
         x_0, noise, end : Tensor [B, ...]
         timestep : int64 Tensor [B] or [B, L]
         """
-        b, spread = self._marginal(x_0)[:, timestep].reshape(2, *timestep.shape, *[1] * (x_0.dim() - timestep.dim()))
+        b, spread = self._marginal.like(x_0)[:, timestep].reshape(
+            2, *timestep.shape, *[1] * (x_0.dim() - timestep.dim())
+        )
         return (1 - b) * x_0 + b * self._given(end) + spread * noise
 
     def start(self, shape: Shape, noise: Noise, end: Tensor | None = None) -> Tensor:
@@ -74,15 +77,6 @@ class BridgeProcess(Process):
 
     def chain(self, steps: int) -> list[int] | list[float]:
         return sub_chain(self.longest_chain, steps)
-
-    def _marginal(self, like: Tensor) -> Tensor:
-        """b and sqrt(δ), [2, T]."""
-        # Kept, since a copy to a GPU for each batch would wait for the GPU.
-        key = (like.device, like.dtype)
-        if key not in self._copies:
-            exact = torch.stack([self.b, (self.variance * self.b * (1 - self.b)).sqrt()])
-            self._copies[key] = exact.to(device=like.device, dtype=like.dtype)
-        return self._copies[key]
 
     @staticmethod
     def _given(end: Tensor | None) -> Tensor:

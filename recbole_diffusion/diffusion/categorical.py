@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .noise import Noise, Shape, pick
-from .process import Process, running_product, sub_chain
+from .process import Process, Tables, running_product, sub_chain
 
 
 class CategoricalProcess(Process):
@@ -23,6 +23,7 @@ class CategoricalProcess(Process):
 
     def __init__(self, betas: Tensor, prior: Tensor | None) -> None:
         self.abar = running_product(betas)
+        self._abar = Tables(self.abar)
         self.prior = None if prior is None else prior.double()
         self.has_end = prior is None
         self.longest_chain = len(self.abar)
@@ -40,7 +41,7 @@ class CategoricalProcess(Process):
 
     def sample(self, x_0: Tensor, timestep: Tensor, noise: Tensor, end: Tensor | None = None) -> Tensor:
         """x_t int64 for ids x_0 int64 [B] or [B, L], at timestep of the same shape."""
-        kept = noise[..., 0] < self.abar.to(noise.device, noise.dtype)[timestep]
+        kept = noise[..., 0] < self._abar.like(noise)[timestep]
         return torch.where(kept, x_0, pick(self.prior_of(end).to(noise.device), noise[..., 1].contiguous()))
 
     def start(self, shape: Shape, noise: Noise, end: Tensor | None = None) -> Tensor:

@@ -104,6 +104,28 @@ class NoProcess(Process):
         return [0]
 
 
+class Tables:
+    """Numbers of each timestep, and copies of them on the devices and in the types that were asked for.
+
+    Parameters
+    ----------
+    exact : Tensor
+        float64 [..., T] on the CPU.
+    """
+
+    def __init__(self, exact: Tensor) -> None:
+        self.exact = exact
+        self._copies: dict[tuple[torch.device, torch.dtype], Tensor] = {}
+
+    def like(self, other: Tensor) -> Tensor:
+        """The numbers on the device and in the type of another tensor."""
+        # Kept, since a copy to a GPU for each batch would wait for the GPU.
+        key = (other.device, other.dtype)
+        if key not in self._copies:
+            self._copies[key] = self.exact.to(other)
+        return self._copies[key]
+
+
 def sub_chain(diffusion_steps: int, inference_steps: int) -> list[int]:
     """Timesteps of a chain of K of the T steps, descending and evenly spread.
 
@@ -201,7 +223,8 @@ class GaussianProcess(Process):
         self.abar_prev = torch.cat([self.abar.new_ones(1), self.abar[:-1]])
         self.c1, self.c2, self.posterior_variance = posterior(self.betas, self.abar, self.abar_prev)
         self.longest_chain = len(self.betas)
-        self._marginal_copies: dict[tuple[torch.device, torch.dtype], Tensor] = {}
+        # sqrt(abar) and sqrt(1 - abar), [2, T].
+        self._marginal = Tables(torch.stack([self.abar, 1 - self.abar]).sqrt())
 
         last = self.abar[-1].item()
         if last > _LARGEST_LAST_ABAR:
@@ -240,7 +263,7 @@ class GaussianProcess(Process):
 
     def marginal(self, timestep: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """sqrt(abar) and sqrt(1 - abar) at each timestep, shaped to be multiplied with `like` [B, ...]."""
-        coefficients = self._marginal(like.device, like.dtype)[:, timestep]
+        coefficients = self._marginal.like(like)[:, timestep]
         signal, spread = coefficients.reshape(2, *timestep.shape, *[1] * (like.dim() - timestep.dim()))
         return signal, spread
 
@@ -279,12 +302,3 @@ class GaussianProcess(Process):
 
     def chain(self, steps: int) -> list[int] | list[float]:
         return sub_chain(self.diffusion_steps, steps)
-
-    def _marginal(self, device: torch.device, dtype: torch.dtype) -> Tensor:
-        """sqrt(abar) and sqrt(1 - abar), [2, T]."""
-        # Kept, since a copy to a GPU for each batch would wait for the GPU.
-        key = (device, dtype)
-        if key not in self._marginal_copies:
-            exact = torch.stack([self.abar, 1 - self.abar]).sqrt()
-            self._marginal_copies[key] = exact.to(device=device, dtype=dtype)
-        return self._marginal_copies[key]

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from .categorical import CategoricalProcess
 from .noise import Noise
+from .process import Tables
 
 # Ratios that contradict each other would make some weights negative, and an item from which x_t cannot come has none.
 # Neither factor of a weight falls below this share, so that all items have an order: that of their ratios.
@@ -27,6 +28,8 @@ class ScoreEntropyProcess(CategoricalProcess):
     ----------
     sigma, rate : Tensor
         float64 [T]: σ_t and dσ/dt, by the differences of log σ.
+    sigmas : Tables
+        σ_t on any device.
 
     Raises
     ------
@@ -41,6 +44,8 @@ class ScoreEntropyProcess(CategoricalProcess):
         self.sigma = -self.abar.log()
         (slope,) = torch.gradient(self.sigma.log(), spacing=1 / (len(betas) - 1))
         self.rate = self.sigma * slope
+        self.sigmas = Tables(self.sigma)
+        self._abar_and_rate = Tables(torch.stack([self.abar, self.rate]))
 
     def loss(self, s: Tensor, x_0: Tensor, x_t: Tensor, timestep: Tensor, prior: Tensor) -> Tensor:
         """Score entropy [B] of s [B, K], for ids x_0 and x_t [B] at timestep [B] and a prior [K].
@@ -51,7 +56,7 @@ class ScoreEntropyProcess(CategoricalProcess):
         """
         # A row whose x_t is not of the prior counts for nothing, however large its s.
         s = s.masked_fill((prior[x_t] == 0)[:, None], 0.0)
-        abar, rate = (part.to(s.device)[timestep].to(s.dtype) for part in (self.abar, self.rate))
+        abar, rate = self._abar_and_rate.like(s)[:, timestep]
         fresh = (1 - abar)[:, None] * prior
         q_0, q_t = (self._marginal(y, x_0, abar, prior) for y in (x_0, x_t))
         # Sums over all y of q_y s_y and of q_y log q_y: q differs from `fresh` at x_0 alone.
@@ -63,7 +68,7 @@ class ScoreEntropyProcess(CategoricalProcess):
 
     def probability(self, x_t: Tensor, x_0: Tensor, timestep: Tensor, prior: Tensor) -> Tensor:
         """q(x_t | x_0) [B] at timestep [B]."""
-        return self._marginal(x_t, x_0, self.abar.to(prior.device)[timestep].to(prior.dtype), prior)
+        return self._marginal(x_t, x_0, self._abar.like(prior)[timestep], prior)
 
     @staticmethod
     def _marginal(y: Tensor, x_0: Tensor, abar: Tensor, prior: Tensor) -> Tensor:

@@ -171,8 +171,7 @@ def _settings(
     for key, row in {**{key: row for key, row in MODEL.items() if key in trained}, **table}.items():
         trained[key] = typed(key, trained.get(key), row.kind)
         row.check(key, trained[key])
-    # Compiling pays for a training, and may not be possible where the model is used.
-    config = Settings({**trained, "device": device, "model": model_class.__name__, "compile": False})
+    config = Settings({**trained, "device": device, "model": model_class.__name__})
     free = [key for key, row in table.items() if row.at_inference]
     for key, value in changes.items():
         if key not in free:

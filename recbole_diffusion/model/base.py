@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar, NamedTuple
 
@@ -105,7 +103,6 @@ ENCODER: dict[str, Setting] = {
     "attn_dropout_prob": probability(),
     "hidden_act": one_of(tuple(ACTIVATIONS)),
     "layer_norm_eps": positive("float"),
-    "compile": switch(),
 }
 
 
@@ -121,7 +118,7 @@ def mean_by_row(losses: Tensor, step: TrainingStep) -> Tensor:
 
 
 def check_table(model: type, config: Any) -> None:
-    """Check the settings in a model's table: each alone, and those of a network against each other and the machine.
+    """Check the settings in a model's table: each alone, and those of a network against each other.
 
     Raises
     ------
@@ -132,10 +129,6 @@ def check_table(model: type, config: Any) -> None:
         setting.check(key, config[key])
     if "n_heads" in table and config["hidden_size"] % config["n_heads"]:
         raise SettingError("hidden_size", config["hidden_size"], must=f"be a multiple of n_heads={config['n_heads']}")
-    if "compile" in table and config["compile"] and config["device"].type == "cpu":
-        compilers = (os.environ.get("CXX"), "g++", "clang++", "cl")
-        if not any(name and shutil.which(name) for name in compilers):
-            raise SettingError("compile", True, must="be False where no C++ compiler (g++ or clang++) is installed")
 
 
 class DiffusionRecommender(SequentialRecommender):
@@ -297,7 +290,7 @@ class DiffusionRecommender(SequentialRecommender):
         return self.losses(step)
 
     def make_encoder(self, config: Any, layers: str = "n_layers", **block: bool) -> Encoder:
-        """The transformer that the settings of `ENCODER` describe, compiled where `compile` says so.
+        """The transformer that the settings of `ENCODER` describe.
 
         Parameters
         ----------
@@ -307,7 +300,7 @@ class DiffusionRecommender(SequentialRecommender):
         **block : bool
             `post_norm` and `rotary` of `EncoderBlock`.
         """
-        encoder = Encoder(
+        return Encoder(
             config[layers],
             hidden_size=config["hidden_size"],
             n_heads=config["n_heads"],
@@ -318,10 +311,6 @@ class DiffusionRecommender(SequentialRecommender):
             layer_norm_eps=config["layer_norm_eps"],
             **block,
         )
-        if config["compile"]:
-            # Batches differ in length, and each length would be compiled by itself.
-            encoder.compile(dynamic=True)
-        return encoder
 
     # Histories and noise.
 

@@ -82,7 +82,7 @@ class BSARec(PlainRecommender):
     """
 
     settings: ClassVar[Mapping[str, Setting]] = {
-        **{key: row for key, row in ENCODER.items() if key != "compile"},
+        **ENCODER,
         "alpha": share(),
         "c": positive("int"),
     }

@@ -200,13 +200,16 @@ class Attention(nn.Module):
         if visible is not None:
             visible = visible[:, None, None, :] if visible.dim() == 2 else visible[:, None]
         added = visible if visible is not None and visible.is_floating_point() else None
-        if self.training and self.dropout.probability:
+        p = self.dropout.probability if self.training else 0.0
+        # On a GPU torch drops out within the kernel; on a CPU its dropout costs more than all else here.
+        if p and (added is not None or q.device.type == "cpu"):
             scores = q @ k.transpose(-1, -2) * (width // self.n_heads) ** -0.5
             if visible is not None:
                 scores = scores.masked_fill(~visible, -math.inf) if added is None else scores + added
             mixed = self.dropout(scores.softmax(dim=-1)) @ v
         else:
-            mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=visible if added is None else added.to(q.dtype))
+            mask = visible if added is None else added.to(q.dtype)
+            mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=p)
         return self.output(mixed.transpose(1, 2).reshape(rows, -1, width))
 
 

@@ -37,6 +37,8 @@ class PlainRecommender(SequentialRecommender):
         "initializer_range": positive("float"),
     }
 
+    records_steps: ClassVar[bool] = True
+
     @classmethod
     def check_settings(cls, config: Any) -> None:
         """Refuse, before any data is loaded, what the model cannot use.

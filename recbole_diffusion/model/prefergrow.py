@@ -56,6 +56,7 @@ class PreferGrow(DiscreteRecommender):
         "hybrid_share": share(),
         "loss_type": one_of(("CE",)),
     }
+    records_steps = True
     process: Any
     fixed_prior: Tensor
     disliked: Tensor
@@ -121,7 +122,7 @@ class PreferGrow(DiscreteRecommender):
         if not self.use_diffusion:
             nothing = torch.zeros_like(condition)
             return self.logits(self.mix(torch.cat([nothing, condition, nothing], dim=-1)))
-        sigma = self.process.sigma.to(condition.device)[timestep]
+        sigma = self.process.sigmas.like(self.item_embedding.weight)[timestep]
         angles = step_angles(sigma, _SIGMA_WIDTH)
         step = self.sigma_mlp(torch.cat([angles.cos(), angles.sin()], dim=-1).to(condition.dtype))
         s = self.logits(self.mix(torch.cat([self.item_embedding(x_t), condition, step], dim=-1)))

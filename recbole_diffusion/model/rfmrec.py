@@ -46,6 +46,7 @@ class RFMRec(DiffusionRecommender):
         "velocity_weight": at_least(0, "float"),
     }
     trains_on = "sequences"
+    records_steps = True
     splits_items: ClassVar[Mapping[str, Any] | None] = {}
     process: Any
 

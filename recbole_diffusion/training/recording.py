@@ -15,7 +15,7 @@ from ..host.registry import is_recboles
 
 # Of RecBole's models, those whose loss is known to depend on the batch's tensors and torch's random numbers alone. One
 # that draws with NumPy, say, would repeat the first draw for ever.
-RECBOLES = ("SASRec",)
+RECBOLES = ("SASRec", "GRU4Rec", "LightSANs")
 
 
 class Recorded(NamedTuple):

@@ -28,6 +28,7 @@ from ..host.shared_data import SplitData  # noqa: E402
 from ..host.table import COMPUTED, RUN  # noqa: E402
 from ..model.splitting import split_weights  # noqa: E402
 from . import attributes, distributed, launch  # noqa: E402
+from .compiling import compile_network  # noqa: E402
 from .process import process_as_found  # noqa: E402
 from .splitting import KEY, split_items  # noqa: E402
 from .threads import use_threads  # noqa: E402
@@ -75,7 +76,7 @@ class RunResult(NamedTuple):
 
 
 def build_model(config: Any, dataset: Any) -> Any:
-    """A model of the class that the settings name, on their device.
+    """A model of the class that the settings name, on their device, compiled where they say so.
 
     Raises
     ------
@@ -84,7 +85,7 @@ def build_model(config: Any, dataset: Any) -> Any:
     """
     try:
         with compat.files_as_data():
-            return config.model_class(config, dataset).to(config["device"])
+            model = config.model_class(config, dataset).to(config["device"])
     except ImportError as error:
         raise UserError(f"{config['model']} needs the package {error.name}, which is not installed") from error
     except OSError as error:
@@ -93,6 +94,9 @@ def build_model(config: Any, dataset: Any) -> Any:
         ) from error
     except (ValueError, AssertionError, NotImplementedError) as error:
         raise UserError(f"model={config['model']}: {error}") from error
+    if config["compile"]:
+        compile_network(model, config["device"])
+    return model
 
 
 def check_features(config: Any, dataset: Any) -> None:

@@ -87,6 +87,7 @@ class TrainingSteps:
         self.amp_dtype = torch.float16 if half else torch.bfloat16
         self.scaler = torch.amp.GradScaler("cuda", enabled=half)
         self.rate: float = config["learning_rate"]
+        self.rate_changes = any(config[key] for key in ("lr_step_size", "lr_cosine_epochs", "warmup_steps"))
         self.warmup_steps: int = config["warmup_steps"]
         # Of the optimizer, so far: the warm-up depends on it.
         self.taken = 0
@@ -102,10 +103,13 @@ class TrainingSteps:
         if self.recording:
             for group in optimizer.param_groups:
                 group["capturable"] = True
+                if self.rate_changes:
+                    # A recording reads the tensor, and would keep the number that it was made with.
+                    group["lr"] = torch.tensor(group["lr"], device=self.device)
 
     def start_epoch(self, epoch: int, optimizers: Iterable[Optimizer]) -> None:
         """Set what is a function of the epoch: the learning rate, and which parameters are trained."""
-        if any(self.config[key] for key in ("lr_step_size", "lr_cosine_epochs", "warmup_steps")):
+        if self.rate_changes:
             self.rate = epoch_rate(self.config, epoch)
             for optimizer in optimizers:
                 self._set_rate(optimizer, self.rate)
@@ -124,12 +128,13 @@ class TrainingSteps:
 
     def _set_rate(self, optimizer: Optimizer, rate: float) -> None:
         for group in optimizer.param_groups:
-            if group["lr"] != rate:
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate)
+            else:
                 group["lr"] = rate
-                self.forget_recordings()
 
     def forget_recordings(self) -> None:
-        """Record anew: a recording is of the learning rate, the tensors and the gradients that it was made with."""
+        """Record anew: a recording is of the tensors and the gradients that it was made with."""
         self._recorded = None
 
     def take(self, optimizer: Optimizer, interaction: Any, loss_func: Callable[[Any], Any] | None = None) -> Tensor:
@@ -151,8 +156,7 @@ class TrainingSteps:
 
     def stepper(self, optimizer: Optimizer, loss_func: Callable[[Any], Any] | None = None) -> Callable[[Any], Tensor]:
         """What takes a step: a recorded one where that is set, allowed, and the loss is the model's own."""
-        # In the warm-up each step has a learning rate of its own.
-        if loss_func is not None or not self.recording or self.taken < self.warmup_steps:
+        if loss_func is not None or not self.recording:
             return partial(self._step, optimizer, loss_func or self.processes.loss(self.model))
         if self._recorded is None:
             self._recorded = RecordedSteps(partial(self._step, optimizer, self.model.calculate_loss))

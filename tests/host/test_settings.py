@@ -364,7 +364,7 @@ def test_published_settings_are_whole_on_any_dataset() -> None:
     assert {key: config[key] for key in expected} == expected
     left_to_choose = table_of(config.model_class).keys() - expected.keys()
     assert left_to_choose == {
-        *("compile", "consistency_weight", "diffusion", "ddim_eta", "prediction_type", "inference_seeds"),
+        *("consistency_weight", "diffusion", "ddim_eta", "prediction_type", "inference_seeds"),
         *("guidance_drop", "guidance_scale", "similarity", "similarity_temperature"),
     }
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import shutil
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +8,7 @@ import pytest
 import torch
 from stand_in import Catalogue, batch, settings
 
-from recbole_diffusion.diffusion.noise import GivenNoise, Noise
+from recbole_diffusion.diffusion.noise import Noise
 from recbole_diffusion.diffusion.process import sub_chain
 from recbole_diffusion.errors import ModelError, SettingError
 from recbole_diffusion.model import layers
@@ -358,26 +357,6 @@ def test_the_process_starts_at_the_size_of_the_noise_where_asked(
     centred = embedding - embedding.mean(dim=1, keepdim=True)
     expected = centred / centred.square().mean(dim=1, keepdim=True).sqrt() if normalised else embedding
     torch.testing.assert_close(starts[0], expected, atol=1e-3, rtol=0)
-
-
-@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile wants a C++ compiler")
-def test_compiled_loss_and_gradients_are_the_same() -> None:
-    losses = []
-    for compiled in (False, True):
-        model = make(DiffuRec, compile=compiled, n_layers=1)
-        torch.manual_seed(1)
-        loss = model.calculate_loss(
-            random_batch(), GivenNoise({"timestep": torch.arange(30) % 16}, model.training_noise())
-        )
-        loss.backward()
-        losses.append((loss.detach(), model.encoder.blocks[0].expand.weight.grad))
-    torch.testing.assert_close(*losses, atol=1e-5, rtol=0)
-
-
-def test_compiling_without_a_compiler_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shutil, "which", lambda name: None)
-    with pytest.raises(SettingError, match="compile must be False where no C\\+\\+ compiler"):
-        make(DiffuRec, compile=True)
 
 
 class Own(GaussianRecommender):

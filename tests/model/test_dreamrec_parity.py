@@ -254,7 +254,7 @@ def use_recorded_marginals(recording: DoubleFirst, process: GaussianProcess) -> 
     names = [f"schedule/{name}" for name in ("sqrt_alphas_cumprod", "sqrt_one_minus_alphas_cumprod")]
     if "float64/forward/x_t" not in recording and all(name in recording for name in names):
         marginal = torch.stack([recording.tensor(name) for name in names])
-        process._marginal_copies[torch.device("cpu"), torch.float64] = marginal
+        process._marginal._copies[torch.device("cpu"), torch.float64] = marginal
 
 
 def use_recorded_steps(recording: DoubleFirst, at: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -85,15 +85,20 @@ def test_a_resumed_run_records_anew(tmp_path: Path) -> None:
     assert run.trainer.steps.stepper(run.trainer.optimizer) is not before
 
 
-def test_another_learning_rate_records_anew(tmp_path: Path) -> None:
-    run = make(tmp_path, lr_step_size=2, epochs=3)
-    run.trainer.steps.recording = True
-    used = []
-    run.trainer._train_epoch = lambda *args, **kwargs: (
-        used.append(run.trainer.steps.stepper(run.trainer.optimizer)) or 0.5
-    )
-    run.fit(saved=False)
-    assert used[0] is used[1] and used[1] is not used[2]
+def test_another_learning_rate_is_written_where_a_recording_reads_it(tmp_path: Path) -> None:
+    run = make(tmp_path, lr_step_size=2, warmup_steps=2)
+    steps, group = run.trainer.steps, run.trainer.optimizer.param_groups[0]
+    group["lr"] = rate = torch.tensor(group["lr"])
+    steps.recording, steps._recorded = True, steps_again()
+    read = []
+    steps._recorded.step = lambda batch: read.append(float(rate)) or torch.zeros(1)
+    for _ in range(3):
+        steps.take(run.trainer.optimizer, rows(1))
+    steps.start_epoch(2, [run.trainer.optimizer])
+    steps.take(run.trainer.optimizer, rows(1))
+    # Two of the warm-up, and of 0.001 a tenth after two epochs.
+    assert read == pytest.approx([0.0005, 0.001, 0.001, 0.0001])
+    assert steps._recorded.recordings == 1 and group["lr"] is rate
 
 
 def test_losses_from_elsewhere_are_not_recorded(tmp_path: Path) -> None:
@@ -111,8 +116,8 @@ def test_why_steps_are_not_recorded(tmp_path: Path) -> None:
     assert obstacle(gpu, model, adam, scaled=True) == "enable_scaler looks at each step's gradients"
     assert obstacle(gpu, model, adam, scaled=False) is None
     assert obstacle(gpu, make(tmp_path).trainer.model, adam, scaled=False) is None
-    other = make(tmp_path, "GRU4Rec").trainer.model
-    assert obstacle(gpu, other, adam, scaled=False) == "GRU4Rec is not known to allow it"
+    other = make(tmp_path, "NARM").trainer.model
+    assert obstacle(gpu, other, adam, scaled=False) == "NARM is not known to allow it"
     # Somebody's own model of that name is not RecBole's.
     own = type("SASRec", (nn.Module,), {})()
     assert obstacle(gpu, own, adam, scaled=False) == "SASRec is not known to allow it"
@@ -141,6 +146,10 @@ def test_without_a_gpu_the_log_says_that_the_setting_has_no_effect(
         {"model": "SASRec", "lr_step_size": 2, "clip_grad_norm": {"max_norm": 1.0}},
         {"model": "DiffuRec", "ema_decay": 0.9, "warmup_steps": 7},
         {"model": "SASRec", "frozen_epochs": 1},
+        {"model": "DiffuRec", "compile": True},
+        {"model": "SASRec", "compile": True},
+        *({"model": model} for model in ("ADRec", "BBDRec", "BSARec", "DreamRec", "FMRec", "GRU4Rec", "LastItem")),
+        *({"model": model} for model in ("LightSANs", "PreferDiff", "PreferGrow", "RFMRec")),
     ],
 )
 def test_recorded_steps_are_the_plain_ones_on_a_gpu(tmp_path: Path, settings: dict[str, Any], half: bool) -> None:

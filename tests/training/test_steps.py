@@ -7,7 +7,6 @@ import torch
 from test_trainer import Run, make
 
 from recbole_diffusion.training import trainer
-from recbole_diffusion.training.recording import RecordedSteps
 from recbole_diffusion.training.steps import epoch_rate
 
 
@@ -47,16 +46,6 @@ def test_the_learning_rate_falls_as_torchs_cosine_does(tmp_path: Path) -> None:
 
 def test_without_a_warm_up_the_learning_rate_is_constant(tmp_path: Path) -> None:
     assert set(rates_of(make(tmp_path, learning_rate=0.01))) == {0.01}
-
-
-def test_no_step_of_the_warm_up_is_recorded(tmp_path: Path) -> None:
-    run = make(tmp_path, warmup_steps=2)
-    run.trainer.steps.recording = True
-    kinds = []
-    for taken in range(4):
-        run.trainer.steps.taken = taken
-        kinds.append(isinstance(run.trainer.steps.stepper(run.trainer.optimizer), RecordedSteps))
-    assert kinds == [False, False, True, True]
 
 
 @pytest.mark.parametrize(("learner", "decoupled"), [("adamw", True), ("adam", False)])

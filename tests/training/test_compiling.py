@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from test_trainer import make
+
+from recbole_diffusion.errors import SettingError
+from recbole_diffusion.model.layers import Encoder
+from recbole_diffusion.training import checkpoint
+from recbole_diffusion.training.compiling import Compiled, compile_network
+
+needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile wants a C++ compiler")
+
+
+@needs_compiler
+def test_a_compiled_network_has_the_same_loss_and_gradients(tmp_path: Path) -> None:
+    # Without dropout, whose random numbers are others where it is compiled.
+    none = {"hidden_dropout_prob": 0.0, "attn_dropout_prob": 0.0, "embedding_dropout_prob": 0.0}
+    run = make(tmp_path, "DiffuRec", **none, train_batch_size=50)
+    network = run.trainer.model.train()
+    batch = next(iter(run.train))
+    names = checkpoint.weights(network)["state_dict"].keys()
+
+    def loss_and_gradients() -> list[torch.Tensor]:
+        torch.manual_seed(1)
+        network.zero_grad()
+        loss = network.calculate_loss(batch)
+        loss.backward()
+        return [loss.detach(), *(weight.grad.clone() for weight in network.parameters() if weight.grad is not None)]
+
+    plain = loss_and_gradients()
+    compile_network(network, torch.device("cpu"))
+    torch.testing.assert_close(loss_and_gradients(), plain, atol=1e-5, rtol=1e-4)
+    assert checkpoint.weights(network)["state_dict"].keys() == names
+
+
+@pytest.mark.parametrize(
+    ("model", "compiled"),
+    [("DiffuRec", ["encoder"]), ("ADRec", ["encoder", "decoder"]), ("PreferGrow", ["encoder"]), ("SASRec", [""])],
+)
+@needs_compiler
+def test_what_is_compiled(tmp_path: Path, model: str, compiled: list[str]) -> None:
+    network = make(tmp_path, model, compile=True).trainer.model
+    assert [name for name, part in network.named_modules() if isinstance(part.forward, Compiled)] == compiled
+
+
+@needs_compiler
+def test_the_baselines_of_this_package_are_compiled_too(tmp_path: Path) -> None:
+    assert isinstance(make(tmp_path, "BSARec", compile=True).trainer.model.read, Compiled)
+
+
+def test_where_compiling_fails_a_warning_says_it_once(caplog: pytest.LogCaptureFixture) -> None:
+    def fails(*args: Any) -> Any:
+        raise torch._dynamo.exc.TorchDynamoException("no triton here\nmore of it")
+
+    compiled = Compiled(lambda x: 2 * x, "Encoder.forward")
+    compiled.call = fails
+    assert [compiled(1), compiled(2)] == [2, 4]
+    assert [record.message for record in caplog.records] == [
+        "compile: Encoder.forward is not compiled (no triton here)"
+    ]
+
+
+def test_compiling_without_a_compiler_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(SettingError, match="compile must be False where no C\\+\\+ compiler"):
+        make(tmp_path, compile=True)
+    compile_network(make(tmp_path).trainer.model, torch.device("cuda"))
+
+
+@needs_compiler
+def test_the_encoder_of_another_model_stays_as_it_is(tmp_path: Path) -> None:
+    first, second = (make(tmp_path, "DiffuRec").trainer.model for _ in range(2))
+    compile_network(first, torch.device("cpu"))
+    assert isinstance(second.encoder, Encoder) and not isinstance(second.encoder.forward, Compiled)
