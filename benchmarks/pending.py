@@ -15,7 +15,7 @@ from recbole_diffusion.common.files import atomic_write
 from recbole_diffusion.errors import UserError
 
 # Checkpoints that are larger are left behind.
-LARGEST_CHECKPOINT = 10e6
+LARGEST_CHECKPOINT = 20e6
 # What must be on the command line.
 NEEDED = ("output", "pack", "deadline")
 
