@@ -1,4 +1,4 @@
-"""`python -m benchmarks.pending`: several comparisons side by side on a machine that is there for some minutes."""
+"""`python -m benchmarks.pending`: several comparisons side by side until a deadline."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from recbole_diffusion.cli.exit_codes import run_command
 from recbole_diffusion.cli.parsers import settings_parser
 from recbole_diffusion.common.files import atomic_write
-from recbole_diffusion.errors import UserError
+from recbole_diffusion.errors import OutOfTime, UserError
 
 # Checkpoints that are larger are left behind.
 LARGEST_CHECKPOINT = 20e6
@@ -38,7 +38,9 @@ def run(argv: Sequence[str]) -> None:
     Raises
     ------
     UserError
-        Where something is missing on the command line.
+        Where something is missing on the command line, or a comparison failed.
+    OutOfTime
+        Where runs are left at the deadline.
     """
     arguments = settings_parser("python -m benchmarks.pending").read(argv)
     if arguments.help or arguments.keys:
@@ -48,27 +50,39 @@ def run(argv: Sequence[str]) -> None:
     missing = [key for key in NEEDED if key not in settings]
     if missing or not arguments.config_files:
         raise UserError(f"--{(missing or ['config_files'])[0]} must be given")
+    files = list(map(Path, arguments.config_files))
+    if len({file.stem for file in files}) < len(files):
+        raise UserError("--config_files: each file must have a name of its own, by which its folder is called")
     output, archive = (Path(settings.pop(key)) for key in ("output", "pack"))
-    compare_all(list(map(Path, arguments.config_files)), output, settings)
+    codes = compare_all(files, output, settings)
     pack(output, archive)
+    ended = ", ".join(f"{file.name} with {code}" for file, code in zip(files, codes, strict=True) if code)
+    if ended:
+        error = OutOfTime if set(codes) <= {0, OutOfTime.exit_code} else UserError
+        raise error(f"{archive} is written; not all is done: {ended}")
 
 
-def compare_all(files: Sequence[Path], output: Path, settings: Mapping[str, Any]) -> None:
-    """Run the comparisons at once, each in a folder of its own in `output`."""
+def compare_all(files: Sequence[Path], output: Path, settings: Mapping[str, Any]) -> list[int]:
+    """Run the comparisons at once, each in a folder of its own in `output`; gives the status of each."""
     shared = [f"--{key}={value}" for key, value in settings.items()]
     command = [sys.executable, "-m", "recbole_diffusion", "compare"]
     processes = [
         subprocess.Popen([*command, f"--config_files={file}", f"--output={output / file.stem}", *shared])
         for file in files
     ]
-    for file, process in zip(files, processes, strict=True):
-        print(f"{file}: ended with {process.wait()}", file=sys.stderr)
+    try:
+        return [process.wait() for process in processes]
+    finally:
+        # Where this command is broken off, they keep what they have.
+        for process in processes:
+            process.terminate()
 
 
 def pack(folder: Path, archive: Path) -> None:
     """Pack what is taken along of a folder of comparisons."""
+    files = list(taken_along(folder))
     with atomic_write(archive) as part, tarfile.open(part, "w:xz", preset=1) as packed:
-        for file in taken_along(folder):
+        for file in files:
             packed.add(file, arcname=str(file.relative_to(folder)))
 
 

@@ -190,7 +190,8 @@ class LossAwareSampler(StepSampler):
     @torch.no_grad()
     def update(self, timestep: Tensor, loss: Tensor, mask: Tensor | None = None) -> None:
         if mask is not None and mask.shape == timestep.shape:
-            timestep, loss = timestep[mask], loss[mask]
+            # A step beyond the last, which no place of the history has; picking would make a GPU wait.
+            timestep = timestep.masked_fill(~mask, self.diffusion_steps)
         timestep = timestep.to(self.seen.device).flatten()
         by_step, order = torch.sort(timestep, stable=True)
         # One loss that is NaN would make every probability NaN, and training would fail there instead of at the loss.

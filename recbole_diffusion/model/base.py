@@ -163,7 +163,8 @@ class DiffusionRecommender(SequentialRecommender):
     # Sampled evaluation hands over all candidates at once, so that no user's rows are cut apart and denoised twice.
     predicts_whole_batches: ClassVar[bool] = True
     # Whether `cuda_graphs` may record training steps: the loss never waits for the GPU, draws with torch alone, and
-    # keeps nothing from step to step but in tensors. A recording repeats for ever what Python did once.
+    # keeps nothing from step to step but in tensors. A recording repeats for ever what Python did once. A class says so
+    # for itself, not for those that derive from it.
     records_steps: ClassVar[bool] = False
     # The values that settings must have so that `split_items` may split the items; None where it may not. A class says
     # so for itself alone: it looks items up in `item_embedding`, all of its processes as often, and scores them by

@@ -11,4 +11,5 @@ from .adrec import ADRec
 class BBDRec(ADRec):
     """ADRec with a Brownian bridge from the next item to the encoder's output: see `ADRec`, `process: bridge`."""
 
+    records_steps = True
     splits_items: ClassVar[Mapping[str, Any] | None] = ADRec.splits_items

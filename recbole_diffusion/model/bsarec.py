@@ -87,6 +87,8 @@ class BSARec(PlainRecommender):
         "c": positive("int"),
     }
 
+    records_steps = True
+
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
         self.place_embedding = nn.Embedding(self.max_seq_length, self.hidden_size)

@@ -123,6 +123,7 @@ class FMRec(DiffuRec):
         ),
         "zeros_ratio": at_least(0, "float"),
     }
+    records_steps = True
 
     @classmethod
     def check_settings(cls, config: Any) -> None:

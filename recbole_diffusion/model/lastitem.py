@@ -27,6 +27,8 @@ class LastItem(PlainRecommender):
         "shared_vectors": switch(),
     }
 
+    records_steps = True
+
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
         self.dropout = Dropout(config["embedding_dropout_prob"])

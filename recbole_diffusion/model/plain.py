@@ -37,7 +37,8 @@ class PlainRecommender(SequentialRecommender):
         "initializer_range": positive("float"),
     }
 
-    records_steps: ClassVar[bool] = True
+    # See `DiffusionRecommender`.
+    records_steps: ClassVar[bool] = False
 
     @classmethod
     def check_settings(cls, config: Any) -> None:

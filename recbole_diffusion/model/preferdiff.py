@@ -67,6 +67,7 @@ class PreferDiff(DreamRec):
         "negatives": Setting("int or ~", "be positive, or ~ for all other rows", lambda number: number > 0),
         "ddim_stride": Setting("int or ~", "be at least 2, or ~", lambda stride: stride > 1, at_inference=True),
     }
+    records_steps = True
     splits_items: ClassVar[Mapping[str, Any] | None] = {}
 
     @classmethod

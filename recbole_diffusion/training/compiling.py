@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 class Compiled:
     """A function that is compiled at its first call; where that fails it runs as it is, which a warning says once.
 
+    A copy compiles for itself: what is compiled holds the module that the function is bound to.
+
     Parameters
     ----------
     function : callable
@@ -31,16 +33,21 @@ class Compiled:
 
     def __init__(self, function: Callable[..., Any], name: str) -> None:
         self.function, self.name = function, name
-        # Batches differ in length, and each length would be compiled by itself.
-        self.call: Callable[..., Any] = torch.compile(function, dynamic=True)
+        self.call: Callable[..., Any] | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self.call is None:
+            # Batches differ in length, and each length would be compiled by itself.
+            self.call = torch.compile(self.function, dynamic=True)
         try:
             return self.call(*args, **kwargs)
         except torch._dynamo.exc.TorchDynamoException as error:
             logger.warning("compile: %s is not compiled (%s)", self.name, str(error).splitlines()[0])
             self.call = self.function
             return self.function(*args, **kwargs)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "call": None}
 
 
 def compile_network(model: nn.Module, device: torch.device) -> None:

@@ -36,7 +36,8 @@ class Recorded(NamedTuple):
 
 def obstacle(config: Any, model: nn.Module, optimizer: Optimizer, scaled: bool) -> str | None:
     """Why the steps of a training cannot be recorded; None where they can."""
-    known = getattr(model, "records_steps", is_recboles(type(model)) and type(model).__name__ in RECBOLES)
+    # What a class inherits says nothing of what it adds.
+    known = vars(type(model)).get("records_steps", is_recboles(type(model)) and type(model).__name__ in RECBOLES)
     if config["device"].type != "cuda":
         return "there is no GPU in use"
     if not known:
@@ -76,6 +77,9 @@ class RecordedSteps:
         """
         columns = interaction.interaction
         shape = tuple((name, column.shape, column.dtype) for name, column in columns.items())
+        # To draw one number, torch may look at the probabilities, which a recording does not allow.
+        if len(interaction) == 1:
+            return self.aside(interaction)
         if shape not in self._steps:
             self._steps[shape] = None
             return self.aside(interaction)

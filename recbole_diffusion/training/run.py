@@ -76,7 +76,7 @@ class RunResult(NamedTuple):
 
 
 def build_model(config: Any, dataset: Any) -> Any:
-    """A model of the class that the settings name, on their device, compiled where they say so.
+    """A model of the class that the settings name, on their device.
 
     Raises
     ------
@@ -85,7 +85,7 @@ def build_model(config: Any, dataset: Any) -> Any:
     """
     try:
         with compat.files_as_data():
-            model = config.model_class(config, dataset).to(config["device"])
+            return config.model_class(config, dataset).to(config["device"])
     except ImportError as error:
         raise UserError(f"{config['model']} needs the package {error.name}, which is not installed") from error
     except OSError as error:
@@ -94,9 +94,6 @@ def build_model(config: Any, dataset: Any) -> Any:
         ) from error
     except (ValueError, AssertionError, NotImplementedError) as error:
         raise UserError(f"model={config['model']}: {error}") from error
-    if config["compile"]:
-        compile_network(model, config["device"])
-    return model
 
 
 def check_features(config: Any, dataset: Any) -> None:
@@ -163,6 +160,8 @@ def prepare(config: Any) -> Prepared:
     check_features(config, data)
     model = build_model(config, train_data._dataset)
     split_items(config, model)
+    if config["compile"]:
+        compile_network(model, config["device"])
     trainer = build_trainer(config, model)
     trainer.check_catalogue(train_data)
     if config["resume"]:

@@ -101,6 +101,8 @@ class TrainingSteps:
             self.obstacle = self.processes.obstacle or obstacle(config, model, optimizer, scaled=half)
         self.recording = bool(config["cuda_graphs"]) and self.obstacle is None
         if self.recording:
+            # Of each shape the first step is not recorded, about which torch would warn.
+            optimizer._warned_capturable_if_run_uncaptured = True
             for group in optimizer.param_groups:
                 group["capturable"] = True
                 if self.rate_changes:

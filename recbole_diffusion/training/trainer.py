@@ -110,7 +110,7 @@ class Trainer(ResumableTrainer):
         super().__init__(config, model)
         if config["tensorboard_dir"]:
             self.tensorboard = self._tensorboard(Path(config["tensorboard_dir"]) / Path(self.saved_model_file).stem)
-        if self.steps.obstacle and self.device.type == "cuda":
+        if self.steps.obstacle:
             self.logger.info(f"cuda_graphs: without effect, {self.steps.obstacle}")
         # Items are split where memory is short, and gaps in it would be as large as the tables.
         self.freed_memory = FreedMemory(kept=self.device.type == "cpu" and self.own_items is None)

@@ -8,8 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from benchmarks import pending
-from recbole_diffusion.cli.parsers import compare_parser
-from recbole_diffusion.errors import UserError
+from recbole_diffusion.errors import OutOfTime, UserError
 
 
 def test_what_is_done_is_packed_with_what_can_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -31,17 +30,36 @@ def test_what_is_done_is_packed_with_what_can_go_on(tmp_path: Path, monkeypatch:
     }
 
 
-def test_each_comparison_has_a_folder_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_each_comparison_has_a_folder_of_its_own_and_what_is_left_is_said(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
     started: list[list[str]] = []
-    monkeypatch.setattr(
-        subprocess, "Popen", lambda command: started.append(command[3:]) or SimpleNamespace(wait=lambda: 75)
-    )
-    pending.compare_all([Path("plans/first.yaml"), Path("second.yaml")], tmp_path, {"deadline": "5", "jobs": "2"})
-    for command in started:
-        args = compare_parser().read(command[1:])
-        name = Path(args.config_files[0]).stem if args.config_files else ""
-        assert args.settings == {"output": str(tmp_path / name), "deadline": "5", "jobs": "2"}
-    assert len(started) == 2
+
+    def start(command: list[str]) -> SimpleNamespace:
+        started.append(command[4:])
+        return SimpleNamespace(wait=lambda: 75 * (len(started) - 1), terminate=lambda: None)
+
+    monkeypatch.setattr(subprocess, "Popen", start)
+    files = [tmp_path / "first.yaml", tmp_path / "second.yaml"]
+    for file in files:
+        file.write_text("dataset: ml-100k")
+    (tmp_path / "out").mkdir()
+    monkeypatch.setattr(pending, "pack", lambda folder, archive: None)
+    with pytest.raises(
+        OutOfTime, match=r"p\.tar\.xz is written; not all is done: first.yaml with 75, second.yaml with 75"
+    ):
+        pending.run([f"--config_files={files[0]} {files[1]}", "--output=out", "--pack=p.tar.xz", "--deadline=5"])
+    assert started == [[f"--config_files={file}", f"--output=out/{file.stem}", "--deadline=5"] for file in files]
+
+
+def test_files_of_one_name_are_refused(tmp_path: Path) -> None:
+    files = [tmp_path / "a.yaml", tmp_path / "b" / "a.yaml"]
+    files[1].parent.mkdir()
+    for file in files:
+        file.write_text("dataset: ml-100k")
+    with pytest.raises(UserError, match="each file must have a name of its own"):
+        pending.run([f"--config_files={files[0]} {files[1]}", "--output=o", "--pack=p", "--deadline=1"])
 
 
 @pytest.mark.parametrize("key", ["output", "pack", "deadline", "config_files"])

@@ -23,7 +23,10 @@ ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "results"
 DATASETS = ("amazon-beauty", "amazon-toys", "ml-100k", "ml-1m")
 # Archives of comparisons beside those of the datasets' pages, with both rankings.
-BOTH = ("amazon-beauty-family", "amazon-beauty-rankings", "amazon-toys-rankings", "ml-100k-dreamrec", "ml-100k-family")
+BOTH = (
+    *("amazon-beauty-authors", "amazon-beauty-rankings", "amazon-toys-rankings"),
+    *("ml-100k-dreamrec", "ml-100k-family", "ml-1m-sequences"),
+)
 YAMLS = sorted([*RESULTS.glob("*.yaml"), *RESULTS.glob("notes/*.yaml")])
 LARGEST_TREE = 5_000_000
 
@@ -77,6 +80,19 @@ def test_the_leaderboard_shows_the_archived_means(dataset: str) -> None:
             assert abs(mean - np.mean([value[metric.lower()] for value in values])) < 0.000051, (name, metric)
             shown[name] = len(values)
     assert len(shown) >= 4
+
+
+def test_the_table_of_the_readme_shows_archived_figures() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    table = re.search(r"^\| model .*history out.*\|\n\|[-|]+\|\n((?:\|.*\n)+)", text, re.MULTILINE)
+    assert table is not None
+    archived = {
+        tuple(f"{record['test_result'][name]:.4f}" for name in ("ndcg@10", "ndcg@10_history_out"))
+        for archive in ("amazon-beauty-rankings", "amazon-beauty-authors")
+        for record in records(archive).values()
+    }
+    shown = {tuple(cell.strip() for cell in line.split("|")[2:4]) for line in table[1].splitlines()}
+    assert len(shown) >= 7 and shown <= archived
 
 
 @pytest.mark.parametrize("file", YAMLS, ids=lambda file: file.stem)

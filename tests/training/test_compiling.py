@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import shutil
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,17 @@ def test_compiling_without_a_compiler_is_one_line(tmp_path: Path, monkeypatch: p
     with pytest.raises(SettingError, match="compile must be False where no C\\+\\+ compiler"):
         make(tmp_path, compile=True)
     compile_network(make(tmp_path).trainer.model, torch.device("cuda"))
+
+
+def test_a_copy_computes_with_its_own_weights() -> None:
+    layer = torch.nn.Linear(1, 1, bias=False)
+    layer.forward = Compiled(layer.forward, "Linear.forward")
+    layer.forward.call = layer.forward.function
+    copied = copy.deepcopy(layer)
+    copied.forward.call = copied.forward.function
+    with torch.no_grad():
+        copied.weight.fill_(5.0)
+        assert copied(torch.ones(1)).item() == 5.0 != layer(torch.ones(1)).item()
 
 
 @needs_compiler

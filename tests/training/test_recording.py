@@ -14,13 +14,10 @@ from torch import nn
 
 from recbole_diffusion.errors import SettingError
 from recbole_diffusion.model.base import DiffusionRecommender
+from recbole_diffusion.model.dreamrec import DreamRec
+from recbole_diffusion.model.lastitem import LastItem
 from recbole_diffusion.training import checkpoint
 from recbole_diffusion.training.recording import Recorded, RecordedSteps, obstacle
-
-
-class Pooled(DiffusionRecommender):
-    """A model that somebody has added."""
-
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
@@ -55,7 +52,12 @@ def test_a_shape_is_recorded_at_its_second_batch_and_replayed_with_the_inputs_of
     assert steps(rows(5, 6)) == 11 and steps.recordings == 1
     # What was given before is not written over.
     assert second == 7
-    assert steps(rows(5)) == 5 and steps(rows(6)) == 6 and steps.recordings == 2
+    assert steps(rows(5, 6, 7)) == 18 and steps(rows(6, 7, 8)) == 21 and steps.recordings == 2
+
+
+def test_a_batch_of_one_row_is_never_recorded() -> None:
+    steps = StepsAgain(lambda batch: batch["x"].sum().reshape(1))
+    assert [float(steps(rows(value))) for value in (1, 2, 3)] == [1, 2, 3] and steps.recordings == 0
 
 
 def test_what_is_handed_in_stays_as_it_is() -> None:
@@ -93,12 +95,21 @@ def test_another_learning_rate_is_written_where_a_recording_reads_it(tmp_path: P
     read = []
     steps._recorded.step = lambda batch: read.append(float(rate)) or torch.zeros(1)
     for _ in range(3):
-        steps.take(run.trainer.optimizer, rows(1))
+        steps.take(run.trainer.optimizer, rows(1, 2))
     steps.start_epoch(2, [run.trainer.optimizer])
-    steps.take(run.trainer.optimizer, rows(1))
+    steps.take(run.trainer.optimizer, rows(1, 2))
     # Two of the warm-up, and of 0.001 a tenth after two epochs.
     assert read == pytest.approx([0.0005, 0.001, 0.001, 0.0001])
     assert steps._recorded.recordings == 1 and group["lr"] is rate
+
+
+def test_a_learning_rate_that_changes_is_a_tensor_where_steps_are_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("recbole_diffusion.training.steps.obstacle", lambda *args, **kwargs: None)
+    for changes in (False, True):
+        run = make(tmp_path, cuda_graphs=True, lr_cosine_epochs=3 if changes else None)
+        assert isinstance(run.trainer.optimizer.param_groups[0]["lr"], torch.Tensor) == changes
 
 
 def test_losses_from_elsewhere_are_not_recorded(tmp_path: Path) -> None:
@@ -121,14 +132,19 @@ def test_why_steps_are_not_recorded(tmp_path: Path) -> None:
     # Somebody's own model of that name is not RecBole's.
     own = type("SASRec", (nn.Module,), {})()
     assert obstacle(gpu, own, adam, scaled=False) == "SASRec is not known to allow it"
-    # Nor is a model of somebody's own recorded before they say that it may be.
-    assert obstacle(gpu, Pooled.__new__(Pooled), adam, scaled=False) == "Pooled is not known to allow it"
+    # Nor is a model of somebody's own recorded before they say that it may be, whatever it derives from.
+    for base in (DiffusionRecommender, DreamRec, LastItem):
+        pooled = type("Pooled", (base,), {})
+        assert obstacle(gpu, pooled.__new__(pooled), adam, scaled=False) == "Pooled is not known to allow it"
+    assert obstacle(gpu, LastItem.__new__(LastItem), adam, scaled=False) is None
 
 
-def test_without_a_gpu_nothing_is_recorded(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_without_a_gpu_the_log_says_that_the_setting_has_no_effect(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with caplog.at_level("INFO"):
         run = make(tmp_path, cuda_graphs=True)
-    assert "cuda_graphs" not in caplog.text
+    assert "cuda_graphs: without effect, there is no GPU in use" in caplog.text
     assert not run.trainer.steps.recording and not run.trainer.optimizer.param_groups[0]["capturable"]
 
 
@@ -147,6 +163,10 @@ def test_without_a_gpu_nothing_is_recorded(tmp_path: Path, caplog: pytest.LogCap
         {"model": "DiffuRec", "compile": True},
         {"model": "SASRec", "compile": True},
         *({"model": model} for model in ("ADRec", "BBDRec", "BSARec", "DreamRec", "FMRec", "GRU4Rec", "LastItem")),
+        {"model": "ADRec", "lr_cosine_epochs": 3, "weight_decay": 1e-3, "learner": "adamw"},
+        *({"model": "ADRec", **more} for more in ({"pcgrad": True}, {"geodesic": True}, {"step_sampler": "lossaware"})),
+        *({"model": "PreferDiff", "objective": name} for name in ("neg_sample", "negh", "sdpo")),
+        *({"model": "DreamRec", **more} for more in ({"guidance_drop": 0.2}, {"loss_type": "BPR", "ce_weight": 1.0})),
         *({"model": model} for model in ("LightSANs", "PreferDiff", "PreferGrow", "RFMRec")),
     ],
 )
