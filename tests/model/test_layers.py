@@ -8,6 +8,7 @@ from torch import nn
 
 from recbole_diffusion.model.layers import Attention, Dropout, Encoder, StepMLP, rotated, step_angles
 
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 BLOCK = {
     "hidden_size": 16,
     "n_heads": 4,
@@ -62,14 +63,17 @@ def test_attention_equals_torch() -> None:
     torch.testing.assert_close(ours(x, x, real, None), expected, atol=1e-6, rtol=0)
 
 
-def test_attention_with_dropout_has_the_undropped_one_as_its_mean() -> None:
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_gpu)])
+@pytest.mark.parametrize("causal", [False, True])
+def test_attention_with_dropout_has_the_undropped_one_as_its_mean(device: str, causal: bool) -> None:
     torch.manual_seed(0)
-    attention = Attention(8, 2, 0.2)
-    x = torch.randn(2, 4, 8)
-    real = torch.tensor([[True] * 4, [True, True, False, False]])
+    attention = Attention(8, 2, 0.2).to(device)
+    x = torch.randn(2, 4, 8, device=device)
+    real = torch.tensor([[True] * 4, [True, True, False, False]], device=device)
+    visible = torch.ones(1, 4, 4, dtype=torch.bool, device=device).tril() if causal else real
     with torch.no_grad():
-        mean = torch.stack([attention(x, x, real, None) for _ in range(4000)]).mean(dim=0)
-        torch.testing.assert_close(mean, attention.eval()(x, x, real, None), atol=0.05, rtol=0)
+        mean = torch.stack([attention(x, x, visible, None) for _ in range(4000)]).mean(dim=0)
+        torch.testing.assert_close(mean, attention.eval()(x, x, visible, None), atol=0.05, rtol=0)
 
 
 def test_masked_queries_attend_to_all_keys_alike() -> None:
