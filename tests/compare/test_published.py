@@ -28,7 +28,8 @@ BOTH = (
     *("ml-100k-dreamrec", "ml-100k-family", "ml-1m-sequences"),
 )
 YAMLS = sorted([*RESULTS.glob("*.yaml"), *RESULTS.glob("notes/*.yaml")])
-LARGEST_TREE = 5_000_000
+# An archive of runs may grow; a file that was not meant to be there is larger than what is left.
+LARGEST_TREE = 6_000_000
 
 
 @cache
