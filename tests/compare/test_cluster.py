@@ -67,11 +67,11 @@ def plan() -> Plan:
 
 def does(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
     """Let jobs run Python code, with the folder of the run; `done()` leaves its record."""
-    done = f"import json; done = lambda: (folder / 'record.json').write_text(json.dumps({DONE!r}))"
 
     def main(folder: Path) -> int:
-        names: dict[str, Any] = {"folder": folder}
-        exec(f"{done}\n{code}", names)
+        # At once, as a run does it: the command may read the record at any time.
+        names: dict[str, Any] = {"folder": folder, "done": lambda: write_json(folder / "record.json", DONE)}
+        exec(code, names)
         return names.get("result", 0)
 
     monkeypatch.setattr(one, "main", main)
