@@ -47,9 +47,7 @@ class BridgeProcess(Process):
         x_0, noise, end : Tensor [B, ...]
         timestep : int64 Tensor [B] or [B, L]
         """
-        b, spread = self._marginal.like(x_0)[:, timestep].reshape(
-            2, *timestep.shape, *[1] * (x_0.dim() - timestep.dim())
-        )
+        b, spread = self._marginal.at(timestep, x_0)
         return (1 - b) * x_0 + b * self._given(end) + spread * noise
 
     def start(self, shape: Shape, noise: Noise, end: Tensor | None = None) -> Tensor:

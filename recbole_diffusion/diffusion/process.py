@@ -125,6 +125,11 @@ class Tables:
             self._copies[key] = self.exact.to(other)
         return self._copies[key]
 
+    def at(self, timestep: Tensor, other: Tensor) -> Tensor:
+        """The numbers at each timestep, shaped to be multiplied with another tensor [*timestep.shape, ...]."""
+        numbers = self.like(other)[..., timestep]
+        return numbers.reshape(*numbers.shape, *[1] * (other.dim() - timestep.dim()))
+
 
 def sub_chain(diffusion_steps: int, inference_steps: int) -> list[int]:
     """Timesteps of a chain of K of the T steps, descending and evenly spread.
@@ -263,8 +268,7 @@ class GaussianProcess(Process):
 
     def marginal(self, timestep: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """sqrt(abar) and sqrt(1 - abar) at each timestep, shaped to be multiplied with `like` [B, ...]."""
-        coefficients = self._marginal.like(like)[:, timestep]
-        signal, spread = coefficients.reshape(2, *timestep.shape, *[1] * (like.dim() - timestep.dim()))
+        signal, spread = self._marginal.at(timestep, like)
         return signal, spread
 
     def to_x_0(self, output: Tensor, x_t: Tensor, timestep: Tensor, prediction_type: str) -> Tensor:

@@ -45,7 +45,7 @@ class ScoreEntropyProcess(CategoricalProcess):
         (slope,) = torch.gradient(self.sigma.log(), spacing=1 / (len(betas) - 1))
         self.rate = self.sigma * slope
         self.sigmas = Tables(self.sigma)
-        self._abar_and_rate = Tables(torch.stack([self.abar, self.rate]))
+        self._rate = Tables(self.rate)
 
     def loss(self, s: Tensor, x_0: Tensor, x_t: Tensor, timestep: Tensor, prior: Tensor) -> Tensor:
         """Score entropy [B] of s [B, K], for ids x_0 and x_t [B] at timestep [B] and a prior [K].
@@ -56,7 +56,7 @@ class ScoreEntropyProcess(CategoricalProcess):
         """
         # A row whose x_t is not of the prior counts for nothing, however large its s.
         s = s.masked_fill((prior[x_t] == 0)[:, None], 0.0)
-        abar, rate = self._abar_and_rate.like(s)[:, timestep]
+        abar, rate = (table.like(s)[timestep] for table in (self._abar, self._rate))
         fresh = (1 - abar)[:, None] * prior
         q_0, q_t = (self._marginal(y, x_0, abar, prior) for y in (x_0, x_t))
         # Sums over all y of q_y s_y and of q_y log q_y: q differs from `fresh` at x_0 alone.

@@ -86,7 +86,6 @@ class BSARec(PlainRecommender):
         "alpha": share(),
         "c": positive("int"),
     }
-
     records_steps = True
 
     def __init__(self, config: Any, dataset: Any) -> None:

@@ -26,7 +26,6 @@ class LastItem(PlainRecommender):
         "embedding_dropout_prob": probability(),
         "shared_vectors": switch(),
     }
-
     records_steps = True
 
     def __init__(self, config: Any, dataset: Any) -> None:

@@ -36,7 +36,6 @@ class PlainRecommender(SequentialRecommender):
         "hidden_size": positive("int"),
         "initializer_range": positive("float"),
     }
-
     # See `DiffusionRecommender`.
     records_steps: ClassVar[bool] = False
 

@@ -28,7 +28,6 @@ from ..host.shared_data import SplitData  # noqa: E402
 from ..host.table import COMPUTED, RUN  # noqa: E402
 from ..model.splitting import split_weights  # noqa: E402
 from . import attributes, distributed, launch  # noqa: E402
-from .compiling import compile_network  # noqa: E402
 from .process import process_as_found  # noqa: E402
 from .splitting import KEY, split_items  # noqa: E402
 from .threads import use_threads  # noqa: E402
@@ -160,8 +159,6 @@ def prepare(config: Any) -> Prepared:
     check_features(config, data)
     model = build_model(config, train_data._dataset)
     split_items(config, model)
-    if config["compile"]:
-        compile_network(model, config["device"])
     trainer = build_trainer(config, model)
     trainer.check_catalogue(train_data)
     if config["resume"]:

@@ -26,6 +26,7 @@ from ..errors import SettingError, UserError
 from ..host import compat
 from ..host.registry import is_recboles
 from . import checkpoint, distributed
+from .compiling import compile_network
 from .memory import FreedMemory
 from .resuming import ResumableTrainer, TrainingError
 from .steps import Losses
@@ -369,9 +370,12 @@ def build_trainer(config: Any, model: nn.Module) -> Trainer:
     """The trainer for a model: RecBole's own for it on top of ours, whose methods every `super()` of theirs reaches.
 
     The class decides, not its name: a model called DiffRec gets nothing that RecBole has for its own DiffRec.
+    The network is compiled where `compile` says so.
     """
     compat.undo_anomaly_detection()
     compat.mend_loss(model)
+    if config["compile"]:
+        compile_network(model, config["device"])
     # The nearest ancestor of RecBole's, so that a subclass of S3Rec is trained as S3Rec is.
     ancestor = next(c for c in type(model).__mro__ if is_recboles(c))
     theirs = get_trainer(config["MODEL_TYPE"], ancestor.__name__)

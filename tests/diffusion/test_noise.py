@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from marks import needs_gpu
 from scipy import stats
 from torch import Tensor
 
@@ -137,7 +138,7 @@ def test_values_follow_the_dtype_of_the_module() -> None:
     assert not doubled.state_dict()
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@needs_gpu
 def test_every_device_gives_the_same_values() -> None:
     history = random_history()
     assert torch.equal(read(history.cuda(), noise=HashedNoise(2024).cuda()).cpu(), read(history))

@@ -8,6 +8,7 @@ import torch
 from golden_files import ours
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from marks import needs_gpu
 
 from recbole_diffusion.diffusion.noise import GivenNoise
 from recbole_diffusion.diffusion.process import PREDICTION_TYPES, GaussianProcess, NoProcess
@@ -87,7 +88,7 @@ def test_each_row_is_noised_by_its_own_step() -> None:
     torch.testing.assert_close(process.sample(x_0, timestep, noise), expected[:, None].expand(3, 2))
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@needs_gpu
 def test_sample_on_the_device_of_x_0() -> None:
     process = GaussianProcess(named_betas("cosine", 10))
     x_0, noise, timestep = torch.ones(3, 2), torch.ones(3, 2), torch.tensor([9, 0, 4])

@@ -4,11 +4,11 @@ import math
 
 import pytest
 import torch
+from marks import needs_gpu
 from torch import nn
 
 from recbole_diffusion.model.layers import Attention, Dropout, Encoder, StepMLP, rotated, step_angles
 
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 BLOCK = {
     "hidden_size": 16,
     "n_heads": 4,

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from marks import needs_gpu
 from recbole.data.interaction import Interaction
 from test_trainer import make
 from torch import nn
@@ -18,8 +19,6 @@ from recbole_diffusion.model.dreamrec import DreamRec
 from recbole_diffusion.model.lastitem import LastItem
 from recbole_diffusion.training import checkpoint
 from recbole_diffusion.training.recording import Recorded, RecordedSteps, obstacle
-
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
 class StepsAgain(RecordedSteps):

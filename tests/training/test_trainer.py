@@ -26,7 +26,6 @@ from recbole_diffusion.host.dataset import build_dataset
 from recbole_diffusion.host.loaders import build_loaders
 from recbole_diffusion.host.settings import load_config
 from recbole_diffusion.training import checkpoint, trainer
-from recbole_diffusion.training.compiling import compile_network
 from recbole_diffusion.training.trainer import Epoch, Trainer, TrainingError, build_trainer
 
 SMALL = {
@@ -80,8 +79,6 @@ def make(folder: Path, model: str | type = "SASRec", **settings: Any) -> Run:
     init_seed(config["seed"], config["reproducibility"])
     train, valid, test = build_loaders(config, build_dataset(config))
     network = config.model_class(config, train._dataset).to(config["device"])
-    if config["compile"]:
-        compile_network(network, config["device"])
     return Run(trainer=build_trainer(config, network), train=train, valid=valid, test=test)
 
 
