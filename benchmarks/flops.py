@@ -29,13 +29,15 @@ class Work(NamedTuple):
 
     history : once
     chain : once for each reverse chain; twice where it is guided
-    step : once for each step of a chain, and for each state that training restores
+    step : once for each step of a chain, and for each state that training restores; twice where it is guided
+    state : as `step`, but once where it is guided
     score : once
     """
 
     history: Counts | float = 0.0
     chain: Counts | float = 0.0
     step: Counts | float = 0.0
+    state: Counts | float = 0.0
     score: Counts | float = 0.0
 
 
@@ -121,7 +123,7 @@ def prefergrow(sizes: Sizes, n: Counts, scored: int, targets: Counts) -> Work:
     """PreferGrow: each step gives the ratios of all items; `diffusion: False` leaves x_t out."""
     d = sizes["hidden_size"]
     history = history_encoder(sizes, n, sizes["n_layers"], sizes["n_heads"]) + 2 * d**2
-    return Work(history, step=sizes["diffusion"] * 2 * d**2 + rounding(sizes, scored))
+    return Work(history, step=sizes["diffusion"] * 2 * d**2, state=rounding(sizes, scored))
 
 
 def history_decoder(sizes: Sizes, n: Counts) -> Counts:
@@ -145,7 +147,7 @@ def adrec(sizes: Sizes, n: Counts, scored: int, targets: Counts) -> Work:
     if not causal:
         return Work(history, step=encoder(sizes, n, layers=layers), score=score)
     chain = all_places(sizes, n - 1, layers - 1, causal) + 4 * (n - 1) * d**2
-    return Work(history, chain, layers * block(sizes, 1, 1, n), score)
+    return Work(history, chain, layers * block(sizes, 1, 1, n), score=score)
 
 
 def rfmrec(sizes: Sizes, n: Counts, scored: int, targets: Counts) -> Work:
@@ -237,7 +239,7 @@ def training_work(config: Any, items: int, lengths: ArrayLike, targets: ArrayLik
     once = work.history + work.chain + work.score
     if formula.in_training is not None:
         once = once + formula.in_training(config, n)
-    total = TRAINING * (once + restored_states(config) * work.step)
+    total = TRAINING * (once + restored_states(config) * (work.step + work.state))
     if config["consistency_weight"] and config["diffusion"]:
         # The step before, without gradient.
         total = total + work.step
@@ -269,7 +271,7 @@ def evaluation_work(config: Any, items: int, lengths: ArrayLike, steps: int = 1)
         n = np.minimum(n + 1, config["MAX_ITEM_LIST_LENGTH"])
     work = formula.work(config, n, items, one)
     networks = 2 if config["guidance_scale"] else 1
-    chain = networks * (work.chain + steps * work.step)
+    chain = networks * (work.chain + steps * work.step) + steps * work.state
     if config["fold_chain"] and config["diffusion"]:
         chain = folded_chain(config, steps)
     return _sum(work.history + (config["inference_seeds"] or 1) * chain + work.score, n)

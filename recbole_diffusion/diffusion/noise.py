@@ -30,6 +30,9 @@ _GAMMA = 0x9E3779B97F4A7C15 - 2**64
 _MIX_1 = 0xBF58476D1CE4E5B9 - 2**64
 _MIX_2 = 0x94D049BB133111EB - 2**64
 
+# States whose probabilities are summed together before one of them is picked.
+_BLOCK = 128
+
 Shape = tuple[int, ...]
 
 
@@ -67,11 +70,30 @@ class Noise:
 
 def pick(probabilities: Tensor, uniform: Tensor) -> Tensor:
     """The index at which the running sum of `probabilities`, [K] or [B, K], passes `uniform`, [...] or [B]."""
+    if probabilities.dim() > 1:
+        return _pick_by_row(probabilities, uniform)
     # float32 would lose the digits of a small probability behind a long sum.
     passed = probabilities.double().cumsum(dim=-1)
-    level = (uniform.double() * passed[..., -1]).unsqueeze(-1) if passed.dim() > 1 else uniform.double() * passed[-1]
-    found = torch.searchsorted(passed, level.contiguous(), right=True).clamp(max=passed.shape[-1] - 1)
-    return found.squeeze(-1) if passed.dim() > 1 else found
+    level = uniform.double() * passed[-1]
+    return torch.searchsorted(passed, level.contiguous(), right=True).clamp(max=len(passed) - 1)
+
+
+def _pick_by_row(probabilities: Tensor, uniform: Tensor) -> Tensor:
+    """`pick` for [B, K]: first a block of states by the sums of blocks, then a state of it."""
+    rows, number = probabilities.shape
+    whole = number - number % _BLOCK
+    sums = probabilities[:, :whole].unflatten(1, (-1, _BLOCK)).sum(dim=-1)
+    sums = torch.cat([sums, probabilities[:, whole:].sum(dim=-1, keepdim=True)], dim=1).double()
+    passed = sums.cumsum(dim=-1)
+    level = uniform.double()[:, None] * passed[:, -1:]
+    block = torch.searchsorted(passed, level, right=True).clamp(max=passed.shape[1] - 1)
+    states = block * _BLOCK + torch.arange(_BLOCK, device=block.device)
+    inside = probabilities.gather(1, states.clamp(max=number - 1)).double().masked_fill_(states >= number, 0.0)
+    level = level - (passed.gather(1, block) - sums.gather(1, block))
+    passed = inside.cumsum(dim=-1)
+    # Sums of blocks are rounded otherwise than these: the level must not pass the last state that can be.
+    level = level.minimum(passed[:, -1:] * (1 - 2.0**-50))
+    return block[:, 0] * _BLOCK + torch.searchsorted(passed, level, right=True)[:, 0]
 
 
 class FreshNoise(Noise):

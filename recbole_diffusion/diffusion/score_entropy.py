@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -57,12 +59,13 @@ class ScoreEntropyProcess(CategoricalProcess):
         # A row whose x_t is not of the prior counts for nothing, however large its s.
         s = s.masked_fill((prior[x_t] == 0)[:, None], 0.0)
         abar, rate = (table.like(s)[timestep] for table in (self._abar, self._rate))
-        fresh = (1 - abar)[:, None] * prior
+        fresh = 1 - abar
         q_0, q_t = (self._marginal(y, x_0, abar, prior) for y in (x_0, x_t))
-        # Sums over all y of q_y s_y and of q_y log q_y: q differs from `fresh` at x_0 alone.
-        by_s = abar * s.gather(1, x_0[:, None])[:, 0] + (fresh * s).sum(dim=-1)
-        fresh_0 = fresh.gather(1, x_0[:, None])[:, 0]
-        negentropy = torch.xlogy(fresh, fresh).sum(dim=-1) - torch.xlogy(fresh_0, fresh_0) + torch.xlogy(q_0, q_0)
+        # Sums over all y of q_y s_y and of q_y log q_y: q is (1 - abar) p but at x_0.
+        by_s = abar * s.gather(1, x_0[:, None])[:, 0] + fresh * (s @ prior)
+        fresh_0 = fresh * prior[x_0]
+        of_fresh = torch.xlogy(fresh, fresh) * prior.sum() + fresh * torch.xlogy(prior, prior).sum()
+        negentropy = of_fresh - torch.xlogy(fresh_0, fresh_0) + torch.xlogy(q_0, q_0)
         divergence = s.exp().sum(dim=-1) + (negentropy - by_s - q_t.log() - 1) / q_t
         return rate * prior[x_t] * divergence
 
@@ -79,12 +82,14 @@ class ScoreEntropyProcess(CategoricalProcess):
 
         With exact ratios they are Bayes' rule up to a factor: p(y) there times the probability to come from y to x_t.
         """
-        grown = torch.tensor(gap, dtype=torch.float64).exp().item()
+        shrunk = math.exp(-gap)
         ratio = s.softmax(dim=-1)
         # Ratios of the earlier time: what the prior gave is taken off.
-        earlier = torch.maximum(grown * ratio + (1 - grown) * prior, _LEAST * grown * ratio)
-        comes = ((1 - 1 / grown) * prior[x_t]).clamp(min=_LEAST)[:, None].repeat(1, s.shape[1])
-        return earlier * comes.scatter_add(1, x_t[:, None], torch.full_like(comes[:, :1], 1 / grown))
+        earlier = torch.maximum(ratio - (1 - shrunk) * prior, _LEAST * ratio)
+        # What all states but x_t have in common, the chance to be drawn anew as x_t, is left out.
+        anew = ((1 - shrunk) * prior[x_t]).clamp(min=_LEAST)[:, None]
+        here = x_t[:, None]
+        return earlier.scatter(1, here, earlier.gather(1, here) * (1 + shrunk / anew))
 
     def log_x_0(self, s: Tensor, x_t: Tensor, timestep: float, prior: Tensor) -> Tensor:
         """Log-probabilities [B, K] of x_0, given x_t [B] and s [B, K] there."""

@@ -440,6 +440,10 @@ class DiffusionRecommender(SequentialRecommender):
 
         With `diffusion: False` it is a single step, from a state that says nothing.
         """
+        start, steps = self._reverse(history, noise)
+        return Chain(start, list(steps))
+
+    def _reverse(self, history: History, noise: Noise) -> tuple[Tensor, Iterator[ReverseStep]]:
         condition = self.encode(history, noise)
         shape = self.state_shape(history)
         end = self.end_point(condition, history) if self.process.has_end else None
@@ -462,11 +466,14 @@ class DiffusionRecommender(SequentialRecommender):
         start = self.process.start(shape, noise.at(first if isinstance(first, int) else 0), end)
         weight = self.item_embedding.weight
         start = start.to(weight) if start.is_floating_point() else start.to(weight.device)
-        return Chain(start, list(self.sampler(denoise, start, noise, end)))
+        return start, self.sampler(denoise, start, noise, end)
 
     def sample_x_0(self, history: History, noise: Noise) -> Tensor:
         """The end of the reverse process; a model that has a shorter way to it says so here."""
-        return self.sample(history, noise).x_0
+        x, steps = self._reverse(history, noise)
+        for step in steps:
+            x = step.x
+        return x
 
     def _network(self, condition: Any) -> Network:
         return lambda x_t, timestep, noise: self.denoise(x_t, timestep, condition, noise)

@@ -118,33 +118,33 @@ class PreferGrow(DiscreteRecommender):
         return self.no_history
 
     def denoise(self, x_t: Tensor, timestep: Tensor, condition: Tensor, noise: Noise) -> Tensor:
-        """s [B, V]; with `diffusion: False` logits."""
+        """A vector [B, d], whose scores of all items are s; with `diffusion: False` logits."""
         if not self.use_diffusion:
             nothing = torch.zeros_like(condition)
-            return self.logits(self.mix(torch.cat([nothing, condition, nothing], dim=-1)))
+            return self.mix(torch.cat([nothing, condition, nothing], dim=-1))
         sigma = self.process.sigmas.like(self.item_embedding.weight)[timestep]
         angles = step_angles(sigma, _SIGMA_WIDTH)
         step = self.sigma_mlp(torch.cat([angles.cos(), angles.sin()], dim=-1).to(condition.dtype))
-        s = self.logits(self.mix(torch.cat([self.item_embedding(x_t), condition, step], dim=-1)))
-        s = s if self.may_be_disliked else s.index_fill(1, self.disliked, _NEVER)
-        return s.scatter(1, x_t[:, None], 0.0)
+        return self.mix(torch.cat([self.item_embedding(x_t), condition, step], dim=-1))
 
     def to_x_0(self, output: Tensor, x_t: Tensor, timestep: Tensor) -> Tensor:
-        """s as it is: the process works on ratios. With `diffusion: False` log-probabilities."""
-        return output if self.use_diffusion else super().to_x_0(output, x_t, timestep)
+        """s [B, V]: the process works on ratios. With `diffusion: False` log-probabilities.
+
+        A product with the item embeddings is linear, so that guidance of vectors is guidance of s, at half the work.
+        """
+        s = self.logits(output)
+        if not self.use_diffusion:
+            return super().to_x_0(s, x_t, timestep)
+        if not self.may_be_disliked:
+            s[:, 0] = _NEVER
+        return s.scatter_(1, x_t[:, None], 0.0)
 
     def sampler(self, denoise: Denoise, x: Tensor, noise: Noise, end: Tensor | None) -> Iterator[ReverseStep]:
-        """The process's own steps, each with the probabilities of x_0 that s means."""
+        """The process's own steps; the last one gives log-probabilities of the items, without the disliked state."""
         for step in super().sampler(denoise, x, noise, end):
-            if self.use_diffusion:
-                x_0 = self.process.log_x_0(step.x0_hat, x, step.timestep, self.process.prior_of(end))
-                step = step._replace(x0_hat=self.candidates(x_0), x=self.candidates(step.x))
+            if self.use_diffusion and step.x.is_floating_point():
+                step = step._replace(x=step.x.index_fill(1, self.disliked, -torch.inf).log_softmax(dim=-1))
             yield step
-            x = step.x
-
-    def candidates(self, x: Tensor) -> Tensor:
-        """Log-probabilities [B, V] of the items alone, without the disliked state; ids [B] as they are."""
-        return x.index_fill(1, self.disliked, -torch.inf).log_softmax(dim=-1) if x.is_floating_point() else x
 
     # The loss.
 
@@ -153,7 +153,7 @@ class PreferGrow(DiscreteRecommender):
         if not self.use_diffusion:
             return super().losses(step)
         prior = self.prior()
-        loss = self.process.loss(step.output, step.target, step.x_t, step.timestep, prior)
+        loss = self.process.loss(step.x0_hat, step.target, step.x_t, step.timestep, prior)
         if self.prior_logits is None:
             return Losses(loss)
         chance = self.process.probability(step.x_t, step.target, step.timestep, prior)

@@ -185,6 +185,23 @@ def test_pick_is_the_inverse_of_the_running_sum() -> None:
     assert pick(p.repeat(6, 1), uniform).tolist() == [0, 0, 2, 2, 3, 3]
 
 
+@pytest.mark.parametrize("states", [100, 128, 1000])
+def test_pick_by_row_is_the_inverse_of_the_running_sum_of_many_states(states: int) -> None:
+    torch.manual_seed(0)
+    p = torch.rand(ROWS, states) ** 8
+    p[:, -5:] = 0
+    uniform = torch.rand(ROWS)
+    uniform[:2] = torch.tensor([1e-12, 1 - 2.0**-24])
+    passed = p.double().cumsum(dim=1)
+    level = uniform.double() * passed[:, -1]
+    found = pick(p, uniform)
+    assert (p.gather(1, found[:, None]) > 0).all()
+    before = passed.gather(1, found[:, None])[:, 0]
+    # Within rounding of float32 sums.
+    slack = 1e-6 * passed[:, -1]
+    assert (before > level - slack).all() and (before - p.gather(1, found[:, None])[:, 0] <= level + slack).all()
+
+
 def test_given_numbers_are_used_by_name_and_step() -> None:
     normal, late = torch.randn(2, 3), torch.randn(2, 3)
     noise = GivenNoise({"reverse": normal, ("reverse", 7): late, "timestep": torch.tensor([4, 5])})

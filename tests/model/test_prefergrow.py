@@ -22,6 +22,10 @@ def make(n_items: int = 40, **changes: Any) -> PreferGrow:
     return PreferGrow(settings("PreferGrow", "DiscreteRecommender", **values), Catalogue(n_items))
 
 
+def s_of(model: PreferGrow, x_t: torch.Tensor, timestep: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
+    return model.to_x_0(model.denoise(x_t, timestep, condition, Noise()), x_t, timestep)
+
+
 def random_batch(rows: int = 12, longest: int = 9) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(1)
     length = torch.randint(1, longest + 1, (rows,), generator=generator)
@@ -66,7 +70,7 @@ def test_the_network_is_the_formula(prior: str) -> None:
     model = make(prior=prior).eval()
     x_t, condition = torch.tensor([3, 0 if prior in ("point", "hybrid") else 7]), torch.randn(2, 16)
     timestep = torch.tensor([4, 20])
-    s = model.denoise(x_t, timestep, condition, Noise())
+    s = s_of(model, x_t, timestep, condition)
     table = model.item_embedding.weight
     sigma = 1e-3 * 1e4 ** torch.linspace(1e-3, 1, 21)[timestep]
     angles = sigma[:, None] * 10000 ** (-torch.arange(128) / 128)
@@ -100,7 +104,7 @@ def test_the_prior_gets_the_gradient_of_the_whole_expected_loss() -> None:
     target, states = torch.full((5,), 2), torch.arange(1, 6)
     shared = timestep.expand(5)
     prior = model.prior()
-    s = model.denoise(states, shared, condition.expand(5, -1), Noise()).detach()
+    s = s_of(model, states, shared, condition.expand(5, -1)).detach()
     chance = model.process.probability(states, target, shared, prior)
     torch.testing.assert_close(chance.sum(), torch.ones((), dtype=torch.float64))
     mean = (chance * model.process.loss(s, target, states, shared, prior)).sum()
@@ -114,14 +118,14 @@ def test_the_prior_gets_the_gradient_of_the_whole_expected_loss() -> None:
 
 def test_guidance_is_of_s_and_none_of_no_weight() -> None:
     interaction = random_batch()
-    model = make(guidance_scale=1.5, inference_steps=1).eval()
+    model = make(guidance_scale=1.5, inference_steps=1).double().eval()
     history = model.history(interaction)
     with torch.no_grad():
         condition, noise = model.encode(history, Noise()), model.inference_noise(history)
         chain = model.sample(history, noise)
         x_T, timestep = chain.start, torch.full((12,), 20)
-        with_history = model.denoise(x_T, timestep, condition, Noise())
-        without = model.denoise(x_T, timestep, model.no_history.expand(12, -1), Noise())
+        with_history = s_of(model, x_T, timestep, condition)
+        without = s_of(model, x_T, timestep, model.no_history.expand(12, -1))
         s = 2.5 * with_history - 1.5 * without
         log_p = model.process.log_x_0(s, x_T, 20, model.prior())
         torch.testing.assert_close(chain.x_0[:, 1:], log_p[:, 1:].log_softmax(dim=1))
@@ -151,13 +155,12 @@ def test_a_row_without_its_history_reads_the_trained_vector() -> None:
 
 
 @torch.no_grad()
-def test_a_chain_walks_ids_and_says_what_they_mean() -> None:
+def test_a_chain_walks_ids_to_probabilities_of_items() -> None:
     model = make(prior="hybrid").eval()
     history = model.history(random_batch())
     chain = model.sample(history, model.inference_noise(history))
     assert [step.timestep for step in chain.steps] == list(range(20, -1, -1))
-    for step in chain.steps:
-        torch.testing.assert_close(step.x0_hat.exp().sum(dim=1), torch.ones(12))
+    torch.testing.assert_close(chain.x_0.exp().sum(dim=1), torch.ones(12))
     assert all(step.x.dtype == torch.int64 for step in chain.steps[:-1])
     assert model.points(chain.steps[3].x).shape == model.points(chain.x_0).shape == (12, 16)
 
