@@ -80,7 +80,7 @@ def pick(probabilities: Tensor, uniform: Tensor) -> Tensor:
 
 def _pick_by_row(probabilities: Tensor, uniform: Tensor) -> Tensor:
     """`pick` for [B, K]: first a block of states by the sums of blocks, then a state of it."""
-    rows, number = probabilities.shape
+    number = probabilities.shape[1]
     whole = number - number % _BLOCK
     sums = probabilities[:, :whole].unflatten(1, (-1, _BLOCK)).sum(dim=-1)
     sums = torch.cat([sums, probabilities[:, whole:].sum(dim=-1, keepdim=True)], dim=1).double()

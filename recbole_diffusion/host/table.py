@@ -140,6 +140,7 @@ TRAINING: dict[str, Setting] = {
     "stopping_step": at_least(0, "int", shared=True),
     "loss_decimal_place": at_least(0, "int"),
     "enable_amp": switch(),
+    "float32_matmul_precision": one_of(("highest", "high", "medium")),
     "compile": switch(),
     "enable_scaler": switch(),
     "shuffle": switch(),

@@ -13,14 +13,14 @@ from .checkpoint import random_state, set_random_state
 
 @contextmanager
 def process_as_found() -> Iterator[None]:
-    """Leave random states, threads, cuDNN's choices and anomaly detection as they were found, after an error too.
+    """Leave random states, threads, precision, cuDNN's choices and anomaly detection as found, after an error too.
 
     RecBole's `init_seed` sets the seeds of Python, NumPy and torch and makes cuDNN deterministic; importing its
     sequential models turns torch's anomaly detection on.
     """
     cudnn = torch.backends.cudnn
     random, chosen = random_state(), (cudnn.deterministic, cudnn.benchmark)
-    threads = torch.get_num_threads()
+    threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
     try:
         with anomaly_detection_as_found():
             yield
@@ -28,4 +28,5 @@ def process_as_found() -> Iterator[None]:
         set_random_state(random)
         if torch.get_num_threads() != threads:
             torch.set_num_threads(threads)
+        torch.set_float32_matmul_precision(precision)
         cudnn.deterministic, cudnn.benchmark = chosen

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from tabulate import tabulate
 
 from ..host import compat
@@ -147,6 +148,7 @@ def prepare(config: Any) -> Prepared:
     if launch.starts_processes(config):
         raise SettingError("nproc", config["nproc"], must="be 1 where a run is one of many")
     use_threads(config["threads"])
+    torch.set_float32_matmul_precision(config["float32_matmul_precision"])
     init_seed(config["seed"], config["reproducibility"])
     logger.info("%s: reading %s from %s", config["model"], config["dataset"], config["data_path"])
     processes = distributed.present()

@@ -32,6 +32,7 @@ def state():
         "anomaly": (torch.is_anomaly_enabled(), torch.is_anomaly_check_nan_enabled()),
         "cudnn": (torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark),
         "dtype": torch.get_default_dtype(),
+        "precision": torch.get_float32_matmul_precision(),
         "grad": torch.is_grad_enabled(),
         "streams": (id(sys.stdout), id(sys.stderr)),
         "excepthook": sys.excepthook,
@@ -50,7 +51,8 @@ warnings.filterwarnings("error", "made up")
 logging.getLogger().setLevel(logging.ERROR)
 random.seed(5), np.random.seed(6), torch.manual_seed(7)
 small = {"user_inter_num_interval": "[0,30]", "epochs": 1, "hidden_size": 16, "inner_size": 32, "n_layers": 1,
-          "n_heads": 2, "show_progress": False, "log_dir": None, "tensorboard_dir": None}
+          "n_heads": 2, "show_progress": False, "log_dir": None, "tensorboard_dir": None,
+          "float32_matmul_precision": "high"}
 for model in ("DiffuRec", "SASRec"):
     before = state()
     result = run(model, "ml-100k", config_dict=small)

@@ -48,6 +48,15 @@ def run(model: Any, **changes: Any) -> dict[str, Any]:
     return recbole_diffusion.run(model, "ml-100k", config_dict={**SMALL, **changes})
 
 
+def test_matrix_products_have_the_precision_of_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(torch, "set_float32_matmul_precision", asked.append)
+    for precision in ("highest", "medium"):
+        run("DiffuRec", float32_matmul_precision=precision, epochs=1)
+    found = torch.get_float32_matmul_precision()
+    assert asked == ["highest", found, "medium", found]
+
+
 @pytest.mark.parametrize("model", ["DiffuRec", "DiffRec"])
 def test_run_returns_what_recbole_returns_in_plain_floats(model: str) -> None:
     result = run(model)
