@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ from mkdocs.structure.files import File
 ROOT = Path(__file__).parents[1]
 # A line of this form in a page is replaced by a table of the settings of that yaml.
 MARK = "<!-- settings: "
+# A link of a page of results to a file that the site does not have.
+OUTSIDE = re.compile(r"\[([^]]*)\]\(\.\./tests/[^)]*\)")
 
 
 def on_files(files: Any, config: Any) -> Any:
@@ -25,7 +28,8 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
     """Put tables of settings where a page asks for them, and lead links to where things are on the site."""
     lines: list[str] = []
     # In the repository the pages of results and the property files lie beside the folder of pages.
-    for line in markdown.replace("](../results/", "](results/").splitlines():
+    led = markdown.replace("](../results/", "](results/").replace("](../docs/", "](../")
+    for line in OUTSIDE.sub(r"\1", led).splitlines():
         if line.startswith("[`properties/"):
             continue
         if line.startswith(MARK):

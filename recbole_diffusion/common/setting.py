@@ -16,7 +16,7 @@ def _anything(value: Any) -> bool:
 class Setting(NamedTuple):
     """One row of a table of settings. A class states its own rows; it inherits those of its base classes.
 
-    Parameters
+    Attributes
     ----------
     kind : str
         The type, as the yaml comment beside the key opens with it: `int`, `float`, `bool`, `str`, `path`, `list`,
