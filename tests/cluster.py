@@ -1,7 +1,7 @@
 """Comparing and tuning on a real SLURM and a real PostgreSQL: `python -m tests.cluster [slurm] [postgresql]`.
 
 What is not installed here is skipped with the reason. SLURM has to have two partitions over the same node, as in
-docs/machines.md: `main`, whose jobs are queued again when `urgent` takes the node. PostgreSQL is started here, as root.
+CONTRIBUTING.md: `main`, whose jobs are queued again when `urgent` takes the node. PostgreSQL is started here, as root.
 """
 
 from __future__ import annotations
