@@ -12,7 +12,7 @@ from recbole_diffusion.cli.parsers import settings_parser
 def print_measured(
     program: str,
     help_text: str,
-    measure: Callable[[Sequence[str], Mapping[str, Any]], dict[str, Any]],
+    measure: Callable[[Sequence[str], Mapping[str, Any]], Any],
     argv: Sequence[str],
 ) -> None:
     """Print what `measure` gives for the property files and settings of a command line, as json, or the help.

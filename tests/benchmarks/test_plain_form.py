@@ -6,70 +6,80 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from two_forms import with_equal_weights
 
 from benchmarks import plain_form
+from benchmarks.plain import PLAIN_FORMS
+from benchmarks.speed import recboles_trainer
 from recbole_diffusion.cli.exit_codes import run_command
-from recbole_diffusion.diffusion.noise import GivenNoise
-from recbole_diffusion.model.diffurec import DiffuRec
+from recbole_diffusion.errors import SettingError
+from recbole_diffusion.host.dataset import build_dataset
+from recbole_diffusion.host.loaders import build_loaders
+from recbole_diffusion.host.settings import load_config
 
-ITEMS, LENGTHS, LONGEST, WIDTH = 30, np.array([1, 4, 6]), 6, 16
-SMALL = {
-    "hidden_size": WIDTH,
-    "inner_size": 32,
-    "n_layers": 2,
-    "n_heads": 2,
-    "MAX_ITEM_LIST_LENGTH": LONGEST,
-    "inference_steps": 32,
-    # So large that the noise counts.
-    "noise_scale": 0.5,
-    "gpu_id": "",
-}
+DATA = {"dataset": "ml-100k", "user_inter_num_interval": "[20,30]", "MAX_ITEM_LIST_LENGTH": 6, "gpu_id": ""}
+SMALL = {**DATA, "hidden_size": 16, "train_batch_size": 64, "noise_schedule": "cosine"}
+BLOCKS = {"inner_size": 32, "n_layers": 1, "n_heads": 2}
 
 
-def both() -> tuple[Any, Any, Any]:
-    return with_equal_weights((DiffuRec, plain_form.PlainDiffuRec), SMALL, ITEMS, LENGTHS)
-
-
-def given_noise() -> GivenNoise:
-    rows = len(LENGTHS)
-    shapes = {"x_t": (rows, WIDTH), "x_T": (rows, WIDTH), "reverse": (rows, WIDTH), "lambda": (rows, LONGEST, WIDTH)}
-    normals = {name: torch.randn(shape) for name, shape in shapes.items()}
-    return GivenNoise({**normals, "timestep": torch.tensor([3, 9, 31])})
-
-
-def test_both_forms_have_the_same_loss_and_gradients() -> None:
-    here, plain, batch = both()
-    noise = given_noise()
-    losses = [model.calculate_loss(batch, noise) for model in (here, plain)]
-    torch.testing.assert_close(losses[1], losses[0])
-    for loss in losses:
-        loss.backward()
-    for (name, parameter), other in zip(here.named_parameters(), plain.parameters(), strict=True):
-        torch.testing.assert_close(other.grad, parameter.grad, atol=1e-6, rtol=1e-4, msg=name)
-
-
-def test_both_forms_have_the_same_scores() -> None:
-    here, plain, batch = both()
-    noise = given_noise()
-    with torch.no_grad():
-        scores = [model.eval().full_sort_predict(batch, noise) for model in (here, plain)]
-    torch.testing.assert_close(scores[1], scores[0], atol=1e-5, rtol=1e-5)
-
-
-def test_the_command_tells_how_often_as_quick(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("BATCHES", "PLAIN_BATCHES", "ROUNDS"):
         monkeypatch.setattr(plain_form, name, 1)
     monkeypatch.setattr(plain_form, "USERS", 100)
-    monkeypatch.setattr(plain_form, "STEPS", (1, 2))
-    flags = {**SMALL, "dataset": "ml-100k", "user_inter_num_interval": "[20,30]", "train_batch_size": 64}
-    del flags["inference_steps"]
+
+
+def measured(capsys: pytest.CaptureFixture[str], **flags: Any) -> Any:
     assert run_command(lambda: plain_form.run([f"--{key}={value}" for key, value in flags.items()])) == 0
-    figures = json.loads(capsys.readouterr().out)
-    trained = figures["train_samples_per_s"]
+    return json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.usefixtures("quick")
+def test_the_command_tells_how_often_as_quick(capsys: pytest.CaptureFixture[str]) -> None:
+    figures = measured(capsys, **SMALL, **BLOCKS, diffusion_steps=2)
+    assert figures["model"] == "DiffuRec"
+    trained, evaluated = figures["train_samples_per_s"], figures["eval_users_per_s"]
     ratio = trained["here"] / (sum(trained["plain"]) / 2)
     assert figures["times_as_quick"]["training"] == pytest.approx(ratio, rel=0.02, abs=0.06)
+    # By default one step is taken here, and all of T in plain code.
     assert set(figures["times_as_quick"]) == {"training", "evaluation, steps 1", "evaluation, steps 2"}
-    assert figures["settings"]["hidden_size"] == WIDTH
+    assert set(evaluated) == {"here, steps 1", "here, steps 2", "plain, steps 2"}
+    ratio = evaluated["here, steps 2"] / (sum(evaluated["plain, steps 2"]) / 2)
+    assert figures["times_as_quick"]["evaluation, steps 2"] == pytest.approx(ratio, rel=0.02, abs=0.06)
+    assert figures["settings"]["hidden_size"] == 16
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_model_of_sequences_and_a_chain_of_its_own_are_timed(capsys: pytest.CaptureFixture[str]) -> None:
+    figures = measured(capsys, model="BBDRec", **SMALL, **BLOCKS, decoder_layers=1, inference_steps=3)
+    assert set(figures["eval_users_per_s"]) == {"here, steps 3", "plain, steps 3"}
+    figures = measured(
+        capsys, model="PreferDiff", **SMALL, n_heads=2, diffusion_steps=20, inference_steps=9, ddim_stride=10
+    )
+    assert set(figures["eval_users_per_s"]) == {"here, steps 3", "plain, steps 3"}
+
+
+def test_each_model_is_timed_in_turn(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plain_form, "_measure", lambda name, files, settings: {"model": name, **settings})
+    figures = measured(capsys, model="all", dataset="ml-100k")
+    assert figures == [{"model": name, "dataset": "ml-100k"} for name in PLAIN_FORMS]
+    with pytest.raises(SettingError, match=r"model must be one of DiffuRec, .*RFMRec, or all, got 'SASRec'"):
+        plain_form.measure([], {"model": "SASRec"})
+
+
+def test_fmrec_takes_its_authors_steps() -> None:
+    settings = {"dataset": "ml-100k", "gpu_id": ""}
+    assert PLAIN_FORMS["FMRec"].authors_steps(load_config("FMRec", None, None, settings)) == 30
+    assert PLAIN_FORMS["BBDRec"].authors_steps(load_config("BBDRec", None, None, settings)) == 4
+
+
+def test_rows_are_those_of_the_model() -> None:
+    """Both forms of a model that trains on sequences have the same rows, RecBole's as ours."""
+    config = load_config(PLAIN_FORMS["ADRec"], None, None, {**DATA, **BLOCKS, "hidden_size": 16})
+    train, _, _ = build_loaders(config, build_dataset(config))
+    every = train._dataset.inter_feat
+    ours = every.materialise()[np.sort(np.concatenate([np.asarray(index) for index in train._index_sampler]))]
+    _, loader, _ = recboles_trainer(config, users=None)
+    assert len(loader._dataset) == len(every) > 4 * len(ours) > 0
+    theirs = plain_form.rows_trained_on(config, loader)._dataset.inter_feat
+    for field in ("user_id", "item_id_list", "item_length", "item_id"):
+        assert torch.equal(theirs[field], ours[field]), field
