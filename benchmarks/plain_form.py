@@ -24,7 +24,9 @@ from recbole_diffusion.host.loaders import trains_on
 from recbole_diffusion.host.settings import load_config
 from recbole_diffusion.inference.sampling import overridden
 from recbole_diffusion.training.memory import keep_freed_memory
+from recbole_diffusion.training.process import process_as_found
 from recbole_diffusion.training.run import prepare
+from recbole_diffusion.training.threads import use_threads
 
 USERS = 2048
 BATCHES = 10
@@ -148,7 +150,12 @@ def _measure(name: str, config_files: Sequence[str], settings: Mapping[str, Any]
         trainer, train_data, test_data = recboles_trainer(config, USERS)
         forms = trainer, rows_trained_on(config, train_data), test_data
         numbers = sorted({own["inference_steps"], steps})
-        before, here, after = _plain(*forms), _here(own, numbers), _plain(*forms)
+        # As many threads for all; precision and the like are the settings' own for the model as it is here alone.
+        use_threads(own["threads"])
+        before = _plain(*forms)
+        with process_as_found():
+            here = _here(own, numbers)
+        after = _plain(*forms)
     # The settings' own chain may have another number.
     (steps,) = before.evaluation
     both = (before, after)

@@ -15,6 +15,7 @@ from recbole_diffusion.errors import SettingError
 from recbole_diffusion.host.dataset import build_dataset
 from recbole_diffusion.host.loaders import build_loaders
 from recbole_diffusion.host.settings import load_config
+from recbole_diffusion.training.process import process_as_found
 
 DATA = {"dataset": "ml-100k", "user_inter_num_interval": "[20,30]", "MAX_ITEM_LIST_LENGTH": 6, "gpu_id": ""}
 SMALL = {**DATA, "hidden_size": 16, "train_batch_size": 64, "noise_schedule": "cosine"}
@@ -56,6 +57,25 @@ def test_a_model_of_sequences_and_a_chain_of_its_own_are_timed(capsys: pytest.Ca
         capsys, model="PreferDiff", **SMALL, n_heads=2, diffusion_steps=20, inference_steps=9, ddim_stride=10
     )
     assert set(figures["eval_users_per_s"]) == {"here, steps 3", "plain, steps 3"}
+
+
+def test_both_forms_have_the_same_threads_and_plain_code_its_own_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def rates(*_: Any) -> plain_form.Rates:
+        seen.append((torch.get_num_threads(), torch.get_float32_matmul_precision()))
+        return plain_form.Rates(1.0, {2: 1.0})
+
+    def here(*_: Any) -> plain_form.Rates:
+        torch.set_float32_matmul_precision("medium")
+        return rates()
+
+    monkeypatch.setattr(plain_form, "_plain", rates)
+    monkeypatch.setattr(plain_form, "_here", here)
+    with process_as_found():
+        torch.set_num_threads(2)
+        plain_form.measure([], {**SMALL, **BLOCKS, "diffusion_steps": 2, "threads": 1})
+    assert seen == [(1, "highest"), (1, "medium"), (1, "highest")]
 
 
 def test_each_model_is_timed_in_turn(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
