@@ -16,9 +16,11 @@ from benchmarks.plain.parts import PlainForm
 from recbole_diffusion.common.setting import table_of
 from recbole_diffusion.diffusion.noise import Noise
 from recbole_diffusion.errors import SettingError
-from recbole_diffusion.host.registry import find_model
+from recbole_diffusion.host.registry import PROPERTIES, find_model
+from recbole_diffusion.host.settings import load_config
 from recbole_diffusion.model.layers import Dropout
 
+PUBLISHED = tuple((PROPERTIES / "model").glob("*-published.yaml"))
 ITEMS, LENGTHS, LONGEST, WIDTH = 30, np.array([1, 4, 6, 2, 5]), 6, 16
 # Those that a model has of them.
 SMALL = {
@@ -82,7 +84,7 @@ def both(name: str, **changes: Any) -> tuple[Any, Any, Any]:
 
 
 def uneven(x: torch.Tensor, probability: float) -> torch.Tensor:
-    """In place of dropout: as much of it as is asked for, and seen behind a LayerNorm too."""
+    """In place of dropout: the larger the probability the more, and a LayerNorm does not undo it."""
     return x * (1 + probability * torch.linspace(-1, 1, x.shape[-1]) ** 2)
 
 
@@ -145,3 +147,11 @@ def test_settings_that_a_plain_form_has_not_are_refused() -> None:
     ]:
         with pytest.raises(SettingError, match=f"{key}.*plain form"):
             both(name, **{key: value})
+
+
+@pytest.mark.parametrize("name", sorted(file.stem.removesuffix("-published") for file in PUBLISHED))
+def test_published_settings_have_a_plain_form(name: str) -> None:
+    form = PLAIN_FORMS[name]
+    mask = {"attention_mask": "keys"} if "attention_mask" in table_of(form) else {}
+    config = load_config(form, "made-up", [f"{PROPERTIES}/model/{name}-published.yaml"], {**mask, "gpu_id": ""})
+    form.check_settings(config)
