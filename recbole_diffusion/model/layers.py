@@ -204,8 +204,10 @@ class Attention(nn.Module):
             visible = visible[:, None, None, :] if visible.dim() == 2 else visible[:, None]
         added = visible if visible is not None and visible.is_floating_point() else None
         p = self.dropout.probability if self.training else 0.0
-        # On a GPU torch drops out within the kernel; on a CPU its dropout costs more than all else here.
-        if p and (added is not None or q.device.type == "cpu"):
+        # On a GPU torch drops out within the kernel; on a CPU its dropout costs more than all else here, and in
+        # bfloat16 its kernel takes ten times as long as the steps below.
+        on_cpu = q.device.type == "cpu"
+        if (p and (added is not None or on_cpu)) or (on_cpu and torch.get_float32_matmul_precision() != "highest"):
             scores = q @ k.transpose(-1, -2) * (width // self.n_heads) ** -0.5
             if visible is not None:
                 scores = scores.masked_fill(~visible, -math.inf) if added is None else scores + added

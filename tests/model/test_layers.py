@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import pytest
 import torch
+import torch.nn.functional as F
 from marks import needs_gpu
 from torch import nn
 
@@ -48,6 +50,26 @@ def test_dropout_draws_every_element_and_every_call_on_its_own() -> None:
 def test_dropout_is_off_in_evaluation() -> None:
     x = torch.randn(5, 5)
     assert torch.equal(Dropout(0.9).eval()(x), x)
+
+
+@pytest.fixture
+def precision_as_found() -> Iterator[None]:
+    precision = torch.get_float32_matmul_precision()
+    yield
+    torch.set_float32_matmul_precision(precision)
+
+
+@pytest.mark.usefixtures("precision_as_found")
+def test_in_bfloat16_a_cpu_attends_without_torchs_slow_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    attention, x = Attention(16, 4, 0.0), torch.randn(3, 5, 16)
+    real = torch.arange(5) < torch.tensor([5, 2, 3])[:, None]
+    with torch.no_grad():
+        expected = attention(x, x, real, None)
+        monkeypatch.setattr(F, "scaled_dot_product_attention", None)
+        with pytest.raises(TypeError):
+            attention(x, x, real, None)
+        torch.set_float32_matmul_precision("medium")
+        torch.testing.assert_close(attention(x, x, real, None), expected, atol=0.02, rtol=0)
 
 
 def test_attention_equals_torch() -> None:
