@@ -34,7 +34,7 @@ Any setting may follow as --KEY=VALUE or --KEY VALUE; it is stronger than the fi
 True, [5, 10], {{mode: uni100}}, ~ for none. --keys explains every key; the defaults stand in
   {PROPERTIES}
 """
-EXIT_CODES = "Exit codes: 0 done, 2 a mistake that you can mend, 75 stopped at --deadline with something left, 1 any other.\n"
+EXIT_CODES = "Exit codes: 0 done, 2 a mistake that you can mend, 75 work is left at the --deadline, 1 any other.\n"
 
 TRAIN_HELP = """\
 examples:
