@@ -59,5 +59,6 @@ def settings_of(file: Path) -> list[tuple[str, str, str, str]]:
             found.append((name, default.strip() or "see the file", kind, text.strip()))
         elif found and comment and (not code.strip() or code[0].isspace()) and (code or line.startswith(" ")):
             name, default, kind, text = found[-1]
-            found[-1] = (name, default, kind, f"{text} {comment}")
+            part = code.strip().partition(":")[0]
+            found[-1] = (name, default, kind, f"{text} `{part}`: {comment}" if part else f"{text} {comment}")
     return found
