@@ -58,15 +58,22 @@ class ScoreEntropyProcess(CategoricalProcess):
         """
         # A row whose x_t is not of the prior counts for nothing, however large its s.
         s = s.masked_fill((prior[x_t] == 0)[:, None], 0.0)
-        abar, rate = (table.like(s)[timestep] for table in (self._abar, self._rate))
+        s_0 = s.gather(1, x_0[:, None])[:, 0]
+        return self.loss_of_sums(s.exp().sum(dim=-1), s @ prior, s_0, x_0, x_t, timestep, prior)
+
+    def loss_of_sums(
+        self, exp_sum: Tensor, mean: Tensor, s_0: Tensor, x_0: Tensor, x_t: Tensor, timestep: Tensor, prior: Tensor
+    ) -> Tensor:
+        """`loss` by what it takes of s, each [B]: Σ_y exp(s_y), Σ_y p(y) s_y, and s of x_0."""
+        abar, rate = (table.like(s_0)[timestep] for table in (self._abar, self._rate))
         fresh = 1 - abar
         q_0, q_t = (self._marginal(y, x_0, abar, prior) for y in (x_0, x_t))
         # Sums over all y of q_y s_y and of q_y log q_y: q is (1 - abar) p but at x_0.
-        by_s = abar * s.gather(1, x_0[:, None])[:, 0] + fresh * (s @ prior)
+        by_s = abar * s_0 + fresh * mean
         fresh_0 = fresh * prior[x_0]
         of_fresh = torch.xlogy(fresh, fresh) * prior.sum() + fresh * torch.xlogy(prior, prior).sum()
         negentropy = of_fresh - torch.xlogy(fresh_0, fresh_0) + torch.xlogy(q_0, q_0)
-        divergence = s.exp().sum(dim=-1) + (negentropy - by_s - q_t.log() - 1) / q_t
+        divergence = exp_sum + (negentropy - by_s - q_t.log() - 1) / q_t
         return rate * prior[x_t] * divergence
 
     def probability(self, x_t: Tensor, x_0: Tensor, timestep: Tensor, prior: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Cross-entropy over a catalogue of any size."""
+"""Losses over a catalogue of any size."""
 
 from __future__ import annotations
 
@@ -46,13 +46,17 @@ def catalogue_cross_entropy(
         Which have the same x and targets, and rows of their own of one weight. A target that is not among this
         process's rows, and may be negative, is among those of another.
     """
-    fits = x.shape[0] * weight.shape[0] <= largest_block
+    fits, piece = _pieces(x, weight, largest_block)
     if fits and x.device.type != "cpu" and processes is None:
         scores = F.linear(x, weight[first_item:], None if bias is None else bias[first_item:])
         return F.cross_entropy(scores, target - first_item, reduction="none")
-    block = min(CACHED_BLOCK, largest_block) if x.device.type == "cpu" else largest_block
-    piece = max(1, block // x.shape[0])
     return _PiecewiseCrossEntropy.apply(x.to(weight.dtype), weight, bias, target, first_item, piece, fits, processes)
+
+
+def _pieces(x: Tensor, weight: Tensor, largest_block: int) -> tuple[bool, int]:
+    """Whether all scores may be held at once, and the number of items of a piece."""
+    block = min(CACHED_BLOCK, largest_block) if x.device.type == "cpu" else largest_block
+    return x.shape[0] * weight.shape[0] <= largest_block, max(1, block // x.shape[0])
 
 
 class _PiecewiseCrossEntropy(torch.autograd.Function):
@@ -121,6 +125,72 @@ class _PiecewiseCrossEntropy(torch.autograd.Function):
             if grad_bias is not None:
                 grad_bias[part] = grad.sum(dim=1)
         return grad_x, grad_weight, grad_bias, None, None, None, None, None
+
+
+def catalogue_exp_sum(
+    x: Tensor, weight: Tensor, bias: Tensor | None, without: Tensor, first_item: int, largest_block: int = LARGEST_BLOCK
+) -> Tensor:
+    """Sum [B] of exp(x weightᵀ + bias) over all items but `without`, int64 [B], in pieces as the cross-entropy.
+
+    The other parameters are those of `catalogue_cross_entropy`.
+    """
+    fits, piece = _pieces(x, weight, largest_block)
+    if fits and x.device.type != "cpu":
+        scores = F.linear(x, weight, bias).scatter(1, without[:, None], -torch.inf)
+        return scores[:, first_item:].exp().sum(dim=1)
+    return _PiecewiseExpSum.apply(x.to(weight.dtype), weight, bias, without, first_item, piece, fits)
+
+
+class _PiecewiseExpSum(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        without: Tensor,
+        first_item: int,
+        piece: int,
+        keeps: bool,
+    ) -> Tensor:
+        ctx.pieces = [slice(begin, min(begin + piece, len(weight))) for begin in range(first_item, len(weight), piece)]
+        ctx.kept = []
+        total = x.new_zeros(len(x))
+        for part in ctx.pieces:
+            summands = _summands(x, weight, bias, without, part)
+            total += summands.sum(dim=0)
+            if keeps:
+                ctx.kept.append(summands)
+        ctx.save_for_backward(x, weight, bias, without)
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, bias, without = ctx.saved_tensors
+        upstream = grad_outputs[0]
+        scaled = upstream[:, None] * x
+        grad_x, grad_weight = torch.zeros_like(x), torch.zeros_like(weight)
+        grad_bias = None if bias is None else torch.zeros_like(bias)
+        for number, part in enumerate(ctx.pieces):
+            summands = ctx.kept[number] if ctx.kept else _summands(x, weight, bias, without, part)
+            grad_x += summands.T @ weight[part]
+            torch.mm(summands, scaled, out=grad_weight[part])
+            if grad_bias is not None:
+                grad_bias[part] = summands @ upstream
+        return grad_x * upstream[:, None], grad_weight, grad_bias, None, None, None, None
+
+
+def _summands(x: Tensor, weight: Tensor, bias: Tensor | None, without: Tensor, part: slice) -> Tensor:
+    """exp(score), [items of the piece, B], 0 for what is left out."""
+    with torch.autocast(x.device.type, enabled=False):
+        summands = _scores(x, weight, bias, part).exp_()
+    inside = (without >= part.start) & (without < part.stop)
+    place = (without - part.start).clamp(0, len(summands) - 1)
+    every_row = torch.arange(len(without), device=without.device)
+    # Picking the rows out would make a GPU wait.
+    summands[place, every_row] = summands[place, every_row].masked_fill(inside, 0.0)
+    return summands
 
 
 def _scores(x: Tensor, weight: Tensor, bias: Tensor | None, part: slice) -> Tensor:

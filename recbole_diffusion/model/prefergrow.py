@@ -18,6 +18,7 @@ from ..errors import SettingError
 from .base import History, Losses, TrainingStep
 from .discrete import DiscreteRecommender
 from .layers import Dropout, HistoryEncoder, rotated, step_angles
+from .losses import catalogue_exp_sum
 
 PRIORS = ("pair", "point", "hybrid", "adaptive")
 # Numbers of the encoding of σ.
@@ -128,21 +129,28 @@ class PreferGrow(DiscreteRecommender):
         return self.mix(torch.cat([self.item_embedding(x_t), condition, step], dim=-1))
 
     def to_x_0(self, output: Tensor, x_t: Tensor, timestep: Tensor) -> Tensor:
-        """s [B, V]: the process works on ratios. With `diffusion: False` log-probabilities.
+        """The vector as it is: training takes sums over s alone, and inference makes s of it (`ratios`).
 
         A product with the item embeddings is linear, so that guidance of vectors is guidance of s, at half the work.
         """
+        return output
+
+    def ratios(self, output: Tensor, x_t: Tensor) -> Tensor:
+        """s [B, V] by what `denoise` gave [B, d] for x_t [B]: 0 at x_t, and far below 0 for what cannot be."""
         s = self.logits(output)
-        if not self.use_diffusion:
-            return super().to_x_0(s, x_t, timestep)
         if not self.may_be_disliked:
             s[:, 0] = _NEVER
         return s.scatter_(1, x_t[:, None], 0.0)
 
     def sampler(self, denoise: Denoise, x: Tensor, noise: Noise, end: Tensor | None) -> Iterator[ReverseStep]:
         """The process's own steps; the last one gives log-probabilities of the items, without the disliked state."""
-        for step in super().sampler(denoise, x, noise, end):
-            if self.use_diffusion and step.x.is_floating_point():
+
+        def s_of(x_t: Tensor, timestep: float, noise: Noise) -> Tensor:
+            output = denoise(x_t, timestep, noise)
+            return self.ratios(output, x_t) if self.use_diffusion else self.logits(output)
+
+        for step in super().sampler(s_of, x, noise, end):
+            if step.x.is_floating_point():
                 step = step._replace(x=step.x.index_fill(1, self.disliked, -torch.inf).log_softmax(dim=-1))
             yield step
 
@@ -151,9 +159,18 @@ class PreferGrow(DiscreteRecommender):
     def losses(self, step: TrainingStep) -> Losses:
         """The score entropy of a row, or its cross-entropy with `diffusion: False`."""
         if not self.use_diffusion:
-            return super().losses(step)
-        prior = self.prior()
-        loss = self.process.loss(step.x0_hat, step.target, step.x_t, step.timestep, prior)
+            return Losses(self.ranking_loss(step.output, step.target, step.interaction))
+        prior, x_0, x_t = self.prior(), step.target, step.x_t
+        # A row whose x_t is not of the prior counts for nothing, however large its s.
+        output = step.output.masked_fill((prior[x_t] == 0)[:, None], 0.0)
+        query, weight, bias = self._scored(output)
+        here, s_0 = (self.logits(output, items) for items in (x_t, x_0))
+        exp_sum = 1 + catalogue_exp_sum(query, weight, bias, x_t, first_item=0 if self.may_be_disliked else 1)
+        mean = query @ (prior @ weight) - prior[x_t] * here
+        if bias is not None:
+            mean = mean + prior @ bias
+        s_0 = s_0.masked_fill(x_0 == x_t, 0.0)
+        loss = self.process.loss_of_sums(exp_sum, mean, s_0, x_0, x_t, step.timestep, prior)
         if self.prior_logits is None:
             return Losses(loss)
         chance = self.process.probability(step.x_t, step.target, step.timestep, prior)

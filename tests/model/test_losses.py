@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from recbole_diffusion.model import losses
-from recbole_diffusion.model.losses import catalogue_cross_entropy
+from recbole_diffusion.model.losses import catalogue_cross_entropy, catalogue_exp_sum
 
 
 # With scores in the thousands most of a softmax, and whole pieces of it, are 0.
@@ -42,6 +42,27 @@ def test_pieces_equal_the_whole(
     # The second pass, after the kept scores are used up, equals the first.
     for mine in (torch.autograd.grad(ours, leaves, upstream, retain_graph=True) for _ in range(2)):
         torch.testing.assert_close(mine, theirs, atol=atol, rtol=0)
+
+
+@pytest.mark.parametrize("first_item", [0, 1])
+@pytest.mark.parametrize("with_bias", [False, True])
+@pytest.mark.parametrize(("largest_block", "cached_block"), [(7 * 10, 2**18), (7 * 1000, 2**18), (7 * 1000, 7 * 33)])
+def test_pieces_of_the_sum_equal_the_whole(
+    largest_block: int, cached_block: int, with_bias: bool, first_item: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(losses, "CACHED_BLOCK", cached_block)
+    torch.manual_seed(0)
+    x, weight = (torch.randn(rows, 4, dtype=torch.float64, requires_grad=True) for rows in (7, 100))
+    bias = torch.randn(100, dtype=torch.float64, requires_grad=True) if with_bias else None
+    leaves = [x, weight] + ([bias] if bias is not None else [])
+    without, upstream = torch.tensor([0, 1, 9, 10, 32, 33, 99]), torch.rand(7, dtype=torch.float64)
+    scores = F.linear(x, weight, bias).scatter(1, without[:, None], -torch.inf)
+    plain = scores[:, first_item:].exp().sum(dim=1)
+    ours = catalogue_exp_sum(x, weight, bias, without, first_item, largest_block)
+    torch.testing.assert_close(ours, plain)
+    theirs = torch.autograd.grad(plain, leaves, upstream)
+    for mine in (torch.autograd.grad(ours, leaves, upstream, retain_graph=True) for _ in range(2)):
+        torch.testing.assert_close(mine, theirs)
 
 
 def test_scores_are_never_held_at_once() -> None:

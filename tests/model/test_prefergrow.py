@@ -23,7 +23,7 @@ def make(n_items: int = 40, **changes: Any) -> PreferGrow:
 
 
 def s_of(model: PreferGrow, x_t: torch.Tensor, timestep: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
-    return model.to_x_0(model.denoise(x_t, timestep, condition, Noise()), x_t, timestep)
+    return model.ratios(model.denoise(x_t, timestep, condition, Noise()), x_t)
 
 
 def random_batch(rows: int = 12, longest: int = 9) -> dict[str, torch.Tensor]:
@@ -95,6 +95,27 @@ def test_every_prior_trains(prior: str) -> None:
     assert prior != "adaptive" or gradients["prior_logits"].any()
 
 
+@pytest.mark.parametrize("similarity", ["dot", "cosine"])
+@pytest.mark.parametrize("prior", PRIORS)
+def test_the_loss_is_that_of_the_process(prior: str, similarity: str) -> None:
+    """The model sums over s in pieces, and the process over s as a whole."""
+    model = make(prior=prior, hybrid_share=0.9, similarity=similarity).double()
+    other = 0 if prior in ("point", "hybrid") else 39
+    x_0, x_t = torch.tensor([3, 7, 7, 12]), torch.tensor([3, other, 7, other])
+    timestep = torch.tensor([0, 20, 11, 4])
+    output = torch.randn(4, 16, dtype=torch.float64, requires_grad=True)
+    step = TrainingStep(None, None, x_0, timestep, x_0, x_t, x_t, None, output, output, Noise(), None)
+    rows = model.losses(step).rows
+    expected = model.process.loss(model.ratios(output, x_t), x_0, x_t, timestep, model.prior())
+    torch.testing.assert_close(rows, expected)
+    counts = model.prior()[x_t] > 0
+    assert counts.any() and (rows[counts] > 0).all()
+    leaves = [output, model.item_embedding.weight]
+    torch.testing.assert_close(
+        *(torch.autograd.grad(losses.sum(), leaves, retain_graph=True) for losses in (rows, expected))
+    )
+
+
 def test_the_prior_gets_the_gradient_of_the_whole_expected_loss() -> None:
     """The mean over x_t of the gradients of the rows is the gradient of the mean, enumerated."""
     model = make(n_items=6, prior="adaptive").double()
@@ -104,12 +125,13 @@ def test_the_prior_gets_the_gradient_of_the_whole_expected_loss() -> None:
     target, states = torch.full((5,), 2), torch.arange(1, 6)
     shared = timestep.expand(5)
     prior = model.prior()
-    s = s_of(model, states, shared, condition.expand(5, -1)).detach()
+    output = model.denoise(states, shared, condition.expand(5, -1), Noise()).detach()
+    s = model.ratios(output, states).detach()
     chance = model.process.probability(states, target, shared, prior)
     torch.testing.assert_close(chance.sum(), torch.ones((), dtype=torch.float64))
     mean = (chance * model.process.loss(s, target, states, shared, prior)).sum()
     (expected,) = torch.autograd.grad(mean, model.prior_logits)
-    step = TrainingStep(None, None, target, shared, target, states, states, condition, s, s, Noise(), None)
+    step = TrainingStep(None, None, target, shared, target, states, states, condition, output, output, Noise(), None)
     rows = model.losses(step).rows
     (got,) = torch.autograd.grad((chance.detach() * rows).sum(), model.prior_logits)
     torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-9)
