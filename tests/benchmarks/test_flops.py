@@ -221,10 +221,12 @@ def test_prefergrow_does_as_counted_but_for_sigma_and_the_history_read_again() -
     trained, ranked = extra("PreferGrow", 6, n_layers=1, inference_steps=4)
     # The encoding of σ has 256 numbers.
     sigma = 512 / D
-    assert trained == pytest.approx(2 * sigma + 2 * 3 + 2 * 3 + 3 * PADDING)
+    # The mean embedding by the prior, once a batch.
+    mean = 2 * 2 * (ITEMS + 1) / (ROWS * D)
+    assert trained == pytest.approx(2 * sigma + 2 * 3 + 2 * 3 + mean)
     assert ranked == pytest.approx(8 * (sigma + 2 + 2) + 7 * 2 + 4 * PADDING)
     trained, ranked = extra("PreferGrow", 6, n_layers=1, diffusion=False, guidance_scale=0.0)
-    assert trained == pytest.approx(4 * 3 + 3 * PADDING) and ranked == pytest.approx(4 + PADDING)
+    assert trained == pytest.approx(4 * 3) and ranked == pytest.approx(4 + PADDING)
 
 
 def test_a_step_without_gradient_and_gradients_of_two_losses_are_counted() -> None:
