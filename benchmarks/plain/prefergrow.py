@@ -34,7 +34,7 @@ class PlainPreferGrow(PlainForm, PreferGrow):
         z = self.dropped(rotated(self.item_embedding(items)), self.embedding_dropout.probability)
         return self.read_newest(self.encoder, z, items, length)
 
-    def ratios(self, x_t: Tensor, timestep: Tensor, h: Tensor) -> Tensor:
+    def plain_ratios(self, x_t: Tensor, timestep: Tensor, h: Tensor) -> Tensor:
         """s [B, V]."""
         angles = step_angles(self.process.sigma.to(h)[timestep], self.sigma_mlp[0].in_features)  # type: ignore[arg-type]
         step = self.sigma_mlp(torch.cat([angles.cos(), angles.sin()], dim=-1))
@@ -48,7 +48,7 @@ class PlainPreferGrow(PlainForm, PreferGrow):
         prior = self.fixed_prior
         x_t = self.process.sample(target, timestep, noise.uniform("x_t", (len(target), 2)), prior)
         h = self.some_without(self.history_vector(items, length), self.no_history, noise)
-        s = self.ratios(x_t, timestep, h)
+        s = self.plain_ratios(x_t, timestep, h)
         return self.mean_loss(self.score_entropy(s, target, x_t, timestep), timestep, weight)
 
     def score_entropy(self, s: Tensor, x_0: Tensor, x_t: Tensor, timestep: Tensor) -> Tensor:
@@ -79,7 +79,7 @@ class PlainPreferGrow(PlainForm, PreferGrow):
         for timestep, later in zip_longest(timesteps, timesteps[1:]):
             step = torch.full((rows,), timestep, device=x.device)
             h = self.history_vector(items, length)
-            s = (1 + w) * self.ratios(x, step, h) - w * self.ratios(x, step, self.no_history.expand_as(h))
+            s = (1 + w) * self.plain_ratios(x, step, h) - w * self.plain_ratios(x, step, self.no_history.expand_as(h))
             sigma = self.process.sigma
             weights = self.weights(s, x, float(sigma[timestep] - (0.0 if later is None else sigma[later])))
             if later is None:
