@@ -84,6 +84,7 @@ class ScoreEntropyProcess(CategoricalProcess):
     def _marginal(y: Tensor, x_0: Tensor, abar: Tensor, prior: Tensor) -> Tensor:
         return abar * (y == x_0) + (1 - abar) * prior[y]
 
+    @torch.no_grad()
     def weights(self, s: Tensor, x_t: Tensor, gap: float, prior: Tensor) -> Tensor:
         """Weights [B, K] of the states before x_t [B], by s [B, K], where σ was smaller by `gap`.
 
@@ -92,16 +93,17 @@ class ScoreEntropyProcess(CategoricalProcess):
         shrunk = math.exp(-gap)
         ratio = s.softmax(dim=-1)
         # Ratios of the earlier time: what the prior gave is taken off.
-        earlier = torch.maximum(ratio - (1 - shrunk) * prior, _LEAST * ratio)
+        earlier = ratio - (1 - shrunk) * prior
+        torch.maximum(earlier, ratio.mul_(_LEAST), out=earlier)
         # What all states but x_t have in common, the chance to be drawn anew as x_t, is left out.
         anew = ((1 - shrunk) * prior[x_t]).clamp(min=_LEAST)[:, None]
         here = x_t[:, None]
-        return earlier.scatter(1, here, earlier.gather(1, here) * (1 + shrunk / anew))
+        return earlier.scatter_(1, here, earlier.gather(1, here) * (1 + shrunk / anew))
 
     def log_x_0(self, s: Tensor, x_t: Tensor, timestep: float, prior: Tensor) -> Tensor:
         """Log-probabilities [B, K] of x_0, given x_t [B] and s [B, K] there."""
         weights = self.weights(s, x_t, float(self.sigma[int(timestep)]), prior)
-        return (weights / weights.sum(dim=-1, keepdim=True)).log()
+        return weights.div_(weights.sum(dim=-1, keepdim=True)).log_()
 
     def step(
         self,
