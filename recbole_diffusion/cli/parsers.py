@@ -222,7 +222,9 @@ def explore_parser() -> Parser:
     group.add_argument(
         "--data_path", metavar="DIR", help="folder of the dataset, for its users (default: as in training)"
     )
-    parser.add_argument_group("--KEY=VALUE", "any other setting that both models may be given anew, as for `recommend`")
+    parser.add_argument_group(
+        "--KEY=VALUE", "any other setting that can be changed after training, for both models, as for `recommend`"
+    )
     group = parser.add_argument_group("page")
     host = (
         "address to listen on (default 127.0.0.1, which other machines cannot reach; 0.0.0.0 lets all ask the models)"
@@ -271,7 +273,7 @@ def add_saved_model(parser: Parser) -> None:
     group.add_argument("--skip_unknown", action="store_true", help="leave out items that the model does not know")
     parser.add_argument_group(
         "--KEY=VALUE",
-        "any other setting that a trained model may be given anew, such as\n"
+        "any other setting that can be changed after training, such as\n"
         "  --noise_scale=0.1 or --reverse_sampler=ddim; a wrong KEY is answered with those of the model",
     )
 
