@@ -64,11 +64,11 @@ class PlainPreferGrow(PlainForm, PreferGrow):
         return (rate * chance * terms).sum(dim=-1)
 
     def weights(self, s: Tensor, x_t: Tensor, gap: float) -> Tensor:
-        """Weights [B, V] of the states before x_t [B], where σ was smaller by `gap`."""
-        shrunk, prior = math.exp(-gap), self.fixed_prior
-        ratio = s.softmax(dim=-1)
+        """Weights [B, V] of the states before x_t [B], where σ was smaller by `gap`; in float64, as some are tiny."""
+        shrunk, prior = math.exp(-gap), self.fixed_prior.double()
+        ratio = s.double().softmax(dim=-1)
         earlier = torch.maximum(ratio - (1 - shrunk) * prior, _LEAST * ratio)
-        anew = ((1 - shrunk) * prior[x_t])[:, None].clamp(min=_LEAST)
+        anew = ((1 - shrunk) * prior[x_t])[:, None].clamp(min=4 * torch.finfo(s.dtype).tiny)
         return earlier * (shrunk * F.one_hot(x_t, self.n_items) + anew)
 
     def x_0_of(self, items: Tensor, length: Tensor, noise: Noise) -> Tensor:
@@ -83,7 +83,7 @@ class PlainPreferGrow(PlainForm, PreferGrow):
             sigma = self.process.sigma
             weights = self.weights(s, x, float(sigma[timestep] - (0.0 if later is None else sigma[later])))
             if later is None:
-                x = (weights / weights.sum(dim=-1, keepdim=True)).log()
+                x = (weights / weights.sum(dim=-1, keepdim=True)).log().to(h.dtype)
             else:
                 x = noise.at(timestep).choice("reverse", weights, (rows,))
         return x.index_fill(1, self.disliked, -torch.inf).log_softmax(dim=-1)

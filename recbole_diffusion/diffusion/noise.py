@@ -89,11 +89,12 @@ def _pick_by_row(probabilities: Tensor, uniform: Tensor) -> Tensor:
     block = torch.searchsorted(passed, level, right=True).clamp(max=passed.shape[1] - 1)
     states = block * _BLOCK + torch.arange(_BLOCK, device=block.device)
     inside = probabilities.gather(1, states.clamp(max=number - 1)).double().masked_fill_(states >= number, 0.0)
-    level = level - (passed.gather(1, block) - sums.gather(1, block))
+    # Rounding must not pick a state that cannot be, nor sums that are NaN one beyond the last.
+    level = (level - (passed.gather(1, block) - sums.gather(1, block))).clamp(min=0)
     passed = inside.cumsum(dim=-1)
-    # Sums of blocks are rounded otherwise than these: the level must not pass the last state that can be.
     level = level.minimum(passed[:, -1:] * (1 - 2.0**-50))
-    return block[:, 0] * _BLOCK + torch.searchsorted(passed, level, right=True)[:, 0]
+    found = block * _BLOCK + torch.searchsorted(passed, level, right=True)
+    return found[:, 0].clamp(max=number - 1)
 
 
 class FreshNoise(Noise):

@@ -11,8 +11,8 @@ from .categorical import CategoricalProcess
 from .noise import Noise
 from .process import Tables
 
-# Ratios that contradict each other would make some weights negative, and an item from which x_t cannot come has none.
-# Neither factor of a weight falls below this share, so that all items have an order: that of their ratios.
+# Ratios that contradict each other would make some weights negative. None falls below this share of its ratio, so that
+# all items of one prior probability have an order: that of their ratios.
 _LEAST = 1e-9
 
 
@@ -95,15 +95,27 @@ class ScoreEntropyProcess(CategoricalProcess):
         # Ratios of the earlier time: what the prior gave is taken off.
         earlier = ratio - (1 - shrunk) * prior
         torch.maximum(earlier, ratio.mul_(_LEAST), out=earlier)
-        # What all states but x_t have in common, the chance to be drawn anew as x_t, is left out.
-        anew = ((1 - shrunk) * prior[x_t]).clamp(min=_LEAST)[:, None]
         here = x_t[:, None]
-        return earlier.scatter_(1, here, earlier.gather(1, here) * (1 + shrunk / anew))
+        return earlier.scatter_(1, here, earlier.gather(1, here) * self._stays(x_t, shrunk, prior))
+
+    @staticmethod
+    def _stays(x_t: Tensor, shrunk: float, prior: Tensor) -> Tensor:
+        """How many times as likely x_t [B] is to come from itself as from another state, [B, 1].
+
+        From another state it comes by being drawn anew. Where that cannot be, all is its own.
+        """
+        anew = ((1 - shrunk) * prior[x_t]).clamp(min=4 * torch.finfo(prior.dtype).tiny)
+        return (1 + shrunk / anew)[:, None]
 
     def log_x_0(self, s: Tensor, x_t: Tensor, timestep: float, prior: Tensor) -> Tensor:
-        """Log-probabilities [B, K] of x_0, given x_t [B] and s [B, K] there."""
-        weights = self.weights(s, x_t, float(self.sigma[int(timestep)]), prior)
-        return weights.div_(weights.sum(dim=-1, keepdim=True)).log_()
+        """Log-probabilities [B, K] of x_0, given x_t [B] and s [B, K] there: `weights` down to x_0, in logarithms."""
+        shrunk = math.exp(-float(self.sigma[int(timestep)]))
+        log_ratio = s.log_softmax(dim=-1)
+        earlier = (log_ratio.exp() - (1 - shrunk) * prior).clamp_(min=0).log_()
+        earlier = torch.maximum(earlier, log_ratio.add_(math.log(_LEAST)))
+        here = x_t[:, None]
+        stays = self._stays(x_t, shrunk, prior).log()
+        return earlier.scatter(1, here, earlier.gather(1, here) + stays).log_softmax(dim=-1)
 
     def step(
         self,

@@ -21,7 +21,7 @@ from ..errors import ModelError, SettingError
 from .layers import ACTIVATIONS, Encoder
 from .losses import catalogue_cross_entropy
 from .sharing import Batch, History, Processes, rows_of
-from .similarity import SIMILARITIES, item_queries, item_vectors
+from .similarity import SIMILARITIES, item_queries, item_vectors, scores_of
 from .splitting import SplitEmbedding
 
 # Noises of a history that are held at once.
@@ -508,8 +508,7 @@ class DiffusionRecommender(SequentialRecommender):
         query, weight, bias = self._scored(x)
         if items is None:
             return F.linear(query, weight, bias)
-        scores = (query * weight[items]).sum(dim=-1)
-        return scores if bias is None else scores + bias[items]
+        return scores_of(query, weight, bias, items)
 
     def _scored(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """What stands on either side of the dot product that a similarity is."""

@@ -19,6 +19,7 @@ from .base import History, Losses, TrainingStep
 from .discrete import DiscreteRecommender
 from .layers import Dropout, HistoryEncoder, rotated, step_angles
 from .losses import catalogue_exp_sum
+from .similarity import scores_of
 
 PRIORS = ("pair", "point", "hybrid", "adaptive")
 # Numbers of the encoding of σ.
@@ -131,7 +132,8 @@ class PreferGrow(DiscreteRecommender):
     def to_x_0(self, output: Tensor, x_t: Tensor, timestep: Tensor) -> Tensor:
         """The vector as it is: training takes sums over s alone, and inference makes s of it (`ratios`).
 
-        A product with the item embeddings is linear, so that guidance of vectors is guidance of s, at half the work.
+        A dot product with the item embeddings is linear, so that guidance of vectors is guidance of s, at half the
+        work. With `similarity: cosine` it is guidance of the vectors.
         """
         return output
 
@@ -161,16 +163,18 @@ class PreferGrow(DiscreteRecommender):
         if not self.use_diffusion:
             return Losses(self.ranking_loss(step.output, step.target, step.interaction))
         prior, x_0, x_t = self.prior(), step.target, step.x_t
-        # A row whose x_t is not of the prior counts for nothing, however large its s.
-        output = step.output.masked_fill((prior[x_t] == 0)[:, None], 0.0)
-        query, weight, bias = self._scored(output)
-        here, s_0 = (self.logits(output, items) for items in (x_t, x_0))
-        exp_sum = 1 + catalogue_exp_sum(query, weight, bias, x_t, first_item=0 if self.may_be_disliked else 1)
-        mean = query @ (prior @ weight) - prior[x_t] * here
-        if bias is not None:
-            mean = mean + prior @ bias
-        s_0 = s_0.masked_fill(x_0 == x_t, 0.0)
-        loss = self.process.loss_of_sums(exp_sum, mean, s_0, x_0, x_t, step.timestep, prior)
+        # Sums of exp(s) and of s are set off against each other, so all is computed in one precision.
+        with torch.autocast(x_0.device.type, enabled=False):
+            # A row whose x_t is not of the prior counts for nothing, however large its s.
+            output = step.output.to(self.mix.weight.dtype).masked_fill((prior[x_t] == 0)[:, None], 0.0)
+            query, weight, bias = self._scored(output)
+            here, s_0 = (scores_of(query, weight, bias, items) for items in (x_t, x_0))
+            exp_sum = 1 + catalogue_exp_sum(query, weight, bias, x_t, first_item=0 if self.may_be_disliked else 1)
+            mean = query @ (prior @ weight) - prior[x_t] * here
+            if bias is not None:
+                mean = mean + prior @ bias
+            s_0 = s_0.masked_fill(x_0 == x_t, 0.0)
+            loss = self.process.loss_of_sums(exp_sum, mean, s_0, x_0, x_t, step.timestep, prior)
         if self.prior_logits is None:
             return Losses(loss)
         chance = self.process.probability(step.x_t, step.target, step.timestep, prior)

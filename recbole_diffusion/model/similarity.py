@@ -36,3 +36,9 @@ def item_vectors(
 def item_queries(x: Tensor, similarity: str) -> Tensor:
     """What of a prediction x [..., d] stands in that dot product."""
     return F.normalize(x, dim=-1) if similarity == "cosine" else x
+
+
+def scores_of(query: Tensor, weight: Tensor, bias: Tensor | None, items: Tensor) -> Tensor:
+    """Scores [B] of one item a row, `items` [B], by queries [B, d]."""
+    scores = (query * weight[items]).sum(dim=-1)
+    return scores if bias is None else scores + bias[items]

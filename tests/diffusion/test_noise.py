@@ -202,6 +202,13 @@ def test_pick_by_row_is_the_inverse_of_the_running_sum_of_many_states(states: in
     assert (before > level - slack).all() and (before - p.gather(1, found[:, None])[:, 0] <= level + slack).all()
 
 
+def test_rows_without_a_sum_still_give_a_state() -> None:
+    p = torch.full((3, 300), torch.nan)
+    p[1], p[2] = torch.inf, 0.0
+    found = pick(p, torch.tensor([0.2, 0.5, 0.9]))
+    assert ((found >= 0) & (found < 300)).all()
+
+
 def test_given_numbers_are_used_by_name_and_step() -> None:
     normal, late = torch.randn(2, 3), torch.randn(2, 3)
     noise = GivenNoise({"reverse": normal, ("reverse", 7): late, "timestep": torch.tensor([4, 5])})

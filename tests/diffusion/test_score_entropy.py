@@ -151,6 +151,31 @@ def test_weights_of_contradictory_ratios_are_positive(name: str) -> None:
         assert weights.isfinite().all() and (weights >= 0).all() and (weights.sum(dim=1) > 0).all()
 
 
+@pytest.mark.parametrize("name", ["pair", "point", "hybrid"])
+def test_far_apart_ratios_keep_the_order_of_all_items(name: str) -> None:
+    torch.manual_seed(0)
+    process, prior = ScoreEntropyProcess(BETAS), prior_of(name).float()
+    s = 40 * torch.randn(STATES, STATES).fill_diagonal_(0.0)
+    log_p = process.log_x_0(s, EVERY, 3, prior)
+    assert log_p.isfinite().all()
+    for x_t in range(STATES):
+        others = EVERY[(x_t != EVERY) & (EVERY > 0)]
+        assert torch.equal(log_p[x_t, others].argsort(), s[x_t, others].argsort())
+
+
+def test_a_state_that_is_hardly_ever_drawn_came_from_itself() -> None:
+    """Bayes' rule for x_t of a prior probability of 1e-12, which 1e-9 must not stand for."""
+    process, gap = ScoreEntropyProcess(BETAS), 1e-3
+    prior = torch.tensor([0.0, 1e-12, 0.5, 0.3, 0.2], dtype=torch.float64)
+    p_t = torch.tensor([0.0, 1e-9, 0.5, 0.3, 0.2], dtype=torch.float64)
+    shrunk = torch.tensor(-gap, dtype=torch.float64).exp()
+    earlier = (p_t - (1 - shrunk) * prior) / shrunk
+    expected = earlier * (shrunk * torch.nn.functional.one_hot(torch.tensor(1), STATES) + (1 - shrunk) * prior[1])
+    s = p_t.log().clamp(min=-1e4) - p_t[1].log()
+    weights = process.weights(s[None], torch.tensor([1]), gap, prior)[0]
+    torch.testing.assert_close(weights / weights.sum(), expected / expected.sum(), rtol=1e-6, atol=1e-12)
+
+
 def test_a_step_is_repeatable_and_needs_the_prior() -> None:
     process, prior = ScoreEntropyProcess(BETAS), prior_of("any")
     noise = HashedNoise(1).source(HashedNoise.history_keys(torch.arange(1, 6)[:, None]))

@@ -116,6 +116,27 @@ def test_the_loss_is_that_of_the_process(prior: str, similarity: str) -> None:
     )
 
 
+def test_rows_whose_state_is_not_of_the_prior_count_for_nothing() -> None:
+    """However large their scores: exp of these is infinite."""
+    model = make(prior="point")
+    x_0, timestep = torch.tensor([3, 7]), torch.tensor([1, 20])
+    output = (1e4 * torch.randn(2, 16)).requires_grad_()
+    step = TrainingStep(None, None, x_0, timestep, x_0, x_0, x_0, None, output, output, Noise(), None)
+    rows = model.losses(step).rows
+    gradients = torch.autograd.grad(rows.sum(), [output, model.item_embedding.weight])
+    assert not rows.any() and not any(gradient.any() for gradient in gradients)
+
+
+def test_under_autocast_the_loss_is_computed_in_full_precision() -> None:
+    model = make()
+    x_0, x_t, timestep = torch.tensor([3, 7]), torch.tensor([5, 7]), torch.tensor([11, 20])
+    output = torch.randn(2, 16)
+    step = TrainingStep(None, None, x_0, timestep, x_0, x_t, x_t, None, output, output, Noise(), None)
+    expected = model.losses(step).rows
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(model.losses(step).rows, expected)
+
+
 def test_the_prior_gets_the_gradient_of_the_whole_expected_loss() -> None:
     """The mean over x_t of the gradients of the rows is the gradient of the mean, enumerated."""
     model = make(n_items=6, prior="adaptive").double()
