@@ -59,6 +59,11 @@ def _pieces(x: Tensor, weight: Tensor, largest_block: int) -> tuple[bool, int]:
     return x.shape[0] * weight.shape[0] <= largest_block, max(1, block // x.shape[0])
 
 
+def _parts(weight: Tensor, first_item: int, piece: int) -> list[slice]:
+    """The rows of `weight` [V, d] from `first_item` on, `piece` at a time."""
+    return [slice(begin, min(begin + piece, len(weight))) for begin in range(first_item, len(weight), piece)]
+
+
 class _PiecewiseCrossEntropy(torch.autograd.Function):
     """Scores stand as [V, B], the products of which are the quicker ones on a CPU."""
 
@@ -75,7 +80,7 @@ class _PiecewiseCrossEntropy(torch.autograd.Function):
         processes: Processes | None,
     ) -> Tensor:
         ctx.processes = processes
-        ctx.pieces = [slice(begin, min(begin + piece, len(weight))) for begin in range(first_item, len(weight), piece)]
+        ctx.pieces = _parts(weight, first_item, piece)
         # Of each piece: log of its sum of exp(score), and where it is kept exp(score - largest) with the largest [B].
         log_sums, ctx.kept = [], []
         with torch.autocast(x.device.type, enabled=False):
@@ -142,6 +147,8 @@ def catalogue_exp_sum(
 
 
 class _PiecewiseExpSum(torch.autograd.Function):
+    """Summands stand as [V, B], as the scores of `_PiecewiseCrossEntropy`."""
+
     @staticmethod
     def forward(
         ctx: Any,
@@ -153,7 +160,7 @@ class _PiecewiseExpSum(torch.autograd.Function):
         piece: int,
         keeps: bool,
     ) -> Tensor:
-        ctx.pieces = [slice(begin, min(begin + piece, len(weight))) for begin in range(first_item, len(weight), piece)]
+        ctx.pieces = _parts(weight, first_item, piece)
         ctx.kept = []
         total = x.new_zeros(len(x))
         for part in ctx.pieces:

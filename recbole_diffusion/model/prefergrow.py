@@ -120,7 +120,7 @@ class PreferGrow(DiscreteRecommender):
         return self.no_history
 
     def denoise(self, x_t: Tensor, timestep: Tensor, condition: Tensor, noise: Noise) -> Tensor:
-        """A vector [B, d], whose scores of all items are s; with `diffusion: False` logits."""
+        """A vector [B, d], whose scores of all items are s, or with `diffusion: False` the logits of the next item."""
         if not self.use_diffusion:
             nothing = torch.zeros_like(condition)
             return self.mix(torch.cat([nothing, condition, nothing], dim=-1))
