@@ -97,7 +97,7 @@ class ADRec(GaussianRecommender):
             raise SettingError("geodesic", True, must="be False with process=bridge")
         if not bridge and not config["geodesic"]:
             return
-        for key, value in {"reverse_sampler": "ddpm", "prediction_type": "x0"}.items():
+        for key, value in {"reverse_sampler": "ddpm", "prediction_type": "x0", "consistency_weight": 0}.items():
             if config[key] != value:
                 raise SettingError(key, config[key], must=f"be {value} with process=bridge and with geodesic")
 

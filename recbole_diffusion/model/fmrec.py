@@ -134,8 +134,9 @@ class FMRec(DiffuRec):
 
     @classmethod
     def check_process(cls, config: Any) -> None:
-        if config["prediction_type"] != "x0":
-            raise SettingError("prediction_type", config["prediction_type"], must="be x0: a flow has no other")
+        for key, value in {"prediction_type": "x0", "consistency_weight": 0}.items():
+            if config[key] != value:
+                raise SettingError(key, config[key], must=f"be {value} in a flow")
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)

@@ -181,6 +181,8 @@ def test_bbdrec_is_adrec_with_a_bridge_from_its_encoder() -> None:
         ({"process": "bridge", "geodesic": True}, "geodesic must be False with process=bridge"),
         ({"process": "bridge", "reverse_sampler": "ddim"}, "reverse_sampler must be ddpm"),
         ({"geodesic": True, "prediction_type": "eps"}, "prediction_type must be x0"),
+        ({"process": "bridge", "consistency_weight": 0.5}, "consistency_weight must be 0 with process=bridge"),
+        ({"geodesic": True, "consistency_weight": 0.5}, "consistency_weight must be 0 with process=bridge and with geo"),
         ({"pcgrad": True, "step_sampler": "lossaware"}, "step_sampler must be uniform or fixstep with pcgrad"),
         ({"decoder_layers": 0}, "decoder_layers must be positive, got 0"),
     ],

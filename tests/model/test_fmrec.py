@@ -110,7 +110,8 @@ def test_without_its_weight_there_is_no_history_decoder() -> None:
         ({"decoder_depth": 2}, "decoder_depth must be below n_layers=2, got 2"),
         ({"time_eps": 0.0}, "time_eps must be above 0 and below 1, got 0.0"),
         ({"decoder_sizes": [8, 0]}, "decoder_sizes must be positive numbers, got [8, 0]"),
-        ({"prediction_type": "eps"}, "prediction_type must be x0"),
+        ({"prediction_type": "eps"}, "prediction_type must be x0 in a flow, got 'eps'"),
+        ({"consistency_weight": 0.5}, "consistency_weight must be 0 in a flow, got 0.5"),
         ({"mode_scale": 2.0}, "mode_scale must be from -1 to"),
     ],
 )

@@ -8,10 +8,11 @@ import pytest
 import torch
 from stand_in import Catalogue, batch, settings
 
+from recbole_diffusion.diffusion.flow import FlowProcess
 from recbole_diffusion.diffusion.noise import GivenNoise
+from recbole_diffusion.diffusion.process import Process
 from recbole_diffusion.errors import SettingError
 from recbole_diffusion.model.dreamrec import DreamRec
-from recbole_diffusion.model.fmrec import FMRec
 
 INTERACTION = batch([[1, 2, 3], [4], [5, 6]], [7, 8, 9])
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attn_dropout_prob": 0.0, "guidance_drop": 0.0, "inference_steps": 1}
@@ -66,7 +67,12 @@ def test_without_a_weight_or_a_process_nothing_is_predicted_twice(
     assert len(calls) == 1
 
 
+class Flowing(DreamRec):
+    def make_process(self, config: Any) -> Process:
+        return FlowProcess(0.01)
+
+
 def test_only_a_gaussian_process_has_neighbouring_steps() -> None:
-    config = settings("FMRec", parents=("DiffuRec",), consistency_weight=1.0, decoder_depth=1)
-    with pytest.raises(SettingError, match="consistency_weight must be 0, as the process of FMRec is not the Gaussian"):
-        FMRec(config, Catalogue(40))
+    config = settings("DreamRec", consistency_weight=1.0, inference_steps=1)
+    with pytest.raises(SettingError, match="consistency_weight must be 0, as the process of Flowing is not the Gaussi"):
+        Flowing(config, Catalogue(40))
