@@ -15,6 +15,7 @@ from recbole_diffusion.compare.plan import make_variants, read_request
 from recbole_diffusion.compare.study import epochs_of
 from recbole_diffusion.compare.trial import Search
 from recbole_diffusion.errors import OutOfTime
+from recbole_diffusion.host.registry import PROPERTIES
 
 
 def test_training_is_pruned_and_stopped_by_the_clock() -> None:
@@ -38,6 +39,18 @@ def study_in(folder: Path, **settings: str) -> Search:
     request = read_request({**SMALL, "model_list": "SASRec", "trials": "1", **settings}, [], "ml-100k")
     (variant,) = make_variants(request._replace(own={**request.own, "off_switch": False}))
     return Search.open(variant, request, folder)
+
+
+@pytest.mark.parametrize("model", sorted(space.stem for space in (PROPERTIES / "tune").iterdir()))
+def test_every_model_is_trained_at_its_defaults_and_at_a_point_of_its_space(model: str) -> None:
+    search = study_in(Path(), model_list=model, trials="2", epochs="1", n_layers="2")
+    assert (search.do_next(), search.do_next(), search.do_next()) == (0, 1, None)
+    defaults, drawn = search.study.trials
+    assert defaults.params == {key: search.variant.config[key] for key in search.space}
+    assert drawn.params.keys() == search.space.keys() and drawn.params != defaults.params
+    for trial in (defaults, drawn):
+        assert trial.state == TrialState.COMPLETE and list(trial.intermediate_values) == [1]
+        assert trial.value == trial.intermediate_values[1] > 0
 
 
 def test_a_trial_that_is_broken_off_goes_on_from_its_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,9 +7,10 @@ import torch
 from stand_in import Catalogue, batch, settings
 
 from recbole_diffusion.diffusion.bridge import BridgeProcess
-from recbole_diffusion.diffusion.noise import FreshNoise, Noise
+from recbole_diffusion.diffusion.noise import FreshNoise, GivenNoise, Noise
 from recbole_diffusion.errors import SettingError
 from recbole_diffusion.model.adrec import ADRec
+from recbole_diffusion.model.base import Losses, TrainingStep
 from recbole_diffusion.model.bbdrec import BBDRec
 
 FORMS: dict[str, dict[str, Any]] = {
@@ -30,8 +31,8 @@ def make(cls: type[ADRec] = ADRec, **changes: Any) -> ADRec:
     torch.manual_seed(0)
     dropout = {f"{part}_dropout_prob": 0.0 for part in ("hidden", "attn", "embedding")}
     values = {"initializer_range": 0.5, "noise_scale": 0.3, "inference_steps": 4, **dropout, **changes}
-    parents = ("ADRec",) if cls is BBDRec else ()
-    return cls(settings(cls.__name__, parents=parents, **values), Catalogue(40))
+    name, parents = ("BBDRec", ("ADRec",)) if cls is BBDRec else ("ADRec", ())
+    return cls(settings(name, parents=parents, **values), Catalogue(40))
 
 
 def random_batch(rows: int = 12, longest: int = 9, width: int = 50) -> dict[str, torch.Tensor]:
@@ -173,6 +174,35 @@ def test_bbdrec_is_adrec_with_a_bridge_from_its_encoder() -> None:
     assert torch.equal(start, model.encode(history, Noise()).encoded[rows, history.length - 1])
 
 
+class Watched(ADRec):
+    """Keeps what it predicts in training."""
+
+    x0_hat: torch.Tensor
+
+    def all_losses(self, step: TrainingStep) -> Losses:
+        self.x0_hat = step.x0_hat
+        return super().all_losses(step)
+
+
+def test_neighbouring_steps_agree_place_by_place() -> None:
+    """The added loss is the mean over real places of the squared difference to the prediction one step earlier."""
+    drawn = torch.Generator().manual_seed(2)
+    timestep = torch.randint(0, 16, (12, 9), generator=drawn)
+    timestep[:, 0] = 0
+    noise = torch.randn(12, 9, 16, generator=drawn)
+    losses, predictions = [], []
+    for weight, back in ((1000.0, 0), (0.0, 0), (0.0, 1)):
+        model = make(Watched, consistency_weight=weight)
+        given = {"timestep": (timestep - back).clamp(min=0), "x_t": noise}
+        losses.append(model.calculate_loss(random_batch(), GivenNoise(given, FreshNoise(torch.device("cpu")))).item())
+        predictions.append(model.x0_hat.detach())
+    with_it, without, _ = losses
+    _, later, earlier = predictions
+    apart = (later - earlier).square().mean(dim=-1) * (timestep > 0)
+    mask = torch.arange(9) < random_batch()["item_length"][:, None]
+    assert with_it - without == pytest.approx(1000.0 * apart[mask].mean().item(), rel=1e-4)
+
+
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
@@ -182,7 +212,7 @@ def test_bbdrec_is_adrec_with_a_bridge_from_its_encoder() -> None:
         ({"process": "bridge", "reverse_sampler": "ddim"}, "reverse_sampler must be ddpm"),
         ({"geodesic": True, "prediction_type": "eps"}, "prediction_type must be x0"),
         ({"process": "bridge", "consistency_weight": 0.5}, "consistency_weight must be 0 with process=bridge"),
-        ({"geodesic": True, "consistency_weight": 0.5}, "consistency_weight must be 0 with process=bridge and with geo"),
+        ({"geodesic": True, "consistency_weight": 0.5}, "consistency_weight must be 0 with process=bridge and with g"),
         ({"pcgrad": True, "step_sampler": "lossaware"}, "step_sampler must be uniform or fixstep with pcgrad"),
         ({"decoder_layers": 0}, "decoder_layers must be positive, got 0"),
     ],
