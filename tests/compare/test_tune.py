@@ -43,7 +43,7 @@ def scores(monkeypatch: pytest.MonkeyPatch) -> Scores:
 
 
 def trials_of(model: str = "SASRec") -> pd.DataFrame:
-    return pd.read_csv(Path("tune", "ml-100k", model, "trials.csv"), float_precision="round_trip")
+    return pd.read_csv(Path("tune", "ml-100k", model, "trials.csv"), converters={"params_learning_rate": float})
 
 
 def study_of(model: str = "SASRec") -> optuna.Study:
