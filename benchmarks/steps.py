@@ -57,7 +57,7 @@ class Line(NamedTuple):
     seeds_apart : float
         Standard deviation of NDCG@10 between the noise seeds.
     loss, low, high : float
-        Relative difference of NDCG@10 to the whole chain, with its bootstrap interval over users and noise seeds.
+        Relative difference of NDCG@10 to the whole chain, with its interval over users and noise seeds.
     seconds : float
         Of one evaluation.
     """
@@ -94,7 +94,8 @@ def lines_of(steps: Sequence[int], ranks: Sequence[np.ndarray], seconds: Sequenc
     whole = float(scores[-1].mean()) or 1.0
     lines = []
     for number, rank in enumerate(ranks):
-        low, high = interval((means[:, number] - means[:, -1]) / whole)
+        # The whole chain differs from itself in nothing.
+        low, high = (interval(means[number], means[-1]) / whole).tolist() if steps[number] < steps[-1] else (0.0, 0.0)
         by_seed = scores[number].mean(axis=1)
         apart = float(by_seed.std(ddof=1)) if len(by_seed) > 1 else 0.0
         mean = float(by_seed.mean())

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..evaluation.ranks import Aligned, ndcg
-from ..evaluation.statistics import LEVEL
+from ..evaluation.statistics import Means, interval
 
 # Cuts that are looked at, at most.
 CUTS = 20
@@ -39,10 +39,10 @@ def cuts_through(value: np.ndarray, user: np.ndarray) -> np.ndarray:
 def by_cut(
     names: Sequence[str], rows: Aligned, value: np.ndarray, pairs: Sequence[tuple[str, str]]
 ) -> dict[str, Any] | None:
-    """NDCG@k of every model on both sides of every cut, and the difference of each pair, with bootstrap intervals.
+    """NDCG@k of every model on both sides of every cut, and the difference of each pair, with intervals.
 
-    Users, with all of their rows, and seeds are resampled as for the whole test set; the same users for every cut, so
-    that the cuts differ by nothing but the cut. A side's figure is the mean over its rows.
+    Users are resampled with all of their rows, the same for every cut, so that the cuts differ by nothing but the cut.
+    A side's figure is the mean over its rows.
 
     Parameters
     ----------
@@ -67,24 +67,24 @@ def by_cut(
     sides = np.searchsorted(cuts, value)
     users, user = np.unique(rows.user, return_inverse=True)
     generator = np.random.default_rng(0)
-    whole = _side_means(np.ones((1, len(value))), scores, sides, len(cuts))
-    means = np.stack([part.mean(axis=-1)[0] for part in np.split(whole, np.cumsum(seeds)[:-1], axis=-1)])
+    (whole,) = _side_means(np.ones((1, len(value))), scores, sides, len(cuts))
     pieces = [
         _side_means(_weights(generator, min(PIECE, RESAMPLES - begin), len(users))[:, user], scores, sides, len(cuts))
         for begin in range(0, RESAMPLES, PIECE)
     ]
-    resampled = _over_seeds(np.concatenate(pieces), seeds, generator)
-    number = {name: place for place, name in enumerate(names)}
+    ends = np.cumsum(seeds)[:-1]
+    parts = zip(names, np.split(whole, ends, axis=-1), np.split(np.concatenate(pieces), ends, axis=-1), strict=True)
+    means = {name: Means(by_seed, resampled) for name, by_seed, resampled in parts}
     return {
         "cuts": cuts.tolist(),
         "rows": [[int((value <= cut).sum()), int((value > cut).sum())] for cut in cuts],
-        "models": {name: {"mean": _plain(means[i]), **_interval(resampled[i])} for name, i in number.items()},
+        "models": {name: {"mean": _plain(_mean(of_it)), **_interval(of_it)} for name, of_it in means.items()},
         "pairs": [
             {
                 "first": first,
                 "second": second,
-                "difference": _plain(means[number[first]] - means[number[second]]),
-                **_interval(resampled[number[first]] - resampled[number[second]]),
+                "difference": _plain(_mean(means[first]) - _mean(means[second])),
+                **_interval(means[first], means[second]),
             }
             for first, second in pairs
         ],
@@ -107,15 +107,12 @@ def _side_means(weights: np.ndarray, scores: np.ndarray, sides: np.ndarray, cuts
     return both[..., 1:] / both[..., :1]
 
 
-def _over_seeds(means: np.ndarray, seeds: Sequence[int], generator: np.random.Generator) -> list[np.ndarray]:
-    """Means [R, C, 2] of each model over its seeds, resampled too."""
-    parts = np.split(means, np.cumsum(seeds)[:-1], axis=-1)
-    chosen = [generator.integers(count, size=(len(means), 1, 1, count)) for count in seeds]
-    return [np.take_along_axis(part, of_it, axis=-1).mean(axis=-1) for part, of_it in zip(parts, chosen, strict=True)]
+def _mean(means: Means) -> np.ndarray:
+    return means.by_seed.mean(axis=-1)
 
 
-def _interval(sample: np.ndarray) -> dict[str, list[list[float]]]:
-    low, high = np.quantile(sample, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+def _interval(*models: Means) -> dict[str, list[list[float]]]:
+    low, high = interval(*models)
     return {"low": _plain(low), "high": _plain(high)}
 
 

@@ -119,7 +119,7 @@ def finding(pair: Mapping[str, Any]) -> str:
         return "**better with noise**" if pair["difference"] > 0 else "**worse with noise**"
     if pair["equivalent"]:
         return f"equal within {MARGIN:.0%}"
-    return f"open within ±{max(abs(pair['low']), abs(pair['high'])) / pair['off_mean']:.0%}"
+    return f"open within ±{max(abs(pair['low']), abs(pair['high'])) / pair['off_mean']:.1%}"
 
 
 def noise_rows(results: Mapping[str, Any]) -> list[dict[str, str]]:
@@ -146,8 +146,8 @@ def how_noise(results: Mapping[str, Any]) -> str:
     return (
         f"Each model against the same network without noise. *Better* and *worse*: significant, as below{corrected}."
         " *Equal*: two one-sided tests (TOST) at"
-        f" {1 - LEVEL:.2f} show that NDCG@{K} differs by less than {MARGIN:.0%}. *Open*: neither; a difference beyond"
-        f" the bound that stands there would have been seen.{_one_seed(results)}"
+        f" {1 - LEVEL:.2f}, each pair by itself, show that NDCG@{K} differs by less than {MARGIN:.0%}. *Open*: neither;"
+        f" the interval ends within the bound that stands there.{_one_seed(results)}"
     )
 
 
@@ -160,14 +160,16 @@ def _one_seed(results: Mapping[str, Any]) -> str:
 def how_tested(results: Mapping[str, Any], mark: str = "Bold: significant") -> str:
     """What the figures of a pair are; `mark` says how a difference that is significant is marked."""
     several = len(results["seeds"]) > 1
-    resampled = "users and, where a model has several, seeds" if several else "users alone, since there is one seed"
+    users = f"percentile bootstrap with {RESAMPLES:,} resamples of users alone"
+    seeds = "over users and seeds, by Student's t with the degrees of freedom of Welch and Satterthwaite; between two"
+    kind = f"{seeds} models of one seed {users}" if several else f"{users}, since there is one seed"
     most = "; a user counts for the model that hits with more of its seeds" if several else ""
     equal = " Both tests use as many seeds of one model as of the other." if several else ""
     pairs = len(results["pairs"])
     corrected = f"Holm corrects both for the {pairs} pairs." if pairs > 1 else "One pair needs no correction."
     return (
         f"First minus second over the {results['users']:,} test users, the seeds averaged within a user. Interval:"
-        f" percentile bootstrap with {RESAMPLES:,} resamples of {resampled}. Wilcoxon: signed ranks of the users'"
+        f" {kind}; it is not corrected for the number of pairs. Wilcoxon: signed ranks of the users'"
         f" NDCG@{K}, two-sided, without the users that do not differ. McNemar: exact, two-sided, on"
         f" Hit@{K}{most}.{equal} {corrected} {mark} by both the interval and the Holm-corrected test (p"
         f" below {1 - LEVEL:.2f}), in the same direction.{_one_seed(results)}"

@@ -67,12 +67,12 @@ def _row(variant: Variant, states: dict[Run, dict[str, Any]], protocol: str) -> 
     }
 
 
-def _estimates(names: Sequence[str], scores: Sequence[np.ndarray], means: np.ndarray) -> dict[str, dict[str, float]]:
-    """Mean and bootstrap interval of each model's scores [S, U], whose resampled means are `means`."""
-    intervals = [statistics.interval(column) for column in means.T]
+def _estimates(names: Sequence[str], means: Sequence[statistics.Means]) -> dict[str, dict[str, float]]:
+    """Mean and interval of each model."""
+    intervals = [statistics.interval(of_model).tolist() for of_model in means]
     return {
-        name: {"mean": float(score.mean()), "low": low, "high": high}
-        for name, score, (low, high) in zip(names, scores, intervals, strict=True)
+        name: {"mean": float(of_model.by_seed.mean()), "low": low, "high": high}
+        for name, of_model, (low, high) in zip(names, means, intervals, strict=True)
     }
 
 
@@ -86,7 +86,7 @@ def _in_groups(names: Sequence[str], rows: Aligned, group: np.ndarray, titles: S
         scores = [by_user(rows.user[inside], ndcg(ranks[:, inside])) for ranks in rows.ranks]
         users = len(np.unique(rows.user[inside]))
         means = statistics.resampled_means(scores, GROUP_RESAMPLES)
-        groups.append({"group": title, "users": users, "models": _estimates(names, scores, means)})
+        groups.append({"group": title, "users": users, "models": _estimates(names, means)})
     return groups
 
 
@@ -105,7 +105,7 @@ def _noise_worth(
     names: Sequence[str],
     ndcg_of: Sequence[np.ndarray],
     hits: Sequence[np.ndarray],
-    means: tuple[np.ndarray, np.ndarray],
+    means: tuple[Sequence[statistics.Means], Sequence[statistics.Means]],
 ) -> list[dict[str, Any]]:
     """Each row that has an `-off` row, tested against it; Holm's correction is for these pairs."""
     pairs = [(name, f"{name}-off") for name in names if f"{name}-off" in names]
@@ -141,8 +141,8 @@ def _tests(plan: Plan, states: dict[Run, dict[str, Any]], history: str, protocol
         "pairs": [pair._asdict() for pair in pairs],
         "noise": _noise_worth(names, user_ndcg, user_hits, means),
         "estimates": {
-            f"ndcg@{K}": _estimates(names, user_ndcg, means[0]),
-            f"hit@{K}": _estimates(names, user_hits, means[1]),
+            f"ndcg@{K}": _estimates(names, means[0]),
+            f"hit@{K}": _estimates(names, means[1]),
         },
         "by_length": _in_groups(names, rows, groups, titles),
         "by_popularity": _in_groups(names, rows, (~head).astype(int), [f"head ({HEAD:.0%} of items)", "tail"]),

@@ -39,7 +39,7 @@ class Pair(NamedTuple):
     difference : float
         Mean over users of first - second, the seeds averaged within a user.
     low, high : float
-        Bootstrap interval of it.
+        Its `interval`, not corrected for the number of pairs.
     hit_difference, hit_low, hit_high : float
         Likewise of the hits.
     wilcoxon, mcnemar : float
@@ -48,12 +48,12 @@ class Pair(NamedTuple):
     margin : float
         The largest difference of NDCG that counts as none: `MARGIN` times the second model's mean.
     tost_low, tost_high : float
-        The middle 1 - 2 (1 - `LEVEL`) of the resampled differences of NDCG.
+        The interval of the difference of NDCG at the level 1 - 2 (1 - `LEVEL`).
     equivalent : bool
         Whether it lies within the margin: two one-sided tests at 1 - `LEVEL` (TOST, Schuirmann 1987) then both reject.
     ndcg_significant, hit_significant : bool
-        Whether the interval excludes zero, so that other seeds are covered too, the corrected p-value is below
-        1 - `LEVEL`, and the test favours the model with the higher mean: ranks and means can disagree.
+        Whether the interval excludes zero, the corrected p-value is below 1 - `LEVEL`, and the test favours the model
+        with the higher mean: ranks and means can disagree. Of the three the interval alone covers other seeds.
     """
 
     first: str
@@ -76,11 +76,22 @@ class Pair(NamedTuple):
     hit_significant: bool
 
 
-def resampled_means(scores: Sequence[np.ndarray], resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
-    """Means of several models' scores over users and seeds resampled with replacement.
+class Means(NamedTuple):
+    """A model's mean score, seed by seed.
 
-    Users are resampled once for all models, so that differences between columns are paired; seeds are resampled for
-    each model by itself, since equal seeds of two models have nothing in common.
+    by_seed : float64 [..., S]
+    resampled : float64 [R, ..., S]
+        The same over users drawn with replacement, R times, the same users for all seeds and models.
+    """
+
+    by_seed: np.ndarray
+    resampled: np.ndarray
+
+
+def resampled_means(scores: Sequence[np.ndarray], resamples: int = RESAMPLES, seed: int = 0) -> list[Means]:
+    """Means of several models' scores over users resampled with replacement.
+
+    Users are resampled once for all models and seeds, so that differences between them are paired.
 
     Parameters
     ----------
@@ -92,7 +103,7 @@ def resampled_means(scores: Sequence[np.ndarray], resamples: int = RESAMPLES, se
 
     Returns
     -------
-    float64 [resamples, M]
+    list of M Means
     """
     generator = np.random.default_rng(seed)
     rows = np.concatenate(scores)
@@ -101,17 +112,52 @@ def resampled_means(scores: Sequence[np.ndarray], resamples: int = RESAMPLES, se
     for sample in range(resamples):
         counts = np.bincount(generator.integers(users, size=users), minlength=users)
         means[sample] = rows @ counts / users
-    columns = []
-    for part in np.split(means, np.cumsum([len(score) for score in scores])[:-1], axis=1):
-        seeds = generator.integers(part.shape[1], size=part.shape)
-        columns.append(np.take_along_axis(part, seeds, axis=1).mean(axis=1))
-    return np.stack(columns, axis=1)
+    parts = np.split(means, np.cumsum([len(score) for score in scores])[:-1], axis=1)
+    return [Means(score.mean(axis=1), part) for score, part in zip(scores, parts, strict=True)]
 
 
-def interval(sample: np.ndarray, level: float = LEVEL) -> tuple[float, float]:
-    """The middle `level` of a sample."""
-    low, high = np.quantile(sample, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+def interval(first: Means, second: Means | None = None, level: float = LEVEL) -> np.ndarray:
+    """Interval of a model's mean, or of the difference first - second, that covers other users and other seeds.
+
+    With one seed it is the percentile bootstrap over users, and speaks of these trained models alone. With several it
+    is a t-interval. Its variance is that over users and that between each model's seeds, less what of the latter is
+    users answering each seed in their own way, for the former holds it. Its degrees of freedom are Satterthwaite's,
+    those of the users infinite, but not fewer than those of the fewest seeds. Resampling two or three seeds would make
+    it far too narrow. Seeds of two models have nothing in common.
+
+    Parameters
+    ----------
+    first, second : Means
+    level : float
+
+    Returns
+    -------
+    float64 [2, ...]
+    """
+    models = [first] if second is None else [first, second]
+    tails = (1 - level) / 2, (1 + level) / 2
+    sample = _difference([model.resampled.mean(axis=-1) for model in models])
+    if all(model.by_seed.shape[-1] == 1 for model in models):
+        return np.quantile(sample, tails, axis=0)
+    variance = sample.var(axis=0, ddof=1)
+    squares = np.zeros_like(variance)
+    for by_seed, resampled in models:
+        seeds = by_seed.shape[-1]
+        if seeds > 1:
+            of_seeds = by_seed.var(axis=-1, ddof=1) / seeds
+            apart = resampled - resampled.mean(axis=-1, keepdims=True)
+            of_both = apart.var(axis=0, ddof=1).sum(axis=-1) / (seeds * (seeds - 1))
+            variance = variance + (of_seeds - of_both).clip(min=0)
+            squares = squares + of_seeds**2 / (seeds - 1)
+    fewest = min(model.by_seed.shape[-1] - 1 for model in models if model.by_seed.shape[-1] > 1)
+    freedom = np.divide(variance**2, squares, out=np.full_like(variance, np.inf), where=squares > 0).clip(min=fewest)
+    half = stats.t.ppf(tails[1], freedom) * np.sqrt(variance)
+    mean = _difference([model.by_seed.mean(axis=-1) for model in models])
+    return np.stack([mean - half, mean + half])
+
+
+def _difference(values: Sequence[np.ndarray]) -> np.ndarray:
+    return values[0] if len(values) == 1 else values[0] - values[1]
 
 
 def _user_differences(first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -178,7 +224,7 @@ class Compared(NamedTuple):
 
 def _compared(
     scores: Sequence[np.ndarray],
-    means: np.ndarray,
+    means: Sequence[Means],
     test: Callable[[np.ndarray, np.ndarray], Verdict],
     chosen: Sequence[tuple[int, int]],
 ) -> list[Compared]:
@@ -186,8 +232,8 @@ def _compared(
     compared = []
     for (i, j), verdict, p_holm in zip(chosen, verdicts, holm([verdict.p for verdict in verdicts]), strict=True):
         difference = float(scores[i].mean() - scores[j].mean())
-        low, high = interval(means[:, i] - means[:, j])
-        tost = interval(means[:, i] - means[:, j], 2 * LEVEL - 1)
+        low, high = interval(means[i], means[j]).tolist()
+        tost = interval(means[i], means[j], 2 * LEVEL - 1).tolist()
         significant = (low > 0 or high < 0) and p_holm < 1 - LEVEL and verdict.sign == np.sign(difference)
         compared.append(Compared(difference, low, high, *tost, verdict.p, p_holm, bool(significant)))
     return compared
@@ -199,7 +245,7 @@ def compare_pairs(
     hits: Sequence[np.ndarray],
     against: str | None = None,
     pairs: Sequence[tuple[str, str]] | None = None,
-    means: tuple[np.ndarray, np.ndarray] | None = None,
+    means: tuple[Sequence[Means], Sequence[Means]] | None = None,
 ) -> list[Pair]:
     """Every pair of models, tested, or every other model and `against`, or `pairs`; Holm's correction is for those.
 
@@ -212,7 +258,7 @@ def compare_pairs(
         The model that is second of each pair.
     pairs : sequence of (str, str), optional
         What is tested, instead of either.
-    means : (float64 [resamples, M], float64 [resamples, M]), optional
+    means : (sequence of M Means, sequence of M Means), optional
         `resampled_means` of `ndcg` and of `hits`, where they are there already.
     """
     chosen = list(combinations(range(len(names)), 2))

@@ -34,7 +34,7 @@ def test_the_report_tells_of_every_row(compared: dict[str, Any]) -> None:
     assert re.findall(r"^\| (\S+) ", metrics, re.MULTILINE) == ["model", "DiffuRec", "DiffuRec-off", "SASRec"]
     assert re.findall(r"^\| (\S+) ", noise, re.MULTILINE) == ["model", "DiffuRec"]
     assert re.search(
-        r"\| (open within ±\d+%|equal within 2%|\*\*(better|worse) with noise\*\*) \|$", noise, re.MULTILINE
+        r"\| (open within ±\d+\.\d%|equal within 2%|\*\*(better|worse) with noise\*\*) \|$", noise, re.MULTILINE
     )
     score = results["rows"][0]["test"]["ndcg@10"]
     assert f"{score['mean']:.4f} ± {score['std']:.4f}" in text
