@@ -183,6 +183,10 @@ def check_metrics(settings: Mapping[str, Any]) -> None:
         must = "come with labels, such as threshold={rating: 4}"
         raise SettingError("eval_args.mode", "labeled", must=must)
 
+    for metric in metrics:
+        shortest = getattr(metrics_dict[metric.lower()], "shortest", 1)
+        if min(topk) < shortest:
+            raise SettingError("topk", topk, must=f"hold numbers of at least {shortest} for {metric}")
     names = metric_names(metrics, topk)
     if valid_metric.lower() not in [name.lower() for name in names]:
         must = f"be one of {', '.join(names)}, which metrics and topk={topk} give"

@@ -212,8 +212,33 @@ def _mend_evaluation() -> None:
     # and TailPercentage crash. Can go when RecBole asks for tensors first.
     cpu = r"(self\.data_struct\._data_dict\[key\])\.cpu\(\)"
     _rewrite(Collector, "get_data_struct", cpu, r"\1.cpu() if torch.is_tensor(\1) else \1")
+    # evaluator/register.py 63, collector.py 79: RecBole knows the metrics of its own module alone, and hands them no
+    # more of the training data than counts. Can go when RecBole lets metrics be added.
+    _add_metrics()
     # trainer/trainer.py 115: every Trainer writes to ./log_tensorboard. Can go when the folder is a setting.
     recbole.trainer.trainer.get_tensorboard = lambda logger: NullWriter()
+
+
+def _add_metrics() -> None:
+    from recbole.evaluator import Collector, register
+
+    # It imports RecBole, which is to be done with what apply() has set.
+    from .metrics import ITEM_USERS, METRICS, item_users
+
+    for metric in METRICS:
+        name = metric.__name__.lower()
+        register.metrics_dict[name] = metric
+        register.metric_types[name] = metric.metric_type
+        register.metric_information[name] = metric.metric_need
+    collect = Collector.data_collect
+
+    @functools.wraps(collect)
+    def data_collect(self: Any, train_data: Any) -> None:
+        collect(self, train_data)
+        if self.register.need(ITEM_USERS):
+            self.data_struct.set(ITEM_USERS, item_users(train_data.dataset))
+
+    Collector.data_collect = data_collect
 
 
 def undo_anomaly_detection() -> None:

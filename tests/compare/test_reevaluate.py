@@ -78,10 +78,11 @@ def test_it_is_the_comparison_that_was_run_with_both(
 
 
 def test_settings_of_one_kind_of_model(folders: dict[str, Path], tmp_path: Path) -> None:
-    plan = reevaluate(folders["in"], str(tmp_path / "scaled"), {"noise_scale": "2", "metrics": "[Recall]"})
+    plan = reevaluate(folders["in"], str(tmp_path / "scaled"), {"noise_scale": "2", "metrics": "[Recall,Novelty]"})
     records = {run.variant.name: read_json(run.folder / "record.json") for run in plan.runs}
     assert records["DiffuRec"]["config"]["noise_scale"] == 2 and "noise_scale" not in records["SASRec"]["config"]
-    assert all(set(record["test_result"]) == {"recall@5", "recall@10", "recall@20"} for record in records.values())
+    names = {f"{metric}@{k}" for metric in ("recall", "novelty") for k in (5, 10, 20)}
+    assert all(set(record["test_result"]) == names for record in records.values())
     # What stopped the training is reported as it was.
     assert plan.variants[0].config["valid_metric"] == "NDCG@10"
 

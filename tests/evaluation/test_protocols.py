@@ -17,7 +17,7 @@ from recbole_diffusion.host.loaders import build_loaders
 from recbole_diffusion.host.settings import load_config
 from recbole_diffusion.training.run import Prepared, prepare, train_and_test
 
-METRICS = ["Hit", "NDCG", "MRR", "AveragePopularity", "ItemCoverage"]
+METRICS = ["Hit", "NDCG", "MRR", "AveragePopularity", "ItemCoverage", "Novelty", "IntraListDiversity"]
 
 
 def prepared(model: str = "SASRec", **changes: Any) -> Prepared:

@@ -14,8 +14,9 @@ from recbole_diffusion.evaluation.ranking import top_items, user_ranks
 from recbole_diffusion.host.settings import load_config
 from recbole_diffusion.training.run import Prepared, prepare
 
-# Every metric of RecBole's that needs no more than the best items.
+# Metrics that need no more than the best items: RecBole's, then ours.
 METRICS = ["Recall", "MRR", "NDCG", "Hit", "MAP", "Precision", "ItemCoverage", "AveragePopularity", "GiniIndex"]
+METRICS += ["Novelty", "IntraListDiversity"]
 
 
 def prepared(model: str = "DiffuRec", **changes: object) -> Prepared:

@@ -41,6 +41,10 @@ from recbole_diffusion.host.settings import load_config
         ({"topk": "0"}, "topk must hold positive numbers such as [5, 10], got [0]"),
         ({"topk": []}, "topk must hold positive numbers such as [5, 10], got []"),
         (
+            {"topk": [1, 10], "metrics": ["NDCG", "IntraListDiversity"]},
+            "topk must hold numbers of at least 2 for IntraListDiversity, got [1, 10]",
+        ),
+        (
             {"topk": 5},
             "valid_metric must be one of Hit@5, NDCG@5, MRR@5, which metrics and topk=[5] give",
         ),
@@ -158,6 +162,7 @@ def test_settings_that_cannot_be_used(settings: dict[str, Any], message: str) ->
         {"lr_step_size": "none"},
         {"metrics": ["gauc", "ndcg"], "valid_metric": "GAUC"},
         {"metrics": ["ItemCoverage", "NDCG"], "valid_metric": "ndcg@20"},
+        {"metrics": ["Novelty", "NDCG"], "topk": 1, "valid_metric": "novelty@1"},
         {"metrics": "AUC", "valid_metric": "AUC", "eval_args": {"mode": "uni100"}},
         {"eval_args": {"mode": "pop100", "split": {"TS": [0.8, 0.1, 0.1]}, "group_by": None}},
         {"clip_grad_norm": "{max_norm: 5}"},

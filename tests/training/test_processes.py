@@ -90,7 +90,7 @@ KEEPS_STATE = {"ema_decay": 0.9, "step_sampler": "lossaware", "warmup_steps": 3}
 HAS_MAPS = Path("/proc/self/maps").exists()
 # What the metrics of n processes are compared in.
 EVALUATIONS: dict[str, dict[str, Any]] = {
-    "full": {"history_in_ranking": "both", "metrics": ["Hit", "NDCG", "ItemCoverage"]},
+    "full": {"history_in_ranking": "both", "metrics": ["Hit", "NDCG", "ItemCoverage", "Novelty", "IntraListDiversity"]},
     "uni": {"eval_args": {"mode": "uni20"}},
     # A metric that reads scores.
     "pop": {"eval_args": {"mode": "pop20"}, "metrics": ["GAUC", "NDCG"], "valid_metric": "NDCG@10"},
