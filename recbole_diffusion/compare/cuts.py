@@ -111,8 +111,8 @@ def _mean(means: Means) -> np.ndarray:
     return means.by_seed.mean(axis=-1)
 
 
-def _interval(*models: Means) -> dict[str, list[list[float]]]:
-    low, high = interval(*models)
+def _interval(first: Means, second: Means | None = None) -> dict[str, list[list[float]]]:
+    low, high = interval(first, second)
     return {"low": _plain(low), "high": _plain(high)}
 
 

@@ -233,9 +233,9 @@ def _compared(
     for (i, j), verdict, p_holm in zip(chosen, verdicts, holm([verdict.p for verdict in verdicts]), strict=True):
         difference = float(scores[i].mean() - scores[j].mean())
         low, high = interval(means[i], means[j]).tolist()
-        tost = interval(means[i], means[j], 2 * LEVEL - 1).tolist()
+        tost_low, tost_high = interval(means[i], means[j], 2 * LEVEL - 1).tolist()
         significant = (low > 0 or high < 0) and p_holm < 1 - LEVEL and verdict.sign == np.sign(difference)
-        compared.append(Compared(difference, low, high, *tost, verdict.p, p_holm, bool(significant)))
+        compared.append(Compared(difference, low, high, tost_low, tost_high, verdict.p, p_holm, bool(significant)))
     return compared
 
 
