@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from recbole.utils import ModelType
+
 from ..common.log import run_logging, shows_progress
 from ..common.setting import Setting, table_of
 from ..errors import SettingError
@@ -164,8 +166,9 @@ def write_ranks(path: Path, opened: Reopened) -> None:
         Where not all items are ranked, the rows have several targets, or nothing can be written there.
     """
     tested = None if not opened.test_data else opened.test_data._dataset
-    if not isinstance(tested, PrefixDataset) or not hasattr(tested.inter_feat, "sequences"):
-        must = "be left out: ranks are those of a sequential model, with a test part and histories of RecBole's making"
+    histories = isinstance(tested, PrefixDataset) and hasattr(tested.inter_feat, "sequences")
+    if tested is None or not (histories or opened.config["MODEL_TYPE"] == ModelType.GENERAL):
+        must = "be left out: ranks need a test part, and of a sequential model histories of RecBole's making"
         raise SettingError("ranks", str(path), must=must)
     if opened.config["eval_args"]["mode"]["test"] != "full":
         raise SettingError("ranks", str(path), must="be left out, or eval_args.mode be full: else not all is ranked")

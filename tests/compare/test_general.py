@@ -12,6 +12,7 @@ from small_plans import small_plan, write_wanted
 from recbole_diffusion.cli.main import main
 from recbole_diffusion.common.files import read_json
 from recbole_diffusion.compare import one
+from recbole_diffusion.compare.reevaluate import reevaluate
 from recbole_diffusion.compare.report import to_markdown
 from recbole_diffusion.compare.results import collect
 from recbole_diffusion.evaluation.ranks import hit, load_ranks
@@ -61,6 +62,10 @@ def test_all_of_them_stand_in_one_comparison() -> None:
     for run in plan.runs:
         recorded = read_json(run.folder / "record.json")["test_result"]["hit@10"]
         assert hit(ranks[run.variant.name].rank).mean() == pytest.approx(recorded, abs=5e-5)
+    # All of them are tested again, without training.
+    for again in reevaluate(plan.folder, None, {"topk": "3,10"}).runs:
+        stored, before = load_ranks(again.folder / "ranks.npz"), ranks[again.variant.name]
+        assert all(np.array_equal(*pair) for pair in zip(stored, before, strict=True)), again.title
 
 
 def test_a_general_model_is_said_to_know_less() -> None:
