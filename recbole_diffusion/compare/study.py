@@ -113,6 +113,34 @@ def read_space(model: str, folder: str | None = None) -> dict[str, Any]:
     return space
 
 
+def own_point(variant: Variant, folder: str | None = None) -> dict[str, Any]:
+    """The point of a model's space that its own settings are.
+
+    Parameters
+    ----------
+    variant : Variant
+    folder : str, optional
+        Of the spaces.
+
+    Raises
+    ------
+    SettingError
+        Where a setting lies outside of the space, whose choices are all that Optuna can try.
+    """
+    point = {}
+    for key, choice in read_space(variant.model, folder).items():
+        value = point[key] = variant.config[key]
+        if isinstance(choice, list):
+            inside, which = value in choice, f"one of {', '.join(map(str, choice))}"
+        else:
+            inside = isinstance(value, int | float) and choice["low"] <= value <= choice["high"]
+            which = f"from {choice['low']} to {choice['high']}"
+        if not inside:
+            file = space_file(variant.model, folder)
+            raise SettingError(key, value, must=f"be {which}, as {file} has it (--space names another folder)")
+    return point
+
+
 def suggest(trial: optuna.Trial, space: Mapping[str, Any]) -> dict[str, Any]:
     """A point of the space."""
     point: dict[str, Any] = {}

@@ -29,7 +29,7 @@ from ..training.run import prepare
 from ..training.trainer import TrainingError
 from .one import Progress, exit_code
 from .plan import Request, Variant, file_name
-from .study import any_at_work, counted, open_study, read_space, repeat, repeat_broken_off, suggest
+from .study import any_at_work, counted, open_study, own_point, read_space, repeat, repeat_broken_off, suggest
 
 # Trials drawn at random before the sampler learns from them.
 TRIALS_AT_RANDOM = 4
@@ -74,9 +74,10 @@ class Search(NamedTuple):
         UserError
         """
         folder, space = root / file_name(variant.name), read_space(variant.model, request.own["space"])
-        study = open_study(folder, variant, request, space)
         # The defaults are the first trial, so that tuning can only gain on validation.
-        study.enqueue_trial({key: variant.config[key] for key in space}, skip_if_exists=True)
+        first = own_point(variant, request.own["space"])
+        study = open_study(folder, variant, request, space)
+        study.enqueue_trial(first, skip_if_exists=True)
         return cls(study, variant, space, folder, request.dataset, request.own)
 
     def do_next(self, job: Path | None = None) -> int | None:

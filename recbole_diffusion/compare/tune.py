@@ -16,7 +16,7 @@ from ..errors import OutOfTime, UserError
 from . import trial
 from .plan import Plan, Request, Run, Variant, file_name, make_variants
 from .runner import SECONDS_TO_CLOSE, alone, do_all, state_of, workers_of
-from .study import counted, epochs_of, read_space, write_trials
+from .study import counted, epochs_of, own_point, write_trials
 from .trial import Search
 
 logger = logging.getLogger(__name__)
@@ -112,7 +112,7 @@ def tune_all(request: Request) -> str:
     # All of them before the first is tuned, so that a mistake in the last shows now.
     variants = make_variants(request._replace(own={**request.own, "off_switch": False}))
     for variant in variants:
-        read_space(variant.model, request.own["space"])
+        own_point(variant, request.own["space"])
     searches = [Search.open(variant, request, root) for variant in variants]
     for search in searches:
         write_trials(search.study, search.folder, search.variant.config["valid_metric"], request.own["trials"])

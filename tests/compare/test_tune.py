@@ -215,6 +215,19 @@ def test_other_settings_are_refused_in_the_same_folder(scores: Scores) -> None:
         ),
         (1, "SASRec", {"study_storage": "here"}, "study_storage must be an URL such as .*, got 'here'"),
         (1, "SASRec", {"cluster": "pbs"}, "cluster must be one of slurm, got 'pbs'"),
+        (
+            1,
+            "SASRec,DiffuRec",
+            {"DiffuRec.initializer_range": "0.3"},
+            "initializer_range must be one of 0.02, 1.0, as .*DiffuRec.yaml has it .*, got 0.3",
+        ),
+        (
+            1,
+            "DiffuRec",
+            {"attention_mask": "reference"},
+            "attention_mask must be one of keys, counted, as .*got 'reference'",
+        ),
+        (1, "SASRec", {"hidden_dropout_prob": "0.9"}, "hidden_dropout_prob must be from 0.* to 0.*, as .*SASRec.yaml"),
         (1, "SASRec,BERT4Rec", {"BERT4Rec.stopping_step": "9"}, "BERT4Rec.stopping_step must be 3"),
     ],
 )
@@ -223,7 +236,8 @@ def test_mistakes_are_told_before_anything_runs(
 ) -> None:
     with pytest.raises(UserError, match=message):
         tune.tune_all(request(trials, models, **settings))
-    assert scores == []
+    # Nothing is left in the way of the next command.
+    assert scores == [] and not list(Path().rglob("*.journal"))
 
 
 def test_a_space_of_ones_own_is_searched_from_what_was_found_before(scores: Scores, tmp_path: Path) -> None:
