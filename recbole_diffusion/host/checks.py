@@ -228,8 +228,7 @@ def check_eval_args(settings: Mapping[str, Any], sequential: bool) -> None:
 def ranking_protocol(settings: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """The `history_in_ranking` and the `repeatable` that follow from each other.
 
-    RecBole's samplers of training read `repeatable`, too. A sequential model's are the same either way, so that only
-    its evaluation changes.
+    Only evaluation changes: the negatives of training are the same either way, see `loaders.build_loaders`.
 
     Raises
     ------

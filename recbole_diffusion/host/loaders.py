@@ -63,7 +63,7 @@ def build_loaders(config: Any, dataset: Dataset, parts: Sequence[Dataset] | None
     """
     parts = split(config, dataset) if parts is None else parts
     with recbole_complaints(config):
-        samplers = create_samplers(config, dataset, parts)
+        samplers = _samplers(config, dataset, parts)
     if config["length_batching"]:
         for part in parts:
             part.trim = True
@@ -73,6 +73,20 @@ def build_loaders(config: Any, dataset: Dataset, parts: Sequence[Dataset] | None
         for part, sampler, phase in zip(parts[1:], samplers[1:], ("valid", "test"), strict=True)
     )
     return train, valid, test
+
+
+def _samplers(config: Any, dataset: Dataset, parts: Sequence[Dataset]) -> tuple[Any, Any, Any]:
+    """RecBole's samplers of the three parts; that of training is the same whether the history is ranked or not.
+
+    RecBole makes all three by `repeatable`: then a negative of a model that is not sequential may be an item that its
+    user has interacted with.
+    """
+    keys = ("train_neg_sample_args", "valid_neg_sample_args", "test_neg_sample_args", "repeatable")
+    own = {key: config[key] for key in keys}
+    samplers = create_samplers(own, dataset, parts)
+    if own["repeatable"] and config["MODEL_TYPE"] != ModelType.SEQUENTIAL:
+        return create_samplers({**own, "repeatable": False}, dataset, parts)[0], *samplers[1:]
+    return samplers
 
 
 def _train_loader(config: Any, dataset: Dataset, part: Dataset, sampler: Any) -> Any:

@@ -94,12 +94,22 @@ def test_repeatable_false_is_out_and_validation_follows_it() -> None:
     assert kept["best_valid_score"] == kept["best_valid_result"][metric] != by_name["best_valid_score"]
 
 
-def test_what_training_samples_does_not_depend_on_it() -> None:
+@pytest.mark.parametrize("model", ["SASRec", "BPR"])
+def test_what_training_samples_does_not_depend_on_it(model: str) -> None:
     pairs = []
     for setting in ({}, {"history_in_ranking": "out"}):
-        run = prepared(loss_type="BPR", train_neg_sample_args={"distribution": "uniform"}, **setting)
+        loss = {"loss_type": "BPR"} if model == "SASRec" else {}
+        run = prepared(model, **loss, train_neg_sample_args={"distribution": "uniform"}, **setting)
         pairs.append([batch["neg_item_id"].tolist() for batch in run.train_data])
     assert pairs[0] == pairs[1]
+
+
+def test_no_item_of_a_user_is_a_negative_in_the_training_of_a_general_model() -> None:
+    train = prepared("BPR").train_data
+    rows = train._dataset.inter_feat
+    had = set(zip(rows["user_id"].tolist(), rows["item_id"].tolist(), strict=True))
+    for batch in train:
+        assert not had & set(zip(batch["user_id"].tolist(), batch["neg_item_id"].tolist(), strict=True))
 
 
 def test_recboles_general_models_have_one_key_by_two_names() -> None:
