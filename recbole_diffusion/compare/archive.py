@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import lzma
 import tarfile
 from pathlib import Path
 from typing import Final
 
 from ..common.files import atomic_write
+from ..common.log import on_screen
 from ..errors import UserError
 from ..evaluation.ranks import shallow
 from .plan import Plan, Run, check_same
@@ -26,6 +28,10 @@ RUN_FILES = ("run.json", "ranks.npz", "record.json")
 FILTERS: Final = [
     {"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "lc": 3, "lp": 1, "pb": 1},
 ]
+# What a slow core packs at least.
+BYTES_A_SECOND = 500_000
+
+logger = logging.getLogger(__name__)
 
 
 def read_archive(path: Path) -> dict[str, bytes]:
@@ -103,7 +109,8 @@ def unpack(plan: Plan) -> None:
 def pack(plan: Plan) -> None:
     """Add the finished runs of the plan's folder to its archive; what the archive holds already stays as it is.
 
-    Of the ranks it keeps the first hundred: see `evaluation.ranks.shallow`.
+    Of the ranks it keeps the first hundred: see `evaluation.ranks.shallow`. Where the plan's deadline comes before that
+    is done, the archive stays as it is, and a warning says so.
 
     Raises
     ------
@@ -120,5 +127,13 @@ def pack(plan: Plan) -> None:
         for file, name in _names(plan, run).items()
         if name not in members
     }
-    if new:
-        write_archive(plan.archive, members | new)
+    if not new:
+        return
+    packed = members | new
+    seconds = sum(map(len, packed.values())) / BYTES_A_SECOND
+    if plan.deadline.left() < seconds:
+        with on_screen(logger):
+            why = f"packing takes up to {seconds:.0f} s, and the deadline comes before"
+            logger.warning("archive=%s: stays as it is (%s); the same command adds the runs later", plan.archive, why)
+        return
+    write_archive(plan.archive, packed)

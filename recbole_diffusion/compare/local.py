@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -21,8 +22,9 @@ from ..training.threads import free_threads
 from .jobs import require_no_jobs
 from .plan import Run, Variant
 
-# Seconds that a run has to end in when the comparison is broken off.
-SECONDS_TO_END = 10
+# Seconds that the runs have to end in when the comparison is broken off, all of them together; less than the command
+# keeps for its own end before a deadline.
+SECONDS_TO_END = 3
 
 
 def start_process(run: Run, task: Callable[[Path], int], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
@@ -119,9 +121,10 @@ class Local:
         left = [process for process in self._places.values() if process.poll() is None]
         for process in left:
             process.terminate()
+        end = time.monotonic() + SECONDS_TO_END
         for process in left:
             try:
-                process.wait(SECONDS_TO_END)
+                process.wait(max(0.0, end - time.monotonic()))
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()

@@ -242,7 +242,7 @@ def workers_of(plan: Plan) -> Workers:
 def run_all(plan: Plan, command: Sequence[str]) -> None:
     """Do every run of a plan that is not done; one that fails leaves its error, and the others go on.
 
-    Runs that the plan's archive holds are done; those that are done at the end are added to it.
+    Runs that the plan's archive holds are done; those that are done at the end are added to it, if there is time.
 
     Parameters
     ----------

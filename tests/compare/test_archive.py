@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import shutil
 import tarfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from small_plans import small_plan
 
 from recbole_diffusion.cli import compare as cli
+from recbole_diffusion.common.deadline import Deadline
 from recbole_diffusion.common.files import read_json, write_json
 from recbole_diffusion.compare import local
 from recbole_diffusion.compare.archive import pack, read_archive, unpack, write_archive
@@ -97,6 +99,16 @@ def test_nothing_is_written_where_nothing_is_new(compared: dict[str, Any], tmp_p
     before = (tmp_path / "runs.tar.xz").stat().st_mtime_ns
     pack(plan)
     assert (tmp_path / "runs.tar.xz").stat().st_mtime_ns == before
+
+
+def test_what_cannot_be_packed_before_the_deadline_is_added_later(
+    compared: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    plan = plan_of(compared, archive=str(tmp_path / "runs.tar.xz"))
+    pack(plan._replace(deadline=Deadline(time.time() + 1e-3)))
+    assert not list(tmp_path.iterdir()) and "the same command adds the runs later" in caplog.text
+    pack(plan._replace(deadline=Deadline(time.time() + 60)))
+    assert len(read_archive(tmp_path / "runs.tar.xz")) == 4 * 3
 
 
 def test_a_run_with_other_settings_is_refused(compared: dict[str, Any], tmp_path: Path) -> None:

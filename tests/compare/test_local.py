@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
+import time
 from typing import Any
 
 import pytest
 from small_plans import small_plan
 
-from recbole_diffusion.compare import local, one
+from recbole_diffusion.compare import local, one, runner
 from recbole_diffusion.compare.local import Local, gpus_for
 from recbole_diffusion.compare.plan import Run
 
@@ -83,3 +87,19 @@ def test_without_gpus_nothing_is_set(environments: list[Any], monkeypatch: pytes
     workers = Local(jobs=1)
     workers.start(runs("1")[0], one.main)
     assert "CUDA_VISIBLE_DEVICES" not in environments[0] and workers.settings(runs("1")[0]) == {}
+
+
+def test_processes_that_do_not_end_share_the_time_that_they_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert local.SECONDS_TO_END < runner.SECONDS_TO_CLOSE
+    monkeypatch.setattr(local, "SECONDS_TO_END", 0.5)
+    code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); time.sleep(60)"
+    stubborn = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) for _ in range(3)]
+    for process in stubborn:
+        with process.stdout as ready:  # type: ignore[union-attr]
+            assert ready.readline()
+    workers = Local(jobs=3)
+    workers._places = dict(enumerate(stubborn))
+    begin = time.monotonic()
+    workers.close()
+    assert 0.5 <= time.monotonic() - begin < 1.5
+    assert [process.returncode for process in stubborn] == [-signal.SIGKILL] * 3
