@@ -98,13 +98,23 @@ def timed(call: Callable[..., Any], seconds: list[float]) -> Callable[..., Any]:
     return wrapped
 
 
-def accuracy_by_steps(model: Any, trainer: EvaluatingTrainer, test_data: Any) -> list[dict[str, Any]]:
-    """Test metrics and seconds with 1, 2, 4, ... reverse steps; empty for a model without such steps."""
+def steps_tried(model: Any) -> list[int]:
+    """The numbers of reverse steps with which a model is tested: 1, 2, 4, ... and its own; empty without such steps."""
     if not isinstance(model, DiffusionRecommender) or not model.use_diffusion:
         return []
     largest = model.process.longest_chain
+    return sorted({*(steps for steps in STEPS if steps <= largest), len(model.timesteps)})
+
+
+def validations_after(model: Any) -> float:
+    """How long what follows a training takes at most, as so many validations: the test, the ranks, and all steps."""
+    return 2 + sum(max(1.0, steps / len(model.timesteps)) for steps in steps_tried(model))
+
+
+def accuracy_by_steps(model: Any, trainer: EvaluatingTrainer, test_data: Any) -> list[dict[str, Any]]:
+    """Test metrics and seconds with each number of reverse steps that is tried."""
     results = []
-    for steps in sorted({*(steps for steps in STEPS if steps <= largest), len(model.timesteps)}):
+    for steps in steps_tried(model):
         seconds: list[float] = []
         with overridden(model, steps, seed=None):
             metrics = timed(trainer.metrics, seconds)(test_data)
@@ -138,6 +148,7 @@ def run_one(folder: Path) -> None:
         log_settings(config, prepared)
         trainer = prepared.trainer
         trainer.saved_model_file = str(best)
+        trainer.validations_after = validations_after(prepared.model)
         progress = Progress(folder, trainer.start_epoch)
         progress.write("training")
         valid_score, valid_result = trainer.fit(prepared.train_data, prepared.valid_data, on_epoch_end=progress.note)

@@ -192,6 +192,7 @@ def train(
     prepared = prepare(config)
     trainer = prepared.trainer
     trainer.saved_model_file = str(kept / "model.pth")
+    trainer.validations_after = 0  # A trial is not tested.
     before = trial.user_attrs.get("seconds", 0.0) if resume else 0.0
     reported = set(trial.study.get_trials(deepcopy=False)[trial.number].intermediate_values)
     progress = Progress(job, trainer.start_epoch) if job is not None else None

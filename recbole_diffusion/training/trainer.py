@@ -117,6 +117,8 @@ class Trainer(ResumableTrainer):
         self.freed_memory = FreedMemory(kept=self.device.type == "cpu" and self.own_items is None)
         self.on_epoch_end: EpochCallback | None = None
         self.deadline = Deadline.read(config["deadline"])
+        # What follows the training, as so many validations: the test.
+        self.validations_after = 1.0
 
     def _build_optimizer(self, **kwargs: Any) -> Optimizer:
         """RecBole's optimizer; for models of our own, Adam in one pass, which differs by rounding."""
@@ -179,7 +181,8 @@ class Trainer(ResumableTrainer):
         TrainingError
             Where loss or weights are not finite; the last checkpoint stays as it was.
         OutOfTime
-            Where another epoch does not fit before `deadline`; the last checkpoint is whole.
+            Where another epoch does not fit before `deadline`, or what follows the last one; the last checkpoint is
+            whole.
         """
         on_epoch_end = on_epoch_end or self.on_epoch_end
         self.check_catalogue(train_data)
@@ -193,10 +196,10 @@ class Trainer(ResumableTrainer):
         if verbose and self.epoch + 1 >= self.epochs:
             self.logger.info(f"nothing to train: {self.epoch + 1} epochs are done, and epochs={self.epochs}")
         # Of as many epochs as have a validation among them.
-        seconds = deque([0.0], maxlen=max(1, eval_step))
+        seconds, valid_seconds = deque([0.0], maxlen=max(1, eval_step)), 0.0
         with closing(self.tensorboard), closing(self.steps):
             while self.epoch + 1 < self.epochs and self.cur_step <= self.stopping_step:
-                self.processes.first(lambda: self.deadline.require(max(seconds), "the next epoch"))
+                self.processes.first(partial(self._require_time, max(seconds), valid_seconds))
                 begin, number = perf_counter(), self.epoch + 1
                 epoch, line = self._train_and_record(train_data, number, show_progress)
                 self.epoch = number
@@ -213,14 +216,20 @@ class Trainer(ResumableTrainer):
                     self.logger.info(line)
                 if callback_fn and epoch.valid_score is not None:
                     self.processes.first(partial(callback_fn, number, epoch.valid_score))
-                # The test, which takes as long as a validation, must fit as well.
-                seconds.append(perf_counter() - begin + (epoch.valid_seconds or 0))
+                seconds.append(perf_counter() - begin)
+                valid_seconds = epoch.valid_seconds or valid_seconds
             if saved and self.best_epoch is None:
                 self._write(self.saved_model_file)
             if verbose and self.cur_step > self.stopping_step:
                 self.logger.info(f"stopped early, the best {self.valid_metric} was at epoch {self.best_epoch}")
             self._add_hparam_to_tensorboard(self.best_valid_score)
         return self.best_valid_score, self.best_valid_result
+
+    def _require_time(self, epoch: float, validation: float) -> None:
+        """Require the seconds of an epoch before the deadline; and where it may be the last, of what follows it."""
+        may_be_last = self.epoch + 2 >= self.epochs or self.cur_step >= self.stopping_step
+        after = self.validations_after * validation if may_be_last else 0.0
+        self.deadline.require(epoch + after, f"the next epoch{' with the tests after it' if after else ''}")
 
     def _train_and_record(self, train_data: Any, number: int, show_progress: bool) -> tuple[Epoch, str]:
         self.steps.start_epoch(number, self._optimizers().values())

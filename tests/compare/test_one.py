@@ -15,7 +15,8 @@ from recbole_diffusion.compare import local, one
 from recbole_diffusion.compare.plan import Run
 from recbole_diffusion.evaluation import ranks as stored
 from recbole_diffusion.evaluation.ranks import hit, load_ranks
-from recbole_diffusion.training.run import train_and_test
+from recbole_diffusion.host.settings import load_config
+from recbole_diffusion.training.run import prepare, train_and_test
 from recbole_diffusion.training.trainer import Epoch
 
 
@@ -94,6 +95,18 @@ def test_a_run_that_stops_before_the_deadline_goes_on_to_the_same_figures(monkey
     write_json(stopped.folder / "run.json", {**read_json(stopped.folder / "run.json"), "deadline": None})
     assert one.main(stopped.folder) == 0
     require_alike(whole, stopped)
+
+
+@pytest.mark.parametrize(
+    ("model", "settings", "expected"),
+    [("DiffuRec", {}, 2 + 63), ("DreamRec", {"inference_steps": "16"}, 2 + 5 + 2), ("Pop", {}, 2)],
+)
+def test_what_follows_a_training_is_counted_in_validations(
+    model: str, settings: dict[str, str], expected: float
+) -> None:
+    run = planned_run("a", model, **settings)
+    prepared = prepare(load_config(model, "ml-100k", None, run.variant.settings))
+    assert one.validations_after(prepared.model) == expected
 
 
 def test_a_process_that_is_killed_in_an_epoch_goes_on() -> None:

@@ -249,7 +249,8 @@ def test_a_run_stops_before_its_deadline_and_goes_on_to_the_same_figures(monkeyp
     with monkeypatch.context() as patch:
         patch.setattr(Deadline, "left", lambda self: next(left))
         with pytest.raises(
-            OutOfTime, match=r"the next epoch takes \d+ s; run the same with --resume=(\S+) to go on"
+            OutOfTime,
+            match=r"the next epoch with the tests after it takes \d+ s; run the same with --resume=(\S+) to go on",
         ) as caught:
             train_and_test("DiffuRec", "ml-100k", config_dict={**SMALL, "epochs": 3, "deadline": "15"})
     last = str(caught.value).partition("--resume=")[2].split()[0]

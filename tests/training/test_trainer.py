@@ -21,6 +21,7 @@ from recbole.utils import init_seed
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from recbole_diffusion.common import log
+from recbole_diffusion.common.deadline import Deadline
 from recbole_diffusion.errors import SettingError, UserError
 from recbole_diffusion.host.dataset import build_dataset
 from recbole_diffusion.host.loaders import build_loaders
@@ -112,6 +113,21 @@ def test_training_leaves_best_and_last_and_returns_plain_floats(tmp_path: Path) 
     from_file = other.trainer.evaluate(other.test, model_file=run.trainer.saved_model_file)
     assert from_file == in_memory
     assert other.trainer.evaluate(other.test, load_best_model=False) == in_memory
+
+
+def test_what_follows_the_training_must_fit_before_the_deadline_where_an_epoch_may_be_the_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make(tmp_path, epochs=5, stopping_step=1)
+    give_scores(monkeypatch, run.trainer, [0.1, 0.2, 0.1, 0.3, 0.4])
+    required: list[float] = []
+    monkeypatch.setattr(Deadline, "require", lambda self, seconds, what: required.append(seconds))
+    run.trainer.validations_after = 1e12
+    run.fit(saved=False)
+    # One more miss would end it after the third, and the fifth is the last.
+    assert [seconds > 1e3 for seconds in required] == [False, False, False, True, True]
+    # The first epoch takes nobody knows how long.
+    assert required[0] == 0 < min(required[1:])
 
 
 def test_training_learns(tmp_path: Path) -> None:
