@@ -1,13 +1,17 @@
 from __future__ import annotations
 
 import copy
+import logging
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from functorch.compile import nop
 from test_trainer import make
+from torch._dynamo.backends.common import aot_autograd
 
 from recbole_diffusion.errors import SettingError
 from recbole_diffusion.model.layers import Encoder
@@ -15,6 +19,14 @@ from recbole_diffusion.training import checkpoint
 from recbole_diffusion.training.compiling import Compiled, compile_network
 
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile wants a C++ compiler")
+
+
+def loss_and_gradients(network: Any, batch: Any) -> list[torch.Tensor]:
+    torch.manual_seed(1)
+    network.zero_grad()
+    loss = network.calculate_loss(batch)
+    loss.backward()
+    return [loss.detach(), *(weight.grad.clone() for weight in network.parameters() if weight.grad is not None)]
 
 
 @needs_compiler
@@ -25,17 +37,9 @@ def test_a_compiled_network_has_the_same_loss_and_gradients(tmp_path: Path) -> N
     network = run.trainer.model.train()
     batch = next(iter(run.train))
     names = checkpoint.weights(network)["state_dict"].keys()
-
-    def loss_and_gradients() -> list[torch.Tensor]:
-        torch.manual_seed(1)
-        network.zero_grad()
-        loss = network.calculate_loss(batch)
-        loss.backward()
-        return [loss.detach(), *(weight.grad.clone() for weight in network.parameters() if weight.grad is not None)]
-
-    plain = loss_and_gradients()
+    plain = loss_and_gradients(network, batch)
     compile_network(network, torch.device("cpu"))
-    torch.testing.assert_close(loss_and_gradients(), plain, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(loss_and_gradients(network, batch), plain, atol=1e-5, rtol=1e-4)
     assert checkpoint.weights(network)["state_dict"].keys() == names
 
 
@@ -58,11 +62,38 @@ def test_where_compiling_fails_a_warning_says_it_once(caplog: pytest.LogCaptureF
     def fails(*args: Any) -> Any:
         raise torch._dynamo.exc.TorchDynamoException("no triton here\nmore of it")
 
-    compiled = Compiled(lambda x: 2 * x, "Encoder.forward")
-    compiled.call = fails
-    assert [compiled(1), compiled(2)] == [2, 4]
+    network: list[Compiled] = []
+    first, second = (Compiled(lambda x: 2 * x, "Encoder.forward", network) for _ in range(2))
+    first.call = second.call = fails
+    first.tried = second.tried = True
+    assert [first(1), second(1), first(2)] == [2, 2, 4]
     assert [record.message for record in caplog.records] == [
-        "compile: Encoder.forward is not compiled (no triton here)"
+        "compile: the network is trained as it is, as Encoder.forward cannot be compiled (no triton here)"
+    ]
+
+
+def test_a_backward_pass_that_cannot_be_compiled_is_noticed_before_the_step(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fails(*args: Any) -> Any:
+        raise RuntimeError("no triton here")
+
+    backend = aot_autograd(fw_compiler=nop, bw_compiler=fails)
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    layers = torch.nn.Sequential(*(torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Dropout()) for _ in range(2)))
+
+    def gradients() -> list[torch.Tensor]:
+        torch.manual_seed(1)
+        loss = layers(torch.ones(3, 4)).square().sum()
+        return [loss, torch.rand(2), *torch.autograd.grad(loss, layers.parameters())]
+
+    plain, network = gradients(), []  # type: ignore[var-annotated]
+    for layer in layers:
+        layer.forward = Compiled(layer.forward, "Encoder.forward", network)
+    # The random numbers, too, are those of a network that was never tried.
+    assert all(map(torch.equal, gradients(), plain))
+    assert [record.message for record in caplog.records if record.levelno >= logging.WARNING] == [
+        "compile: the network is trained as it is, as Encoder.forward cannot be compiled (no triton here)"
     ]
 
 
@@ -76,7 +107,7 @@ def test_compiling_without_a_compiler_is_one_line(tmp_path: Path, monkeypatch: p
 
 def test_a_copy_computes_with_its_own_weights() -> None:
     layer = torch.nn.Linear(1, 1, bias=False)
-    layer.forward = Compiled(layer.forward, "Linear.forward")
+    layer.forward = Compiled(layer.forward, "Linear.forward", [])
     layer.forward.call = layer.forward.function
     copied = copy.deepcopy(layer)
     copied.forward.call = copied.forward.function
