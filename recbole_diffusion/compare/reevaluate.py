@@ -97,7 +97,8 @@ def reevaluate(
         raise SettingError("output", str(target), must="be another folder than that of the comparison")
     for run in plan.runs:
         if not (run.folder / "model.pth").is_file():
-            raise UserError(f"{run.folder}: no model.pth is kept of {run.title}; train it again by the same command")
+            way_out = "archives leave models out; a comparison in another folder without --archive trains it again"
+            raise UserError(f"{run.folder}: no model.pth is kept of {run.title}; {way_out}")
     known = {key for variant in plan.variants for key in changeable(_class_of(variant, model))}
     for key, value in changes.items():
         if key not in known:

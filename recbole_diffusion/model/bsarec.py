@@ -76,7 +76,8 @@ class BSARec(PlainRecommender):
     As in the authors' code every history is padded on the left to `MAX_ITEM_LIST_LENGTH`, whatever the batch, since
     the filter depends on the length and runs over the padding too. So the last item stands at the last place always. A
     place of padding attends to all places, as a mask that adds the same number to every score lets it. `c` counts a
-    frequency and its mirror image as two, so c // 2 + 1 coefficients of a real Fourier transform are kept.
+    frequency and its mirror image as two, so c // 2 + 1 coefficients of a real Fourier transform are kept. Unlike
+    there, padding has no vector: its places hold their position alone, and it is no candidate of the loss.
 
     See `PlainRecommender` for the parameters.
     """
