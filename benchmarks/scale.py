@@ -54,15 +54,12 @@ class Section(NamedTuple):
         Sizes, and those of a quick look.
     measure : callable
         (settings, size) -> column -> value.
-    own_process : bool
-        Whether each point has a process of its own, as its memory wants.
     """
 
     name: str
     points: tuple[int, ...]
     quick: tuple[int, ...]
     measure: Point
-    own_process: bool
 
 
 def interactions_point(settings: dict[str, Any], count: int) -> dict[str, float]:
@@ -87,14 +84,14 @@ def interactions_point(settings: dict[str, Any], count: int) -> dict[str, float]
 def length_point(settings: dict[str, Any], length: int) -> dict[str, float]:
     """A training step on histories that all have `length` items."""
     config = load_config(None, None, None, {**settings, "MAX_ITEM_LIST_LENGTH": length})
-    return {"step (s)": _step_seconds(config, ITEMS, np.full(ROWS, length))}
+    return {"step (s)": _step_seconds(config, ITEMS, np.full(ROWS, length)), **_peak(config)}
 
 
 def catalogue_point(settings: dict[str, Any], items: int) -> dict[str, float]:
     """A training step over a catalogue of `items` items."""
     size = {"hidden_size": 64, "inner_size": 256}
     config = load_config(None, None, None, {**settings, **size})
-    return {"step (s)": _step_seconds(config, items, np.full(ROWS, LENGTH)), "peak (MB)": peak_rss_mb()}
+    return {"step (s)": _step_seconds(config, items, np.full(ROWS, LENGTH)), **_peak(config)}
 
 
 def steps_point(settings: dict[str, Any], steps: int) -> dict[str, float]:
@@ -104,14 +101,20 @@ def steps_point(settings: dict[str, Any], steps: int) -> dict[str, float]:
     batch = made_up_batch(config, ITEMS, np.full(ROWS, LENGTH)).to(config["device"])
     with torch.no_grad():
         seconds = median_seconds(lambda: model.full_sort_predict(batch), ROUNDS, config["device"])
-    return {"batch (s)": seconds, "a user (s)": seconds / ROWS}
+    return {"batch (s)": seconds, "a user (s)": seconds / ROWS, **_peak(config)}
+
+
+def _peak(config: DiffusionConfig) -> dict[str, float]:
+    """The most memory that this process has held: on a GPU, of it."""
+    device = config["device"]
+    return {"peak (MB)": torch.cuda.max_memory_allocated(device) / 1e6 if device.type == "cuda" else peak_rss_mb()}
 
 
 SECTIONS = (
-    Section("interactions", (10**5, 10**6, 10**7, 5 * 10**7), (2_000, 8_000), interactions_point, True),
-    Section("history length", (5, 10, 20, 50, 100, 200, 500), (5, 20), length_point, False),
-    Section("catalogue", (10**4, 10**5, 3 * 10**5, 10**6, 4 * 10**6), (1_000, 4_000), catalogue_point, True),
-    Section("inference steps", (1, 2, 4, 8, 16, 32), (1, 2), steps_point, False),
+    Section("interactions", (10**5, 10**6, 10**7, 5 * 10**7), (2_000, 8_000), interactions_point),
+    Section("history length", (5, 10, 20, 50, 100, 200, 500), (5, 20), length_point),
+    Section("catalogue", (10**4, 10**5, 3 * 10**5, 10**6, 4 * 10**6), (1_000, 4_000), catalogue_point),
+    Section("inference steps", (1, 2, 4, 8, 16, 32), (1, 2), steps_point),
 )
 
 
@@ -227,8 +230,7 @@ def _measure_all(config: DiffusionConfig, settings: dict[str, Any], quick: bool)
     bar = tqdm(planned, "Points", ncols=100, leave=False, disable=not shows_progress())
     for section, size in bar:
         bar.set_postfix_str(f"{section.name} {size:,}")
-        point = _alone(section, settings, size) if section.own_process else section.measure(settings, size)
-        tables.setdefault(section.name, []).append({section.name: size, **point})
+        tables.setdefault(section.name, []).append({section.name: size, **_alone(section, settings, size)})
     return tables
 
 

@@ -17,11 +17,16 @@ from recbole_diffusion.host.settings import load_config
 SMALL = ["--hidden_size=16", "--inner_size=32", "--n_layers=1", "--n_heads=2", "--gpu_id="]
 
 
+def here(section: scale.Section, settings: dict[str, Any], size: int) -> dict[str, float]:
+    return section.measure(settings, size)
+
+
 def test_a_quick_look_gives_tables_and_a_plot(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     # A process of its own costs seconds.
-    fewer = [s._replace(quick=s.quick[:1], own_process=False) if s.own_process else s for s in scale.SECTIONS]
+    monkeypatch.setattr(scale, "_alone", here)
+    fewer = [section._replace(quick=section.quick[:1]) for section in scale.SECTIONS]
     monkeypatch.setattr(scale, "SECTIONS", fewer)
     folder = tmp_path / "plots"
     assert run_command(lambda: speed.run(["--scale", "--quick", "--model=DiffuRec", *SMALL, f"--output={folder}"])) == 0
@@ -40,7 +45,7 @@ def leaves(settings: dict[str, Any], size: int) -> dict[str, float]:
 
 
 def test_a_point_that_is_killed_does_not_take_the_others_along() -> None:
-    section = scale.Section("interactions", (1,), (1,), leaves, True)
+    section = scale.Section("interactions", (1,), (1,), leaves)
     assert isnan(scale._alone(section, {}, 1)["killed"])
 
 
@@ -53,9 +58,8 @@ def test_exponents_are_those_of_a_power_law() -> None:
 
 def test_a_model_without_a_reverse_chain_has_no_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     config = load_config("SASRec", "made-up", None, {"gpu_id": ""})
-    counting = [
-        s._replace(measure=lambda settings, size: {"size": size}, own_process=False) for s in scale.SECTIONS[:3]
-    ]
+    monkeypatch.setattr(scale, "_alone", here)
+    counting = [section._replace(measure=lambda settings, size: {"size": size}) for section in scale.SECTIONS[:3]]
     monkeypatch.setattr(scale, "SECTIONS", (*counting, scale.SECTIONS[3]))
     tables = scale._measure_all(config, {}, quick=False)
     assert list(tables) == ["interactions", "history length", "catalogue"]
