@@ -24,7 +24,7 @@ RESULTS = ROOT / "results"
 DATASETS = ("amazon-beauty", "amazon-toys", "ml-100k", "ml-1m")
 # Archives of comparisons beside those of the datasets' pages, with both rankings.
 BOTH = (
-    *("amazon-beauty-authors", "amazon-beauty-rankings", "amazon-toys-rankings"),
+    *("amazon-beauty-authors", "amazon-beauty-prefergrow", "amazon-beauty-rankings", "amazon-toys-rankings"),
     *("ml-100k-dreamrec", "ml-100k-family", "ml-1m-sequences"),
 )
 YAMLS = sorted([*RESULTS.glob("*.yaml"), *RESULTS.glob("notes/*.yaml")])
