@@ -90,6 +90,24 @@ def test_warming_up_and_a_disturbance_do_not_count(clock: Clock) -> None:
     assert timing.time_training(clock.trainer(disturbed=range(1000)), train, 4, 3).seconds > calm + 100
 
 
+def test_steps_do_not_pay_for_what_an_epoch_does_once(clock: Clock) -> None:
+    config = config_of(length_batching=True)
+    train = build_loaders(config, build_dataset(config))[0]
+    calls: list[str] = []
+    trainer = clock.trainer()
+    of_the_clock = trainer._train_epoch
+
+    def train_epoch(batches: Any, epoch: int) -> None:
+        trainer.freed_memory.give_back()
+        of_the_clock(batches, epoch)
+        trainer.freed_memory.after_step()
+
+    own = SimpleNamespace(give_back=lambda: calls.append("given back"), after_step=lambda: calls.append("step"))
+    trainer._train_epoch, trainer.freed_memory = train_epoch, own
+    timing.time_training(trainer, train, 4, 3)
+    assert set(calls) == {"step"} and trainer.freed_memory is own
+
+
 def test_at_least_ten_steps_are_timed(clock: Clock) -> None:
     config = config_of(length_batching=True, train_batch_size=4096)
     train = build_loaders(config, build_dataset(config))[0]
