@@ -78,12 +78,12 @@ def by_cut(
     return {
         "cuts": cuts.tolist(),
         "rows": [[int((value <= cut).sum()), int((value > cut).sum())] for cut in cuts],
-        "models": {name: {"mean": _plain(_mean(of_it)), **_interval(of_it)} for name, of_it in means.items()},
+        "models": {name: {"mean": _plain(of_it.mean), **_interval(of_it)} for name, of_it in means.items()},
         "pairs": [
             {
                 "first": first,
                 "second": second,
-                "difference": _plain(_mean(means[first]) - _mean(means[second])),
+                "difference": _plain(means[first].mean - means[second].mean),
                 **_interval(means[first], means[second]),
             }
             for first, second in pairs
@@ -105,10 +105,6 @@ def _side_means(weights: np.ndarray, scores: np.ndarray, sides: np.ndarray, cuts
     sums = np.stack([weights[:, rows] @ columns[:, rows].T for rows in inside], axis=1).cumsum(axis=1)
     both = np.stack([sums[:, :-1], sums[:, -1:] - sums[:, :-1]], axis=2)
     return both[..., 1:] / both[..., :1]
-
-
-def _mean(means: Means) -> np.ndarray:
-    return means.by_seed.mean(axis=-1)
 
 
 def _interval(first: Means, second: Means | None = None) -> dict[str, list[list[float]]]:

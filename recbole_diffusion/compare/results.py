@@ -71,7 +71,7 @@ def _estimates(names: Sequence[str], means: Sequence[statistics.Means]) -> dict[
     """Mean and interval of each model."""
     intervals = [statistics.interval(of_model).tolist() for of_model in means]
     return {
-        name: {"mean": float(of_model.by_seed.mean()), "low": low, "high": high}
+        name: {"mean": float(of_model.mean), "low": low, "high": high}
         for name, of_model, (low, high) in zip(names, means, intervals, strict=True)
     }
 

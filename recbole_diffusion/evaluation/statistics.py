@@ -87,6 +87,11 @@ class Means(NamedTuple):
     by_seed: np.ndarray
     resampled: np.ndarray
 
+    @property
+    def mean(self) -> np.ndarray:
+        """The mean over the seeds, [...]."""
+        return self.by_seed.mean(axis=-1)
+
 
 def resampled_means(scores: Sequence[np.ndarray], resamples: int = RESAMPLES, seed: int = 0) -> list[Means]:
     """Means of several models' scores over users resampled with replacement.
@@ -152,7 +157,7 @@ def interval(first: Means, second: Means | None = None, level: float = LEVEL) ->
     fewest = min(model.by_seed.shape[-1] - 1 for model in models if model.by_seed.shape[-1] > 1)
     freedom = np.divide(variance**2, squares, out=np.full_like(variance, np.inf), where=squares > 0).clip(min=fewest)
     half = stats.t.ppf(tails[1], freedom) * np.sqrt(variance)
-    mean = _difference([model.by_seed.mean(axis=-1) for model in models])
+    mean = _difference([model.mean for model in models])
     return np.stack([mean - half, mean + half])
 
 
