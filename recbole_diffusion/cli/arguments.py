@@ -126,6 +126,27 @@ class ConfigFiles(argparse.Action):
         namespace.config_files.extend([values] if Path(values).is_file() else values.split())
 
 
+def given_settings(args: argparse.Namespace) -> dict[str, Any]:
+    """The settings of the files and, stronger than these, of the command line.
+
+    Raises
+    ------
+    UserError
+        For a file that cannot be read.
+    """
+    from ..host.parsing import read_yaml
+
+    given: dict[str, Any] = {}
+    for file in args.config_files:
+        given |= read_yaml(file)
+    return given | args.settings
+
+
+def names_several(args: argparse.Namespace) -> bool:
+    """Whether command line or files name the rows of a comparison."""
+    return not given_settings(args).keys().isdisjoint(("model_list", "variants"))
+
+
 def number(key: str, kind: type[int] | type[float]) -> Callable[[str], Any]:
     """Reads the number that a flag of that name holds; a mistake is a `SettingError`."""
 

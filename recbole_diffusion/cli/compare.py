@@ -10,7 +10,8 @@ from ..common.extras import require_extra
 from ..errors import SettingError, UserError
 from ..host.registry import require_recbole
 from . import parsers
-from .train import informed, names_several
+from .arguments import names_several
+from .help import informed
 
 if TYPE_CHECKING:
     from ..compare.plan import Plan

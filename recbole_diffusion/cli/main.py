@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from .. import __version__
+from ..common.version import __version__
 from ..errors import UserError, suggestion
 from .arguments import Parser
 from .exit_codes import run_command

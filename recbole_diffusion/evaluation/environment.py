@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import torch
 
-from .. import __version__
+from ..common.version import __version__
 
 PACKAGES = ("recbole", "torch", "numpy", "scipy", "pandas")
 

@@ -19,9 +19,9 @@ import scipy  # which loads its parts on first use: `recommend` needs none
 import torch
 from torch import Tensor, nn
 
-from .. import __version__
 from ..common.files import atomic_write, save_tensors
 from ..common.plain import plain
+from ..common.version import __version__
 from ..errors import SettingError, UserError
 from ..host.registry import THEIRS
 from ..host.table import changeable, rename, with_protocol
