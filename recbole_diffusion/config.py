@@ -11,7 +11,7 @@ from .common.setting import aliases_of, table_of
 from .errors import SettingError, suggestion
 from .host.parsing import parse, read_yaml
 from .host.registry import find_model
-from .host.settings import MERGED, DiffusionConfig, default_files, merge
+from .host.settings import MERGED, DiffusionConfig, default_files, merge, read_defaults
 from .host.table import GENERAL, NAMES, OLD_NAMES
 
 __all__ = ["Config"]
@@ -99,5 +99,5 @@ def _known(model: Any, dataset: Any, stated: Iterable[str]) -> set[str]:
         model_class = find_model(model)
         known.update(table_of(model_class), aliases_of(model_class))
         for file in default_files(model_class, dataset):
-            known.update(read_yaml(file, may_be_empty=True))
+            known.update(read_defaults(file))
     return known

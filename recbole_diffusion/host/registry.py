@@ -7,6 +7,8 @@ import importlib.util
 import inspect
 import re
 import sys
+from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 
 from ..errors import SettingError, UserError, nearest
@@ -31,7 +33,7 @@ class MissingRecBole(UserError, ImportError):
 
 def our_models() -> list[str]:
     """Names of the models of this package."""
-    return sorted(_model_files([PACKAGE / "model"]))
+    return sorted(_model_files((PACKAGE / "model",)))
 
 
 def recbole_models() -> list[str]:
@@ -150,11 +152,12 @@ def require_recbole() -> None:
         raise MissingRecBole(f"RecBole is not installed; type: {INSTALL_RECBOLE}")
 
 
-def _recbole_folders() -> list[Path]:
-    return sorted((recbole_folder() / "model").glob("*_recommender"))
+def _recbole_folders() -> tuple[Path, ...]:
+    return tuple(sorted((recbole_folder() / "model").glob("*_recommender")))
 
 
-def _model_files(folders: list[Path]) -> dict[str, Path]:
+@cache
+def _model_files(folders: tuple[Path, ...]) -> Mapping[str, Path]:
     """Model name -> file, by RecBole's convention: class `Name` stands in `name.py`."""
     return {
         name: file

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -59,6 +60,20 @@ def default_files(model: type, dataset: str) -> list[Path]:
     general, sample, *theirs = recbole_files(model, dataset)
     overall, *ours = property_files(model, dataset)
     return [general, sample, overall, *theirs, *ours]
+
+
+def read_defaults(file: Path) -> Mapping[str, Any]:
+    """What a property file holds; to be read only.
+
+    It is parsed again only when the file has changed: parsing takes most of the time in which settings are resolved.
+    """
+    state = file.stat()
+    return _parsed(file, state.st_mtime_ns, state.st_size)
+
+
+@lru_cache(maxsize=256)
+def _parsed(file: Path, changed: int, size: int) -> Mapping[str, Any]:
+    return read_yaml(file, may_be_empty=True)
 
 
 def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
@@ -135,7 +150,7 @@ def resolve(
     # Read.
     layers = [*(read_yaml(file) for file in files), dict(overrides or {})]
     model_class, dataset = _named(model, dataset, layers)
-    contents = [read_yaml(file, may_be_empty=True) for file in default_files(model_class, dataset)]
+    contents = [read_defaults(file) for file in default_files(model_class, dataset)]
     table = settings_table(model_class, contents)
 
     # Type.

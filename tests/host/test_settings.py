@@ -89,6 +89,29 @@ def test_layers_from_weak_to_strong(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert [config[key] for key in keys] == list(range(7))
 
 
+def test_what_is_done_to_one_config_does_not_reach_the_next() -> None:
+    def spoil(value: Any) -> None:
+        for part in value.values() if isinstance(value, dict) else value:
+            if isinstance(part, (dict, list)):
+                spoil(part)
+        value.clear()
+
+    first, second = sasrec(), sasrec()
+    for name, value in first.final_config_dict.items():
+        if isinstance(value, (dict, list)):
+            spoil(value)
+            assert second[name] == sasrec()[name]
+    assert sasrec().plain() == second.plain() != first.plain()
+
+
+def test_a_property_file_that_has_changed_is_read_anew(tmp_path: Path) -> None:
+    code = "from recbole_diffusion.model.diffurec import DiffuRec\nclass Mine(DiffuRec): ...\n"
+    (tmp_path / "mine.py").write_text(code)
+    for size in (4, 16, 128):
+        (tmp_path / "Mine.yaml").write_text(f"hidden_size: {size}\n")
+        assert load_config(f"{tmp_path / 'mine.py'}:Mine", "toy")["hidden_size"] == size
+
+
 def test_our_general_defaults_stand_below_recboles_special_ones() -> None:
     names = [f"{file.parent.name}/{file.name}" for file in default_files(find_model("SASRec"), "ml-100k")]
     assert names[:6] == [
