@@ -18,7 +18,7 @@ from ..diffusion.process import GaussianProcess, Process
 from ..diffusion.timesteps import SharedSteps, StepSampler
 from ..errors import SettingError
 from .base import ENCODER, History, Losses, TrainingStep, mean_by_row
-from .gaussian import GaussianRecommender
+from .gaussian import GaussianRecommender, check_fixed
 from .layers import Dropout, StepMLP
 from .padding import counted_keys, with_padding_place
 
@@ -95,11 +95,9 @@ class ADRec(GaussianRecommender):
         bridge = config["process"] == "bridge"
         if bridge and config["geodesic"]:
             raise SettingError("geodesic", True, must="be False with process=bridge")
-        if not bridge and not config["geodesic"]:
-            return
-        for key, value in {"reverse_sampler": "ddpm", "prediction_type": "x0", "consistency_weight": 0}.items():
-            if config[key] != value:
-                raise SettingError(key, config[key], must=f"be {value} with process=bridge and with geodesic")
+        if bridge or config["geodesic"]:
+            fixed = {"reverse_sampler": "ddpm", "prediction_type": "x0", "consistency_weight": 0}
+            check_fixed(config, fixed, "with process=bridge and with geodesic")
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)

@@ -19,6 +19,7 @@ from ..diffusion.timesteps import FLOW_STEPS, FlowSteps, StepSampler
 from ..errors import SettingError
 from .base import Losses, TrainingStep
 from .diffurec import Condition, DiffuRec
+from .gaussian import check_fixed
 from .sharing import Batch
 
 # Where fewer than one cell in so many is needed, computing these alone is cheaper than the whole table.
@@ -134,9 +135,7 @@ class FMRec(DiffuRec):
 
     @classmethod
     def check_process(cls, config: Any) -> None:
-        for key, value in {"prediction_type": "x0", "consistency_weight": 0}.items():
-            if config[key] != value:
-                raise SettingError(key, config[key], must=f"be {value} in a flow")
+        check_fixed(config, {"prediction_type": "x0", "consistency_weight": 0}, "in a flow")
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)

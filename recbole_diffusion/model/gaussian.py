@@ -53,6 +53,18 @@ def check_steps(config: Any) -> None:
         raise SettingError("noise_schedule", config["noise_schedule"], str(error)) from None
 
 
+def check_fixed(config: Any, fixed: Mapping[str, Any], where: str) -> None:
+    """Refuse every other value of the settings that a process fixes, key -> value; `where` ends "KEY must be VALUE".
+
+    Raises
+    ------
+    SettingError
+    """
+    for key, value in fixed.items():
+        if config[key] != value:
+            raise SettingError(key, config[key], must=f"be {value} {where}")
+
+
 class GaussianRecommender(DiffusionRecommender):
     """A model that noises the embedding of the next item, [B, d], or of the next item at every place, [B, L, d].
 
