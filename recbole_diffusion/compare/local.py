@@ -22,8 +22,7 @@ from ..training.threads import free_threads
 from .jobs import require_no_jobs
 from .plan import Run, Variant
 
-# Seconds that the runs have to end in when the comparison is broken off, all of them together; less than the command
-# keeps for its own end before a deadline.
+# Seconds that the runs have to end in when the comparison is broken off, all of them together.
 SECONDS_TO_END = 3
 
 

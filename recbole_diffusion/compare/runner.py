@@ -25,13 +25,13 @@ from ..errors import OutOfTime, UserError
 from . import one
 from .archive import pack, unpack
 from .data import check_data
-from .local import Local
+from .local import SECONDS_TO_END, Local
 from .plan import Plan, Run
 
 # Seconds between two looks at the runs.
 LOOK_EVERY = 0.5
-# Seconds before the deadline at which the runs at work are ended, so that the command itself ends in time.
-SECONDS_TO_CLOSE = 5
+# Seconds before the deadline at which the runs at work are ended: what they may take, and 2 for the command's own end.
+SECONDS_TO_CLOSE = SECONDS_TO_END + 2
 
 logger = logging.getLogger(__name__)
 
