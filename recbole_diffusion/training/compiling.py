@@ -37,21 +37,24 @@ class Compiled:
 
     def __init__(self, function: Callable[..., Any], name: str, network: list[Compiled]) -> None:
         self.function, self.name, self.network = function, name, network
-        self.call: Callable[..., Any] | None = None
-        self.tried = False
+        self.compiled: Callable[..., Any] | None = None
+        self.tried_gradients = self.gave_up = False
         network.append(self)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if self.call is None:
+        if self.gave_up:
+            return self.function(*args, **kwargs)
+        if self.compiled is None:
             # Batches differ in length, and each length would be compiled by itself.
-            self.call = torch.compile(self.function, dynamic=True)
-        if self.call is not self.function and not self.tried and torch.is_grad_enabled():
-            self.tried = True
+            self.compiled = torch.compile(self.function, dynamic=True)
+        if not self.tried_gradients and torch.is_grad_enabled():
+            self.tried_gradients = True
             failure = self._failure(args, kwargs)
             if failure is not None:
                 self._give_up(failure)
+                return self.function(*args, **kwargs)
         try:
-            return self.call(*args, **kwargs)
+            return self.compiled(*args, **kwargs)
         except torch._dynamo.exc.TorchDynamoException as error:
             self._give_up(error)
             return self.function(*args, **kwargs)
@@ -72,7 +75,7 @@ class Compiled:
         logging.disable(logging.WARNING)
         try:
             with torch.random.fork_rng(devices={weight.device for weight in weights if weight.is_cuda}):
-                values = self.call(*args, **kwargs)  # type: ignore[misc]
+                values = self.compiled(*args, **kwargs)  # type: ignore[misc]
             totals = [value.sum() for value in _tensors(values) if value.requires_grad]
             leaves = [leaf for leaf in (*_tensors((args, kwargs)), *weights) if leaf.requires_grad]
             if totals:
@@ -87,10 +90,10 @@ class Compiled:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         logger.warning("compile: the network is trained as it is, as %s cannot be compiled (%s)", self.name, reason)
         for part in self.network:
-            part.call = part.function
+            part.gave_up = True
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "call": None, "tried": False}
+        return {**vars(self), "compiled": None, "tried_gradients": False, "gave_up": False}
 
 
 def _tensors(tree: Any) -> list[Tensor]:
