@@ -49,22 +49,23 @@ class ScoreEntropyProcess(CategoricalProcess):
         self.sigmas = Tables(self.sigma)
         self._rate = Tables(self.rate)
 
-    def loss(self, s: Tensor, x_0: Tensor, x_t: Tensor, timestep: Tensor, prior: Tensor) -> Tensor:
-        """Score entropy [B] of s [B, K], for ids x_0 and x_t [B] at timestep [B] and a prior [K].
+    def loss(
+        self, exp_sum: Tensor, mean: Tensor, s_0: Tensor, x_0: Tensor, x_t: Tensor, timestep: Tensor, prior: Tensor
+    ) -> Tensor:
+        """Score entropy [B] by what it takes of s: Σ_y exp(s_y), Σ_y p(y) s_y, and s of x_0, each [B].
 
         dσ/dt p(x_t) Σ_y [exp(s_y) - r_y s_y + r_y (log r_y - 1)] with r_y = q(y) / q(x_t) and q = q(. | x_0) at t: Lou
         et al. (2024), equation 9, for transitions to a prior p. It is 0 where exp(s) = r, and never negative. Its
-        integral over t bounds -log p(x_0). s_y must be 0 for y = x_t, and far below 0 for y of no probability.
-        """
-        # A row whose x_t is not of the prior counts for nothing, however large its s.
-        s = s.masked_fill((prior[x_t] == 0)[:, None], 0.0)
-        s_0 = s.gather(1, x_0[:, None])[:, 0]
-        return self.loss_of_sums(s.exp().sum(dim=-1), s @ prior, s_0, x_0, x_t, timestep, prior)
+        integral over t bounds -log p(x_0). s_y must be 0 for y = x_t, and far below 0 for y of no probability; where
+        p(x_t) is 0 the sums must be finite.
 
-    def loss_of_sums(
-        self, exp_sum: Tensor, mean: Tensor, s_0: Tensor, x_0: Tensor, x_t: Tensor, timestep: Tensor, prior: Tensor
-    ) -> Tensor:
-        """`loss` by what it takes of s, each [B]: Σ_y exp(s_y), Σ_y p(y) s_y, and s of x_0."""
+        Parameters
+        ----------
+        exp_sum, mean, s_0 : Tensor [B]
+        x_0, x_t : int64 Tensor [B]
+        timestep : int64 Tensor [B]
+        prior : Tensor [K]
+        """
         abar, rate = (table.like(s_0)[timestep] for table in (self._abar, self._rate))
         fresh = 1 - abar
         q_0, q_t = (self._marginal(y, x_0, abar, prior) for y in (x_0, x_t))

@@ -174,7 +174,7 @@ class PreferGrow(DiscreteRecommender):
             if bias is not None:
                 mean = mean + prior @ bias
             s_0 = s_0.masked_fill(x_0 == x_t, 0.0)
-            loss = self.process.loss_of_sums(exp_sum, mean, s_0, x_0, x_t, step.timestep, prior)
+            loss = self.process.loss(exp_sum, mean, s_0, x_0, x_t, step.timestep, prior)
         if self.prior_logits is None:
             return Losses(loss)
         chance = self.process.probability(step.x_t, step.target, step.timestep, prior)
