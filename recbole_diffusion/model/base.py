@@ -18,7 +18,7 @@ from ..diffusion.process import NoProcess, Process
 from ..diffusion.samplers import Denoise, ReverseStep, ancestral
 from ..diffusion.timesteps import OneStep, StepSampler
 from ..errors import ModelError, SettingError
-from .layers import ACTIVATIONS, Encoder
+from .layers import ACTIVATIONS, Encoder, item_table
 from .losses import catalogue_cross_entropy
 from .sharing import Batch, History, Processes, rows_of
 from .similarity import SIMILARITIES, item_queries, item_vectors, scores_of
@@ -209,8 +209,7 @@ class DiffusionRecommender(SequentialRecommender):
         except ValueError as error:
             raise SettingError("inference_steps", config["inference_steps"], str(error)) from None
         self.evaluation_noise = HashedNoise(config["seed"])
-        self.item_embedding: nn.Embedding | SplitEmbedding = nn.Embedding(self.n_items, self.hidden_size)
-        nn.init.normal_(self.item_embedding.weight, std=config["initializer_range"])
+        self.item_embedding: nn.Embedding | SplitEmbedding = item_table(self.n_items, config)
         self.eval_batch_size: int = config["eval_batch_size"]
         # Where padding is an ordinary item of the softmax, it is 0.
         self.first_candidate = 1

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..common.setting import Setting, probability, switch
-from .layers import Dropout
+from .layers import Dropout, item_table
 from .plain import PlainRecommender, at_last
 
 
@@ -33,8 +33,7 @@ class LastItem(PlainRecommender):
         self.dropout = Dropout(config["embedding_dropout_prob"])
         self.next_embedding = None
         if not config["shared_vectors"]:
-            self.next_embedding = nn.Embedding(self.n_items, self.hidden_size)
-            nn.init.normal_(self.next_embedding.weight, std=config["initializer_range"])
+            self.next_embedding = item_table(self.n_items, config)
 
     def read(self, items: Tensor, length: Tensor) -> Tensor:
         """The vector of each last item."""

@@ -6,9 +6,12 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import psutil
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from ..errors import SettingError
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
@@ -19,6 +22,25 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "tanh": torch.tanh,
     "sigmoid": torch.sigmoid,
 }
+
+
+def item_table(n_items: int, config: Any) -> nn.Embedding:
+    """Embeddings [V, d] of the items, with d = `hidden_size`, drawn with the deviation `initializer_range`.
+
+    Raises
+    ------
+    SettingError
+        Where free memory does not hold them, or not the d × d numbers of a layer that reads them.
+    """
+    width, free = config["hidden_size"], psutil.virtual_memory().available
+    numbers = free // torch.get_default_dtype().itemsize
+    most = min(numbers // n_items, math.isqrt(numbers))
+    if width > most:
+        must = f"be at most {most} with {n_items - 1} items and {free / 2**30:.1f} GiB of free memory"
+        raise SettingError("hidden_size", width, must=must)
+    table = nn.Embedding(n_items, width)
+    nn.init.normal_(table.weight, std=config["initializer_range"])
+    return table
 
 
 def shared_step(timestep: Tensor) -> Tensor:

@@ -9,11 +9,12 @@ import torch
 import torch.nn.functional as F
 from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import InputType
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..common.setting import Setting, positive
 from ..errors import ModelError
 from .base import check_table
+from .layers import item_table
 from .losses import catalogue_cross_entropy
 
 
@@ -53,8 +54,7 @@ class PlainRecommender(SequentialRecommender):
         super().__init__(config, dataset)
         self.check_settings(config)
         self.hidden_size: int = config["hidden_size"]
-        self.item_embedding = nn.Embedding(self.n_items, self.hidden_size)
-        nn.init.normal_(self.item_embedding.weight, std=config["initializer_range"])
+        self.item_embedding = item_table(self.n_items, config)
 
     def read(self, items: Tensor, length: Tensor) -> Tensor:
         """What is scored, [B, d], of histories [B, L], which are padded on the right with 0, of `length` [B]."""

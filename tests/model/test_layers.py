@@ -2,14 +2,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from types import SimpleNamespace
 
+import psutil
 import pytest
 import torch
 import torch.nn.functional as F
 from marks import needs_gpu
 from torch import nn
 
-from recbole_diffusion.model.layers import Attention, Dropout, Encoder, StepMLP, rotated, step_angles
+from recbole_diffusion.errors import SettingError
+from recbole_diffusion.model.layers import Attention, Dropout, Encoder, StepMLP, item_table, rotated, step_angles
 
 BLOCK = {
     "hidden_size": 16,
@@ -20,6 +23,18 @@ BLOCK = {
     "hidden_act": "gelu_tanh",
     "layer_norm_eps": 1e-12,
 }
+
+
+@pytest.mark.parametrize(("n_items", "most"), [(10, 31), (100, 10)])
+def test_an_item_table_that_memory_does_not_hold_is_refused(
+    n_items: int, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 1000 numbers that memory holds, [V, d] and [d, d] may take all."""
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=4000))
+    assert item_table(n_items, {"hidden_size": most, "initializer_range": 0.02}).weight.shape == (n_items, most)
+    message = f"hidden_size must be at most {most} with {n_items - 1} items and 0.0 GiB of free memory, got {most + 1}"
+    with pytest.raises(SettingError, match=message):
+        item_table(n_items, {"hidden_size": most + 1, "initializer_range": 0.02})
 
 
 @pytest.mark.parametrize("probability", [0.1, 0.5])
