@@ -1,7 +1,8 @@
 """What the noise is worth in several comparisons, as one picture.
 
 `python -m benchmarks.noise_worth compare/ml-100k compare/amazon-beauty --output=noise.png` reads the `results.json` of
-each folder that `recbole-diffusion compare` has written. A line is a model of a comparison against its `-off` row.
+each folder that `recbole-diffusion compare` has written. A line is a model of a comparison against its `-off` row;
+controls are left out.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from recbole_diffusion.cli.exit_codes import run_command
 from recbole_diffusion.common.files import atomic_write
 from recbole_diffusion.compare.plots import DPI, noise_forest, noise_tests
 from recbole_diffusion.compare.report import read_results
+from recbole_diffusion.compare.results import is_control
 from recbole_diffusion.errors import SettingError
 
 COLOURS = 64
@@ -29,7 +31,9 @@ def rows_of(results: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     seeds = {row["name"]: len(row["seeds"]) for row in results["rows"]}
     rows: dict[str, dict[str, Any]] = {}
     for ranking, test in noise_tests(results):
-        count = min(seeds[test["first"]], seeds[f"{test['first']}-off"])
+        if is_control(test):
+            continue
+        count = min(seeds[test["first"]], seeds[test["second"]])
         label = f"{test['first']}, {results['dataset']}, {count} seed{'s' if count > 1 else ''}"
         rows.setdefault(label, {})[ranking] = test
     return rows

@@ -24,7 +24,7 @@ from ..evaluation.ranks import K
 from ..evaluation.statistics import LEVEL
 from .plan import IGNORED
 from .report import finding, how_measured, how_noise, how_set_up, how_tested, how_timed
-from .results import COSTS
+from .results import COSTS, has_controls
 
 # In the order in which they build on one another.
 CODE = ("state.js", "leaderboard.js", "pairs.js", "charts.js", "main.js")
@@ -96,7 +96,12 @@ def _comparison(label: str, results: Mapping[str, Any]) -> dict[str, Any]:
 def _ranking(results: Mapping[str, Any]) -> dict[str, Any]:
     rows = [{key: row[key] for key in ("name", "test", "valid") if key in row} for row in results["rows"]]
     noise = [{**pair, "finding": finding(pair).replace("*", "")} for pair in results["noise"]]
-    return {"rows": rows, "noise": noise, **{key: results[key] for key in OF_RANKING}}
+    return {
+        "rows": rows,
+        "noise": noise,
+        "controls": has_controls(results),
+        **{key: results[key] for key in OF_RANKING},
+    }
 
 
 def _row(row: Mapping[str, Any], runs: list[dict[str, Any]]) -> dict[str, Any]:

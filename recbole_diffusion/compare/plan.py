@@ -170,6 +170,11 @@ def file_name(name: str) -> str:
     return re.sub(r"[^\w.+-]+", "_", ascii_name).strip("_.") or "_"
 
 
+def off_name(name: str) -> str:
+    """What the row is called that is the row `name` with its diffusion switched off."""
+    return f"{name}-off"
+
+
 def split_outside(text: str) -> list[str]:
     """The parts of a text between the commas that stand in no bracket."""
     parts, depth = [""], 0
@@ -369,7 +374,7 @@ def make_variants(request: Request) -> list[Variant]:
         variants.append(variant)
         if is_on and request.own["off_switch"]:
             off = {**variant.settings, "diffusion": False, "seeds": variant.seeds}
-            switched_off, _ = _make_variant(request, f"{variant.name}-off", variant.model, off)
+            switched_off, _ = _make_variant(request, off_name(variant.name), variant.model, off)
             if switched_off.config not in configs:
                 variants.append(switched_off)
                 configs.append(switched_off.config)

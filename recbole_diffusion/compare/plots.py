@@ -17,6 +17,7 @@ from ..common.files import atomic_write
 from ..evaluation.protocols import results_by_protocol
 from ..evaluation.ranks import K
 from ..evaluation.statistics import LEVEL, MARGIN
+from .results import has_controls
 
 DPI = 150
 COLOURS = [colormaps["tab10"](number) for number in range(10)]
@@ -145,7 +146,7 @@ def noise_forest(rows: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Figure:
     Parameters
     ----------
     rows : mapping
-        Label -> ranking -> a test of a model against its `-off` row, as in the `noise` of a comparison's results.
+        Label -> ranking -> a test of a model against a row without noise, as in the `noise` of a comparison's results.
     """
     rankings = list(dict.fromkeys(ranking for tests in rows.values() for ranking in tests))
     figure, axes = _figure(7 + max(map(len, rows)) / LETTERS_AN_INCH, 1.2 + 0.4 * len(rows))
@@ -167,15 +168,17 @@ def noise_forest(rows: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Figure:
 
 
 def noise_worth(results: dict[str, Any], look: Look) -> Figure | None:
-    """What the noise of each model is worth, under each ranking of the comparison."""
+    """What the noise of each model is worth, under each ranking of the comparison; with controls a line a pair."""
     rows: dict[str, dict[str, Any]] = {}
+    named = has_controls(results)
     for ranking, test in noise_tests(results):
-        rows.setdefault(test["first"], {})[ranking] = test
+        label = f"{test['first']} against {test['second']}" if named else test["first"]
+        rows.setdefault(label, {})[ranking] = test
     return noise_forest(rows) if rows else None
 
 
 def noise_tests(results: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The tests of models against their `-off` rows, each with the name of its ranking."""
+    """The tests of models against rows without noise, each with the name of its ranking."""
     for protocol, of_ranking in results_by_protocol(results).items():
         for test in of_ranking["noise"]:
             yield f"history {protocol}", test

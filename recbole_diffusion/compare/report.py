@@ -17,7 +17,7 @@ from ..evaluation.ranks import HEAD, K
 from ..evaluation.statistics import LEVEL, MARGIN, RESAMPLES
 from .plan import Plan
 from .plots import plot_all
-from .results import COSTS
+from .results import COSTS, has_controls
 from .runner import duration
 from .trials import budget_lines
 
@@ -114,7 +114,7 @@ def pair_rows(results: Mapping[str, Any]) -> list[dict[str, str]]:
 
 
 def finding(pair: Mapping[str, Any]) -> str:
-    """What a test of a row against its `-off` row says, in a word or two."""
+    """What a test of a row against one without noise says, in a word or two."""
     if pair["ndcg_significant"]:
         return "**better with noise**" if pair["difference"] > 0 else "**worse with noise**"
     if pair["equivalent"]:
@@ -123,10 +123,12 @@ def finding(pair: Mapping[str, Any]) -> str:
 
 
 def noise_rows(results: Mapping[str, Any]) -> list[dict[str, str]]:
-    """What the noise of each model is worth, a model a row."""
+    """What the noise of each model is worth, a model a row; with controls a pair a row, which then names both."""
+    named = has_controls(results)
     return [
         {
             "model": pair["first"],
+            **({"against": pair["second"]} if named else {}),
             f"NDCG@{K}": f"{pair['mean']:.4f}",
             "with diffusion off": f"{pair['off_mean']:.4f}",
             "difference": f"{pair['difference']:+.4f}",
@@ -141,14 +143,24 @@ def noise_rows(results: Mapping[str, Any]) -> list[dict[str, str]]:
 
 
 def how_noise(results: Mapping[str, Any]) -> str:
-    pairs = len(results["noise"])
-    corrected = f", with Holm's correction for these {pairs} pairs" if pairs > 1 else ""
+    """What the figures of the noise are, and which pairs Holm's correction is for."""
+    pairs, controls = len(results["noise"]), has_controls(results)
+    against = "the same network without noise"
+    counted = f"these {pairs} pairs"
+    if controls:
+        against = "rows without noise: its own (NAME-off), and controls, whose other settings may differ"
+        counted = f"all {pairs} pairs of this table, controls included"
+    corrected = f", with Holm's correction for {counted}" if pairs > 1 else ""
     return (
-        f"Each model against the same network without noise. *Better* and *worse*: significant, as below{corrected}."
+        f"Each model against {against}. *Better* and *worse*: significant, as below{corrected}."
         " *Equal*: two one-sided tests (TOST) at"
         f" {1 - LEVEL:.2f}, each pair by itself, show that NDCG@{K} differs by less than {MARGIN:.0%}. *Open*: neither;"
         f" the interval ends within the bound that stands there.{_one_seed(results)}"
     )
+
+
+def _noise_table(results: Mapping[str, Any]) -> str:
+    return _table(noise_rows(results), names=2 if has_controls(results) else 1)
 
 
 def _one_seed(results: Mapping[str, Any]) -> str:
@@ -227,7 +239,7 @@ def to_markdown(results: Mapping[str, Any], plots: Mapping[str, Path]) -> str:
         parts += [f"## Test metrics{title}", _table(metric_rows(of_ranking)), how_measured(of_ranking)]
     for title, _, of_ranking in _rankings(results):
         if of_ranking["noise"]:
-            parts += [f"## What the noise is worth{title}", _table(noise_rows(of_ranking)), how_noise(of_ranking)]
+            parts += [f"## What the noise is worth{title}", _noise_table(of_ranking), how_noise(of_ranking)]
     failed = [
         f"- {row['name']}, seed {seed}: {_code(why)}" for row in results["rows"] for seed, why in row["failed"].items()
     ]

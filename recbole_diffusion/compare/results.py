@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from ..evaluation import statistics
 from ..evaluation.protocols import apart, protocols
 from ..evaluation.ranks import HEAD, Aligned, K, align, by_user, hit, is_head, length_groups, load_ranks, ndcg
 from .cuts import by_cut
-from .plan import Plan, Run, Variant
+from .plan import Plan, Run, Variant, off_name
 from .runner import state_of
 from .trials import tuning_of
 
@@ -101,14 +101,43 @@ def _by_steps(records: dict[str, list[dict[str, Any]]], history: str, protocol: 
     return table
 
 
+def noise_pairs(variants: Sequence[Variant]) -> list[tuple[str, str]]:
+    """Each row whose diffusion is on, with the rows of its model whose diffusion is off.
+
+    These are its own `-off` row and the controls, which are no row's own. The `-off` row of another is left out: it
+    belongs to that one's settings, which may be those of another network.
+    """
+    on = [variant for variant in variants if variant.config.get("diffusion")]
+    off = [variant for variant in variants if variant.config.get("diffusion") is False]
+    owned = {(off_name(variant.name), variant.model) for variant in on}
+    return [
+        (first.name, second.name)
+        for first in on
+        for second in off
+        if second.model == first.model
+        and (second.name == off_name(first.name) or (second.name, second.model) not in owned)
+    ]
+
+
+def is_control(pair: Mapping[str, Any]) -> bool:
+    """Whether a test of the `noise` is against another row than the model's own `-off` row."""
+    return pair["second"] != off_name(pair["first"])
+
+
+def has_controls(results: Mapping[str, Any]) -> bool:
+    """Whether the `noise` of a ranking has tests against controls."""
+    return any(map(is_control, results["noise"]))
+
+
 def _noise_worth(
+    variants: Sequence[Variant],
     names: Sequence[str],
     ndcg_of: Sequence[np.ndarray],
     hits: Sequence[np.ndarray],
     means: tuple[Sequence[statistics.Means], Sequence[statistics.Means]],
 ) -> list[dict[str, Any]]:
-    """Each row that has an `-off` row, tested against it; Holm's correction is for these pairs."""
-    pairs = [(name, f"{name}-off") for name in names if f"{name}-off" in names]
+    """The pairs of `noise_pairs` that have runs, tested; Holm's correction is for these."""
+    pairs = [pair for pair in noise_pairs(variants) if set(pair) <= set(names)]
     mean = {name: float(scores.mean()) for name, scores in zip(names, ndcg_of, strict=True)}
     tested = statistics.compare_pairs(names, ndcg_of, hits, pairs=pairs, means=means)
     return [{**pair._asdict(), "mean": mean[pair.first], "off_mean": mean[pair.second]} for pair in tested]
@@ -139,7 +168,7 @@ def _tests(plan: Plan, states: dict[Run, dict[str, Any]], history: str, protocol
     return {
         "users": len(np.unique(rows.user)),
         "pairs": [pair._asdict() for pair in pairs],
-        "noise": _noise_worth(names, user_ndcg, user_hits, means),
+        "noise": _noise_worth(plan.variants, names, user_ndcg, user_hits, means),
         "estimates": {
             f"ndcg@{K}": _estimates(names, means[0]),
             f"hit@{K}": _estimates(names, means[1]),
@@ -181,11 +210,10 @@ def collect(plan: Plan, command: Sequence[str] = ()) -> dict[str, Any]:
     Returns
     -------
     dict
-        `rows` (a model each), `pairs` (tests of differences), `noise` (tests of models against their `-off` rows),
-        `estimates`, `by_length`, `by_popularity`, `by_cut`, `by_steps`, `tuning` (trials) and `runs` (the record of
-        every run, with configuration, command, versions, commit and machine). With `history_in_ranking: both` these are
-        of the ranking with the history, and `history_out` holds the same of that without it, but for runs, costs and
-        trials.
+        `rows` (a model each), `pairs` (tests of differences), `noise` (the tests of `noise_pairs`), `estimates`,
+        `by_length`, `by_popularity`, `by_cut`, `by_steps`, `tuning` (trials) and `runs` (the record of every run, with
+        configuration, command, versions, commit and machine). With `history_in_ranking: both` these are of the ranking
+        with the history, and `history_out` holds the same of that without it, but for runs, costs and trials.
     """
     states = {run: state_of(run) for run in plan.runs}
     by_variant = {v: {run: states[run] for run in plan.runs_of(v)} for v in plan.variants}

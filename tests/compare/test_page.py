@@ -46,6 +46,7 @@ def test_the_page_holds_what_the_results_do(compared: dict[str, Any]) -> None:
     assert ranking["pairs"] == results["pairs"] and ranking["by_cut"] == results["by_cut"]
     assert {"length", "popularity", "time"} == set(ranking["by_cut"])
     assert [one["finding"] for one in ranking["noise"]] and "*" not in ranking["noise"][0]["finding"]
+    assert ranking["controls"] is False
     first = comparison["curves"][0]
     assert first["valid"] == [epoch["valid_score"] for epoch in results["runs"][0]["epochs"]]
     assert first["minutes"][1] > first["minutes"][0] > 0

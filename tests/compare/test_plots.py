@@ -34,6 +34,7 @@ def made(names: list[str] = NAMES, seeds: int = 2) -> dict[str, Any]:
         "noise": [
             {
                 "first": name,
+                "second": f"{name}-off",
                 "difference": 0.001 * i,
                 "low": 0.001 * i - 0.01,
                 "high": 0.001 * i + 0.01,
@@ -113,7 +114,8 @@ def test_files_are_written_where_there_is_something_to_show(tmp_path: Path) -> N
 
 
 def test_the_noise_under_both_rankings_is_in_per_cent_of_the_row_without() -> None:
-    pair = {"first": "DiffuRec", "difference": 0.01, "low": -0.01, "high": 0.03, "off_mean": 0.05}
+    pair = {"first": "DiffuRec", "second": "DiffuRec-off", "difference": 0.01, "low": -0.01, "high": 0.03}
+    pair["off_mean"] = 0.05
     results = {**made(), "noise": [pair], "history_in_ranking": "both"}
     results["history_out"] = {"noise": [{**pair, "difference": -0.005}]}
     figure = PLOTS["noise"][1](results, Look(NAMES))
@@ -122,6 +124,18 @@ def test_the_noise_under_both_rankings_is_in_per_cent_of_the_row_without() -> No
     assert {"history in", "history out", "DiffuRec"} <= shown
     (inside, outside) = [container.lines[0].get_xdata() for container in figure.axes[0].containers]
     assert inside == pytest.approx([20.0]) and outside == pytest.approx([-10.0])
+
+
+def test_with_controls_a_line_of_the_noise_names_both_rows() -> None:
+    results = made(names=NAMES[:2])
+    own, other = results["noise"]
+    results["noise"] = [own, {**other, "first": own["first"], "second": "more dropout"}]
+    figure = PLOTS["noise"][1](results, Look(NAMES))
+    assert figure is not None
+    shown = {text.get_text() for text in texts(figure)}
+    assert {"DiffuRec against DiffuRec-off", "DiffuRec against more dropout"} <= shown
+    (drawn,) = figure.axes[0].containers
+    assert drawn.lines[0].get_xdata() == pytest.approx([0.0, 2.0])
 
 
 def test_no_two_of_many_models_look_alike() -> None:

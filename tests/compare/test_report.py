@@ -46,6 +46,26 @@ def test_the_report_tells_of_every_row(compared: dict[str, Any]) -> None:
     assert set(re.findall(r"!\[.*\]\((.*)\)", text)) == {f"{name}.png" for name in PLOTS}
 
 
+def test_where_there_are_controls_the_noise_says_against_which_row(compared: dict[str, Any]) -> None:
+    results = json.loads((compared["folder"] / "results.json").read_text())
+
+    def noise_in(text: str) -> str:
+        return text.split("## What the noise is worth")[1].split("##")[0]
+
+    alone = noise_in(to_markdown(results, {}))
+    assert "against  " not in alone and "Each model against the same network without noise." in alone
+    results["noise"].append({**results["noise"][0], "second": "more dropout", "difference": 0.0123})
+    text = noise_in(to_markdown(results, {}))
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| ")]
+    assert [row[:2] for row in rows] == [
+        ["model", "against"],
+        ["DiffuRec", "DiffuRec-off"],
+        ["DiffuRec", "more dropout"],
+    ]
+    assert "+0.0123" in rows[2] and "+0.0123" not in rows[1]
+    assert "with Holm's correction for all 2 pairs of this table, controls included" in text
+
+
 def test_results_hold_what_is_needed_to_do_it_again(compared: dict[str, Any]) -> None:
     results = json.loads((compared["folder"] / "results.json").read_text())
     assert [(run["name"], run["seed"], run["state"]) for run in results["runs"]] == [

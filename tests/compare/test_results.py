@@ -9,7 +9,8 @@ from small_plans import small_plan, write_wanted
 
 from recbole_diffusion.common.files import read_json, write_json
 from recbole_diffusion.compare.plan import Plan
-from recbole_diffusion.compare.results import best_by, collect, mean_and_std
+from recbole_diffusion.compare.results import best_by, collect, mean_and_std, noise_pairs
+from recbole_diffusion.evaluation import statistics
 from recbole_diffusion.evaluation.ranking import UserRanks
 from recbole_diffusion.evaluation.ranks import hit, load_ranks, ndcg, save_ranks
 
@@ -68,13 +69,56 @@ def test_rows_and_tests(plan: Plan) -> None:
 
 
 def test_a_row_is_tested_against_its_off_row() -> None:
-    plan = small_plan(model_list="a=Pop,a-off=Pop(epochs=3),c=Pop(epochs=4)", seeds="1,2")
-    ranks = leave(plan, better="a")
+    plan = small_plan(model_list="DiffuRec,c=Pop(epochs=4)", seeds="1,2")
+    ranks = leave(plan, better="DiffuRec")
     (worth,) = collect(plan)["noise"]
-    assert (worth["first"], worth["second"]) == ("a", "a-off")
+    assert (worth["first"], worth["second"]) == ("DiffuRec", "DiffuRec-off")
     assert worth["mean"] == pytest.approx(float(ndcg(ranks[0]).mean()))
     assert worth["difference"] == pytest.approx(worth["mean"] - worth["off_mean"])
     assert worth["ndcg_significant"] and worth["wilcoxon_holm"] == worth["wilcoxon"]
+
+
+MORE = "more=DiffuRec(diffusion=False,hidden_dropout_prob=0.5)"
+WIDE = "wide=DiffuRec(hidden_size=32)"
+OWN, OF_WIDE = ("DiffuRec", "DiffuRec-off"), ("wide", "wide-off")
+
+
+@pytest.mark.parametrize(
+    ("model_list", "pairs"),
+    [
+        (f"DiffuRec,{MORE},SASRec", [OWN, ("DiffuRec", "more")]),
+        # Another row's own row without noise is no control, a row that the user adds is one for each row of its model.
+        (f"DiffuRec,{WIDE}", [OWN, OF_WIDE]),
+        (f"DiffuRec,{WIDE},{MORE}", [OWN, ("DiffuRec", "more"), OF_WIDE, ("wide", "more")]),
+        (f"{WIDE},x=DiffuRec(hidden_size=32,diffusion=False),DiffuRec", [("wide", "x"), ("DiffuRec", "x"), OWN]),
+        # Another model is none.
+        (f"DiffRec,{MORE}", [("DiffRec", "DiffRec-off")]),
+        # Settings tell, names do not.
+        ("Pop,Pop-off=Pop(epochs=3)", []),
+        ("sure=DiffuRec(diffusion=False),sure-off=DiffuRec", [("sure-off", "sure")]),
+        (MORE, []),
+    ],
+)
+def test_a_row_is_tested_against_controls_of_its_model(model_list: str, pairs: list[tuple[str, str]]) -> None:
+    assert noise_pairs(small_plan(model_list=model_list).variants) == pairs
+
+
+def test_holm_counts_the_pairs_with_controls() -> None:
+    plan = small_plan(model_list=f"DiffuRec,{MORE},SASRec", seeds="1,2")
+    leave(plan, better="DiffuRec-off")
+    noise = collect(plan)["noise"]
+    assert [(pair["first"], pair["second"]) for pair in noise] == [OWN, ("DiffuRec", "more")]
+    for test in ("wilcoxon", "mcnemar"):
+        assert [pair[f"{test}_holm"] for pair in noise] == statistics.holm([pair[test] for pair in noise])
+    assert noise[0]["wilcoxon_holm"] == 2 * noise[0]["wilcoxon"] > 0
+
+
+def test_the_off_row_of_a_row_that_failed_is_no_control() -> None:
+    plan = small_plan(model_list=f"DiffuRec,{WIDE}", seeds="1")
+    leave(plan, better="DiffuRec")
+    (failed,) = [run for run in plan.runs if run.variant.name == "wide"]
+    (failed.folder / "record.json").unlink()
+    assert [(pair["first"], pair["second"]) for pair in collect(plan)["noise"]] == [OWN]
 
 
 def test_groups_hold_every_user_once(plan: Plan) -> None:

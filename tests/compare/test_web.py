@@ -165,6 +165,22 @@ def test_any_pair_shows_its_difference_test_and_settings(report: Callable[..., A
     )
 
 
+def test_the_noise_is_against_controls_too(report: Callable[..., Any], results: dict[str, Any]) -> None:
+    noise = [{**pair, "mean": 0.05, "off_mean": 0.04} for pair in results["pairs"] if pair["first"] == "Pop"]
+    page = report({"ml-100k": {**results, "noise": noise}})
+    assert column(page, 1, "noise") == [f"● Pop against {name}" for name in ("b", MARKUP, "d")]
+    assert column(page, 4, "noise")[0].strip("+−") == f"{abs(noise[0]['difference']):.4f}"
+    assert "against its rows without noise" in page.locator("#noise figcaption").inner_text()
+    assert "for all 3 pairs of this table, controls included" in page.locator("#noise .note").inner_text()
+    page.get_by_text("Rows: 4 of 4").click()
+    page.get_by_label("Filter by name").fill("b")
+    page.get_by_role("button", name="None", exact=True).click()
+    assert column(page, 1, "noise") == ["● Pop against d"]
+    # Where each row is tested against its own alone, that goes without saying.
+    page = report({"ml-100k": {**results, "noise": [{**noise[0], "second": "Pop-off"}]}})
+    assert column(page, 1, "noise") == ["● Pop"]
+
+
 def test_a_slider_moves_the_cut(report: Callable[..., Any], results: dict[str, Any]) -> None:
     page = report()
     cuts = results["by_cut"]["length"]

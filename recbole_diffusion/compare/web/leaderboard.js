@@ -109,15 +109,17 @@ function sharedBoard() {
 section("leaderboard", "Leaderboard", () => (shown() ? oneBoard() : sharedBoard()));
 
 section("noise", "What the noise is worth", () => {
-  const pairs = ranking()?.noise.filter(({ first }) => visible(first)) ?? [];
+  // Where rows are tested against controls, each line names the row that it is against.
+  const { noise = [], controls = false } = ranking() ?? {};
+  const pairs = noise.filter(({ first, second }) => visible(first) && (!controls || visible(second)));
   if (!pairs.length) return null;
   const ends = pairs.flatMap(({ low, high }) => [low, high, 0]);
   const [from, to] = [Math.min(...ends), Math.max(...ends)];
   return [
-    plainTable(`${state.label}: each model against the same network without noise, ${ranked()}`,
+    plainTable(`${state.label}: each model against ${controls ? "its rows" : "the same network"} without noise, ${ranked()}`,
       ["Model", `NDCG@${k}`, "Diffusion off", "Difference", `${percent(level)} interval`, "Drawn", "Wilcoxon, Holm", "The noise"],
       pairs.map((pair) => [
-        rowCell(pair.first), number(pair.mean), number(pair.off_mean), signed(pair.difference), between(pair),
+        rowCell(pair.first, controls && ` against ${pair.second}`), number(pair.mean), number(pair.off_mean), signed(pair.difference), between(pair),
         strip({ ...pair, mean: pair.difference }, from, to, colour(pair.first), true), pValue(pair.wilcoxon_holm), pair.finding,
       ])),
     h("p", { class: "note" }, shown().notes.noise),
