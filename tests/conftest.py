@@ -4,6 +4,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -40,6 +41,27 @@ def process_as_new() -> Iterator[None]:
         root.removeHandler(handler)
         handler.close()
     root.setLevel(level)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ml_100k_read_once() -> Iterator[None]:
+    """The files that RecBole brings along are parsed once a process; each dataset has a copy of the table."""
+    from recbole_diffusion.host.atomic_files import _AtomicFile
+    from recbole_diffusion.host.registry import recbole_folder
+
+    read, known = _AtomicFile.read, {}  # type: ignore[var-annotated]
+
+    def read_once(self: Any, fields: dict[str, Any]) -> Any:
+        if not Path(self.path).is_relative_to(recbole_folder()):
+            return read(self, fields)
+        key = (self.path, self.separator, self.encoding, *fields.items())
+        if key not in known:
+            known[key] = read(self, fields)
+        return known[key].copy()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_AtomicFile, "read", read_once)
+        yield
 
 
 @pytest.fixture

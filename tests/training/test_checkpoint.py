@@ -4,9 +4,6 @@ import os
 import random
 import resource
 import shutil
-import signal
-import subprocess
-import sys
 import threading
 import time
 from enum import Enum
@@ -20,13 +17,12 @@ import scipy.sparse
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from killing import workers
 from torch import nn
 
 from recbole_diffusion.common.plain import plain
 from recbole_diffusion.errors import UserError
 from recbole_diffusion.training import checkpoint
-
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
 
 
 class Colour(Enum):
@@ -162,31 +158,23 @@ def test_an_impossible_folder_is_named_in_one_line(tmp_path: Path) -> None:
 
 
 WRITER = """
-import itertools, sys, torch
+import itertools, torch
 from recbole_diffusion.training import checkpoint
-for number in itertools.count():
-    checkpoint.save(sys.argv[1], {"number": number, "tensor": torch.full((500_000,), number)})
+def work(path):
+    for number in itertools.count():
+        checkpoint.save(path, {"number": number, "tensor": torch.full((500_000,), number)})
 """
 
 
 def test_a_writer_killed_at_any_moment_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
     paths = [tmp_path / f"{number}.pth" for number in range(4)]
-    command = [sys.executable, "-c", WRITER]
-    writers = [subprocess.Popen([*command, str(path)], env=ENVIRONMENT) for path in paths]
-    try:
-        for path, writer in zip(paths, writers, strict=True):
-            while not path.exists():
-                assert writer.poll() is None
-                time.sleep(0.01)
+    with workers(WRITER, paths) as writers:
+        for path in paths:
+            writers.wait_for(path.exists)
             time.sleep(random.uniform(0, 0.1))
-            writer.send_signal(signal.SIGKILL)
-            writer.wait()
+            writers.kill()
             state = checkpoint.load(path)
             assert bool((state["tensor"] == state["number"]).all())
-    finally:
-        for writer in writers:
-            writer.kill()
-            writer.wait()
 
 
 def test_names_taken_at_once_all_differ_and_leave_no_file(tmp_path: Path) -> None:

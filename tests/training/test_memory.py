@@ -10,26 +10,34 @@ import pytest
 from recbole_diffusion.training import memory
 from recbole_diffusion.training.memory import FreedMemory
 
+# Each case has a process of its own, a child of one that imports torch for all of them.
 SCRIPT = """
-import psutil, torch
+import os, sys, psutil, torch
 from recbole_diffusion.training.memory import FreedMemory, keep_freed_memory
-if {allowed}:
-    keep_freed_memory()
-memory = FreedMemory(kept={kept})
-before = psutil.Process().memory_info().rss
-torch.ones(50_000_000).sum()
-memory.after_step()
-print(psutil.Process().memory_info().rss - before)
+for case in sys.argv[1:]:
+    child = os.fork()
+    if child == 0:
+        allowed, kept = (word == "True" for word in case.split())
+        if allowed:
+            keep_freed_memory()
+        memory = FreedMemory(kept=kept)
+        before = psutil.Process().memory_info().rss
+        torch.ones(50_000_000).sum()
+        memory.after_step()
+        print(psutil.Process().memory_info().rss - before, flush=True)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
 """
+CASES = [(True, True), (True, False), (False, True)]
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc alone is asked to keep memory")
-@pytest.mark.parametrize(("allowed", "kept"), [(True, True), (True, False), (False, True)])
-def test_freed_memory_is_kept_where_both_the_process_and_the_trainer_say_so(allowed: bool, kept: bool) -> None:
-    script = SCRIPT.format(allowed=allowed, kept=kept)
-    held = int(subprocess.run([sys.executable, "-c", script], capture_output=True, check=True).stdout)
+def test_freed_memory_is_kept_where_both_the_process_and_the_trainer_say_so() -> None:
+    command = [sys.executable, "-c", SCRIPT, *(f"{allowed} {kept}" for allowed, kept in CASES)]
+    done = subprocess.run(command, capture_output=True, check=True, text=True)
     block = 4 * 50_000_000
-    assert held > block / 2 if allowed and kept else held < block / 2
+    found = dict(zip(CASES, map(int, done.stdout.split()), strict=True))
+    assert {case: held > block / 2 for case, held in found.items()} == {case: all(case) for case in CASES}, found
 
 
 class FakeLibrary:

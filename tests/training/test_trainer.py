@@ -4,8 +4,6 @@ import errno
 import math
 import os
 import random
-import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -17,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from killing import workers
 from recbole.utils import init_seed
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -738,48 +737,30 @@ def test_a_line_a_minute_where_no_bar_is_seen(
 
 
 KILLED = """
-import sys
 from pathlib import Path
+# Which an optimizer would import.
+import torch._dynamo
 from test_trainer import make
-make(Path(sys.argv[1]), epochs=10_000, stopping_step=10_000).fit()
+def work(folder):
+    make(Path(folder), epochs=10_000, stopping_step=10_000).fit()
 """
 
 
-@pytest.fixture
-def killed_runs(tmp_path: Path) -> Iterator[dict[Path, subprocess.Popen[bytes]]]:
+def test_a_killed_run_leaves_a_checkpoint_to_go_on_from(tmp_path: Path) -> None:
     folders = [tmp_path / str(number) for number in range(2)]
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path]),
-    }
-    runs = {
-        folder: subprocess.Popen([sys.executable, "-c", KILLED, str(folder)], env=environment) for folder in folders
-    }
-    yield runs
-    for run in runs.values():
-        run.kill()
-        run.wait()
-
-
-def test_a_killed_run_leaves_a_checkpoint_to_go_on_from(
-    tmp_path: Path, killed_runs: dict[Path, subprocess.Popen[bytes]]
-) -> None:
-    for folder, run in killed_runs.items():
-        while not list(folder.glob("[!.]*.last.pth")):
-            assert run.poll() is None
-            time.sleep(0.01)
-        time.sleep(random.uniform(0, 0.5))
-        run.send_signal(signal.SIGKILL)
-        run.wait()
-        # A hidden one is half of a checkpoint.
-        epochs = {path: checkpoint.load(path)["epoch"] for path in folder.glob("[!.]*.pth")}
-        (last,) = folder.glob("[!.]*.last.pth")
-        resumed = make(tmp_path / "resumed")
-        resumed.trainer.resume_checkpoint(last, resumed.train)
-        assert resumed.trainer.start_epoch == epochs[last] + 1 > 0
-        # The best is written just before the last of the same epoch.
-        assert max(epochs.values()) <= epochs[last] + 1
+    with workers(KILLED, folders) as runs:
+        for folder in folders:
+            runs.wait_for(lambda folder=folder: list(folder.glob("[!.]*.last.pth")))
+            time.sleep(random.uniform(0, 0.5))
+            runs.kill()
+            # A hidden one is half of a checkpoint.
+            epochs = {path: checkpoint.load(path)["epoch"] for path in folder.glob("[!.]*.pth")}
+            (last,) = folder.glob("[!.]*.last.pth")
+            resumed = make(tmp_path / "resumed")
+            resumed.trainer.resume_checkpoint(last, resumed.train)
+            assert resumed.trainer.start_epoch == epochs[last] + 1 > 0
+            # The best is written just before the last of the same epoch.
+            assert max(epochs.values()) <= epochs[last] + 1
 
 
 @pytest.mark.parametrize("learner", ["adam", "adamw"])
