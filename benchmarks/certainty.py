@@ -1,8 +1,9 @@
-"""Do the figures of certainty mean anything, and what does diversity cost?
+"""Do the figures of certainty mean anything, are the probabilities right, and what does diversity cost?
 
 `python -m benchmarks.certainty --checkpoint saved/NAME.pth` asks a diffusion model for the last
 interaction of its dataset's users, as a test does, and writes a report with tables and two pictures: accuracy by decile
-of uncertainty, and accuracy against diversity as draws and noise scale grow.
+of uncertainty, and accuracy against diversity as draws and noise scale grow. A model without noise (`diffusion: False`)
+gets the parts of the report that need no draws.
 """
 
 from __future__ import annotations
@@ -33,11 +34,19 @@ from recbole_diffusion.evaluation.ranking import top_items
 from recbole_diffusion.inference import certainty, trajectory
 from recbole_diffusion.inference import sampling as draws
 from recbole_diffusion.inference.recommender import Options, Recommender
+from recbole_diffusion.model.discrete import mean_log_probability
 
 K = 10
 DECILES = 10
 # A user with fewer interactions has no test item under leave-one-out.
 FEWEST = 3
+RHO = (
+    "ρ: Spearman's rank correlation over users; a figure that tells accuracy has a negative one, the margin a positive "
+    "one."
+)
+OF_SCORES = (
+    "Score entropy and margin are those of one draw's scores: of their softmax, in nats, and between the best two."
+)
 EXAMPLES = """\
 examples:
   python -m benchmarks.certainty --checkpoint saved/M.pth --noise_scales 1,10,100,1000
@@ -64,18 +73,35 @@ class Outcome(NamedTuple):
     hit: np.ndarray
 
 
+class Prediction(NamedTuple):
+    """What the items' probabilities said of a user's list, and what came.
+
+    hit_probability, hit : float [B]
+        The sum of the probabilities of the K likeliest items, and whether the target is one of them.
+    log_loss : float [B]
+        Minus the log of the target's probability, in nats.
+    """
+
+    hit_probability: np.ndarray
+    hit: np.ndarray
+    log_loss: np.ndarray
+
+
 class Drawn(NamedTuple):
     """What the draws at one noise scale gave.
 
     ways : dict
         The outcome by number of draws and by whether the list covers these instead of following their mean.
+    predictions : dict
+        By number of draws, the first alone and all: what the mean of their probabilities says.
     distance, entropy : float [B]
-        See `certainty.Certainty`; of all draws.
+        See `certainty.Certainty`; of all draws, and NaN for a single one.
     score_entropy, margin : float [B]
         See `score_certainty`; of the first draw alone, what a model without noise could say as well.
     """
 
     ways: dict[tuple[int, bool], Outcome]
+    predictions: dict[int, Prediction]
     distance: np.ndarray
     entropy: np.ndarray
     score_entropy: np.ndarray
@@ -104,11 +130,12 @@ def ask(recommender: Recommender, part: HeldOut, options: Options, samples: Sequ
     options : Options
         Without `exclude_seen`, as in a test; `samples` and `diversify` are not read.
     samples : sequence of int
-        Numbers of draws, ascending, the last at least 2.
+        Numbers of draws, ascending.
     """
     model, most = recommender.model, samples[-1]
     ways = [(number, cover) for number in samples for cover in (False, True) if number > 1 or not cover]
     found: dict[tuple[int, bool], list[Tensor]] = {way: [] for way in ways}
+    predictions: dict[int, list[tuple[Tensor, ...]]] = {number: [] for number in (1, most)}
     figures = []
     # Batches of like length have little padding.
     order = np.argsort([min(len(history), model.max_seq_length) for history in part.histories], kind="stable")
@@ -122,12 +149,22 @@ def ask(recommender: Recommender, part: HeldOut, options: Options, samples: Sequ
             for number, cover in ways:
                 items = certainty.cover(tops[:number]) if cover else _best_by_mean(model, x_0[:number])
                 found[number, cover].append(items)
-            of_draws = certainty.relative_distance(x_0), certainty.choice_entropy(tops[:, :, 0])
+            of_draws = [torch.full_like(x_0[0, :, 0], torch.nan)] * 2
+            if most > 1:
+                of_draws = [certainty.relative_distance(x_0), certainty.choice_entropy(tops[:, :, 0])]
             figures.append((*of_draws, *score_certainty(model.score(x_0[:1])[:, 1:])))
+            targets = torch.from_numpy(part.targets[order[begin : begin + size]]).to(tops.device)
+            for number, told in predictions.items():
+                each = (model.score(x_0[draw : draw + 1])[:, 1:].log_softmax(dim=-1) for draw in range(number))
+                told.append(predict(mean_log_probability(each), targets - 1))
     back = np.argsort(order)
-    columns = [torch.cat(parts).cpu().numpy()[back] for parts in zip(*figures, strict=True)]
+
+    def columns(batches: list[tuple[Tensor, ...]]) -> list[np.ndarray]:
+        return [torch.cat(parts).cpu().numpy()[back] for parts in zip(*batches, strict=True)]
+
     outcomes = {way: _outcome(torch.cat(parts).cpu().numpy()[back], part.targets) for way, parts in found.items()}
-    return Drawn(outcomes, *columns)
+    by_number = {number: Prediction(*columns(told)) for number, told in predictions.items()}
+    return Drawn(outcomes, by_number, *columns(figures))
 
 
 def score_certainty(scores: Tensor) -> tuple[Tensor, Tensor]:
@@ -135,6 +172,13 @@ def score_certainty(scores: Tensor) -> tuple[Tensor, Tensor]:
     log_share = torch.log_softmax(scores, dim=-1)
     best = log_share.topk(2, dim=-1).values
     return -(log_share.exp() * log_share).sum(dim=-1), best[:, 0] - best[:, 1]
+
+
+def predict(log_share: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The columns of `Prediction` by log-probabilities [B, V] of V items; `targets`, int64 [B], from 0."""
+    best = log_share.topk(K, dim=-1)
+    hit = (best.indices == targets[:, None]).any(dim=-1)
+    return best.values.double().exp().sum(dim=-1), hit.double(), -log_share.double().gather(1, targets[:, None])[:, 0]
 
 
 def _best_by_mean(model: Any, x_0: Tensor) -> Tensor:
@@ -161,25 +205,52 @@ def coverage(items: np.ndarray, n_items: int) -> float:
     return len(np.unique(items)) / n_items
 
 
-def deciles(outcome: Outcome, distance: np.ndarray, entropy: np.ndarray) -> pd.DataFrame:
-    """Accuracy by decile of the distance between draws, the surest users first; errors are standard errors."""
-    # By rank, so that users of equal distance do not empty a decile.
-    rank = pd.Series(distance).rank(method="first")
-    table = pd.DataFrame(
-        {
-            "decile": np.ceil(rank / len(rank) * DECILES).astype(int),
-            "users": 1,
-            "distance": distance,
-            "entropy": entropy,
-            "ndcg": outcome.ndcg,
-            "hit": outcome.hit,
-        }
-    )
-    groups = table.groupby("decile")
+def deciles(columns: Mapping[str, np.ndarray], by: str, error_of: str) -> pd.DataFrame:
+    """Means of the columns by decile of one of them, lowest first, and the standard error of another as `error`."""
+    # By rank, so that users of equal value do not empty a decile.
+    rank = pd.Series(columns[by]).rank(method="first")
+    groups = pd.DataFrame(columns).groupby(np.ceil(rank / len(rank) * DECILES).astype(int).rename("decile"))
     means = groups.mean()
-    means["users"] = groups.size()
-    means["error"] = groups["ndcg"].sem()
+    means.insert(0, "users", groups.size())
+    means["error"] = groups[error_of].sem()
     return means.reset_index()
+
+
+def calibration(told: Prediction) -> tuple[dict[str, Any], pd.DataFrame]:
+    """Whether the predicted Hit@10 is right: a row of the report, and the deciles of the predicted one."""
+    # A hit of probability p has the variance p (1 - p).
+    variance = told.hit_probability * (1.0 - told.hit_probability)
+    columns = {"predicted": told.hit_probability, "hit": told.hit, "variance": variance}
+    table = deciles(columns, by="predicted", error_of="hit")
+    share = table["users"] / len(told.hit)
+    # The mean distance of a normal variable from its mean is √(2 / π) standard deviations.
+    chance = np.sqrt(2.0 / np.pi * table["variance"].clip(lower=0.0) / table["users"])
+    excess = told.hit_probability - told.hit
+    # Where hardly anybody hits, the spread over users says too little of what chance does.
+    error = max(sem(excess), np.sqrt(variance.clip(min=0.0).mean() / len(variance)))
+    shown = abs(excess.mean()) > 1.96 * error
+    row = {
+        "predicted": told.hit_probability.mean(),
+        "Hit@10": told.hit.mean(),
+        "difference": excess.mean(),
+        "its error": sem(excess),
+        "confidence": ("overconfident" if excess.mean() > 0 else "underconfident") if shown else "neither shown",
+        "ECE": (share * (table["predicted"] - table["hit"]).abs()).sum(),
+        "ECE by chance": (share * chance).sum(),
+        "log loss": told.log_loss.mean(),
+        "error of the log loss": sem(told.log_loss),
+    }
+    return row, table.drop(columns="variance")
+
+
+def plain_correlations(drawn: Drawn, outcome: Outcome) -> dict[str, Any]:
+    """Accuracy, and whether what the scores say by themselves tells it."""
+    return {
+        "NDCG@10": outcome.ndcg.mean(),
+        "Hit@10": outcome.hit.mean(),
+        "ρ(score entropy, NDCG@10)": _correlation(drawn.score_entropy, outcome.ndcg),
+        "ρ(margin, NDCG@10)": _correlation(drawn.margin, outcome.ndcg),
+    }
 
 
 def correlations(part: HeldOut, scale: float, drawn: Drawn, outcome: Outcome) -> dict[str, Any]:
@@ -187,16 +258,13 @@ def correlations(part: HeldOut, scale: float, drawn: Drawn, outcome: Outcome) ->
     lengths = np.array([len(history) for history in part.histories])
     return {
         "noise scale": scale,
-        "NDCG@10": outcome.ndcg.mean(),
-        "Hit@10": outcome.hit.mean(),
+        **plain_correlations(drawn, outcome),
         "mean distance": drawn.distance.mean(),
         "mean entropy": drawn.entropy.mean(),
         "ρ(distance, NDCG@10)": _correlation(drawn.distance, outcome.ndcg),
         "ρ(distance, NDCG@10) at equal length": _correlation(drawn.distance, outcome.ndcg, lengths),
         "ρ(entropy, NDCG@10)": _correlation(drawn.entropy, outcome.ndcg),
         "ρ(entropy, NDCG@10) at equal length": _correlation(drawn.entropy, outcome.ndcg, lengths),
-        "ρ(score entropy, NDCG@10)": _correlation(drawn.score_entropy, outcome.ndcg),
-        "ρ(margin, NDCG@10)": _correlation(drawn.margin, outcome.ndcg),
         "ρ(distance, NDCG@10) at equal score entropy": _correlation(drawn.distance, outcome.ndcg, drawn.score_entropy),
         "ρ(score entropy, NDCG@10) at equal distance": _correlation(drawn.score_entropy, outcome.ndcg, drawn.distance),
         "ρ(distance, history's length)": _correlation(drawn.distance, lengths),
@@ -332,6 +400,10 @@ def run(argv: Sequence[str]) -> None:
         )
         for scale in scales:
             replace(options, temperature=scale).check(recommender.model, len(recommender.vocabulary))
+        noisy = recommender.model.use_diffusion
+        if not noisy:
+            # All draws would be the same.
+            scales, samples = [1.0], [1]
         folder = Path(args.output)
         # Told before what takes minutes.
         try:
@@ -345,55 +417,103 @@ def run(argv: Sequence[str]) -> None:
     model, dataset = type(recommender.model).__name__, recommender.dataset
     title = f"{model} on {dataset}, {len(part.users)} test users"
     by_mean = {scale: at_scale.ways[samples[-1], False] for scale, at_scale in drawn.items()}
-    tables = {scale: deciles(by_mean[scale], at_scale.distance, at_scale.entropy) for scale, at_scale in drawn.items()}
-    figures = [correlations(part, scale, at_scale, by_mean[scale]) for scale, at_scale in drawn.items()]
-    rows = trade(recommender, drawn)
     stem = f"{model}-{dataset}-certainty"
+    about = "Leave-one-out: the last interaction of each user is asked for, from all before it; all items are ranked. "
+    calibrated = calibration_section(drawn, len(recommender.vocabulary), noisy)
+    if noisy:
+        about += f"Reverse steps: {steps}. The noise scale multiplies x_T and the noise of the reverse steps."
+        tables = {scale: _accuracy_deciles(at_scale, by_mean[scale]) for scale, at_scale in drawn.items()}
+        figures = [correlations(part, scale, at_scale, by_mean[scale]) for scale, at_scale in drawn.items()]
+        rows = trade(recommender, drawn)
+        draw_deciles(folder / f"{stem}-deciles.png", tables, f"{title}, {samples[-1]} draws")
+        draw_trade(folder / f"{stem}-trade.png", rows, title)
+        sections = [uncertainty_section(stem, samples[-1], tables, figures), calibrated, diversity_section(stem, rows)]
+    else:
+        about += "The model has no noise (`diffusion: False`): it answers once, and there are no draws to measure."
+        plain = _markdown([plain_correlations(drawn[1.0], by_mean[1.0])])
+        sections = [f"## Accuracy by uncertainty\n\n{RHO} {OF_SCORES}\n\n{plain}", calibrated]
     command = f"python -m benchmarks.certainty {shlex.join(argv)}"
-    text = report(title, command, stem, samples[-1], steps, tables, figures, rows)
-    draw_deciles(folder / f"{stem}-deciles.png", tables, f"{title}, {samples[-1]} draws")
-    draw_trade(folder / f"{stem}-trade.png", rows, title)
+    text = "\n\n".join([f"# How sure: {title}", f"```sh\n{command}\n```", about, *sections]) + "\n"
     write_text(folder / f"{stem}.md", text)
     print(text, end="")
 
 
-def report(
-    title: str,
-    command: str,
-    stem: str,
-    samples: int,
-    steps: int,
-    tables: dict[float, pd.DataFrame],
-    figures: list[dict[str, Any]],
-    rows: list[dict[str, Any]],
+def _accuracy_deciles(drawn: Drawn, outcome: Outcome) -> pd.DataFrame:
+    """Accuracy by decile of the distance between draws, the surest users first."""
+    columns = {"distance": drawn.distance, "entropy": drawn.entropy, "ndcg": outcome.ndcg, "hit": outcome.hit}
+    return deciles(columns, by="distance", error_of="ndcg")
+
+
+def uncertainty_section(
+    stem: str, samples: int, tables: Mapping[float, pd.DataFrame], figures: list[dict[str, Any]]
 ) -> str:
-    """The tables as markdown."""
+    """Whether the figures tell accuracy, as markdown."""
     by_decile = pd.concat([table.assign(scale=scale) for scale, table in tables.items()])
     by_decile = by_decile[["scale", "decile", "users", "distance", "entropy", "ndcg", "error", "hit"]]
     headers = ["noise scale", "decile", "users", "distance", "entropy", "NDCG@10", "standard error", "Hit@10"]
     formats = ("g", "d", "d", ".4g", ".3f", ".4f", ".4f", ".4f")
-    cells = [[format(v, f) for v, f in zip(row, formats, strict=True)] for row in by_decile.itertuples(index=False)]
     return "\n\n".join(
         [
-            f"# How sure: {title}",
-            f"```sh\n{command}\n```",
-            "Leave-one-out: the last interaction of each user is asked for, from all before it; all items are ranked. "
-            f"Reverse steps: {steps}. The noise scale multiplies x_T and the noise of the reverse steps.",
             f"## Accuracy by uncertainty\n\n{samples} draws a user, their mean ranked. Distance: between two draws of "
-            "x_0, as a share of their length. Entropy: of their best item, in nats. ρ: Spearman's rank correlation "
-            "over users; a figure that tells accuracy has a negative one, the margin a positive one. At equal length: "
-            "the partial one, given the history's length, which alone could make both vary. Score entropy and margin "
-            "are those of one draw's scores: of their softmax, in nats, and between the best two.",
+            f"x_0, as a share of their length. Entropy: of their best item, in nats. {RHO} At equal length: "
+            f"the partial one, given the history's length, which alone could make both vary. {OF_SCORES}",
             _markdown(figures),
             f"![NDCG@10 by decile of uncertainty]({stem}-deciles.png)",
-            tabulate(cells, headers, tablefmt="pipe", disable_numparse=True),
+            _cells(by_decile, headers, formats),
+        ]
+    )
+
+
+def calibration_section(drawn: Mapping[float, Drawn], n_items: int, noisy: bool) -> str:
+    """Whether the probabilities are right, as markdown; without noise the tables name neither scale nor draws."""
+    rows, tables = [], []
+    for scale, at_scale in drawn.items():
+        for number, told in at_scale.predictions.items():
+            labels = {"noise scale": scale, "draws": number} if noisy else {}
+            row, table = calibration(told)
+            rows.append({**labels, **row})
+            tables.append(table.assign(**labels))
+    names = ["noise scale", "draws"] if noisy else []
+    by_decile = pd.concat(tables)[[*names, "decile", "users", "predicted", "hit", "error"]]
+    headers = [*names, "decile", "users", "predicted", "Hit@10", "standard error"]
+    formats = (*("g" for _ in names), "d", "d", ".4f", ".4f", ".4f")
+    what = [
+        "Are the probabilities right? The softmax of the scores gives every item a probability, those of the history "
+        "too. It means little for a model whose loss is no cross-entropy over all items.",
+        *(["- Draws: the probabilities of the first, or the mean of all; the list has the ten likeliest."] * noisy),
+        "- Predicted: the Hit@10 that the model expects, the sum of the probabilities of the list's ten items.",
+        "- Hit@10: the measured one, the share of users whose item is in the list.",
+        "- Difference: predicted minus measured, with its standard error over users, who are compared one by one.",
+        "- Confidence: overconfident above 0, underconfident below, by more than 1.96 of these errors and of those "
+        "that chance gives a perfectly calibrated model.",
+        "- ECE: the expected calibration error (Naeini et al., 2015; Guo et al., 2017), the mean over the deciles of "
+        "the predicted Hit@10 of its distance from the measured one.",
+        "- ECE by chance: about what a perfectly calibrated model would have, as a decile has few users.",
+        "- Log loss: mean of minus the log of the target's probability, in nats; equal probabilities would give "
+        f"{np.log(n_items):.4g}.",
+        "- Standard error: of a decile's measured Hit@10; it is 0, which is too small, where nobody or everybody hits.",
+    ]
+    return "\n\n".join(
+        ["## Calibration", what[0], "\n".join(what[1:]), _markdown(rows), _cells(by_decile, headers, formats)]
+    )
+
+
+def diversity_section(stem: str, rows: list[dict[str, Any]]) -> str:
+    """What diversity costs, as markdown."""
+    return "\n\n".join(
+        [
             "## Accuracy against diversity\n\nList diversity: mean cosine distance between two items of a list, by "
             "their embeddings. Coverage: share of the catalogue that somebody is recommended among the best 10. "
             "Change: of NDCG@10 from the first row, over the same users, with its standard error.",
             _markdown(rows),
-            f"![NDCG@10 against diversity]({stem}-trade.png)\n",
+            f"![NDCG@10 against diversity]({stem}-trade.png)",
         ]
     )
+
+
+def _cells(table: pd.DataFrame, headers: Sequence[str], formats: Sequence[str]) -> str:
+    cells = [[format(v, f) for v, f in zip(row, formats, strict=True)] for row in table.itertuples(index=False)]
+    return tabulate(cells, headers, tablefmt="pipe", disable_numparse=True)
 
 
 def _markdown(rows: list[dict[str, Any]]) -> str:
