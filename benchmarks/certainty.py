@@ -151,7 +151,7 @@ def ask(recommender: Recommender, part: HeldOut, options: Options, samples: Sequ
                 found[number, cover].append(items)
             of_draws = [torch.full_like(x_0[0, :, 0], torch.nan)] * 2
             if most > 1:
-                of_draws = [certainty.relative_distance(x_0), certainty.choice_entropy(tops[:, :, 0])]
+                of_draws = [certainty.relative_distance(model.points(x_0)), certainty.choice_entropy(tops[:, :, 0])]
             figures.append((*of_draws, *score_certainty(model.score(x_0[:1])[:, 1:])))
             targets = torch.from_numpy(part.targets[order[begin : begin + size]]).to(tops.device)
             for number, told in predictions.items():

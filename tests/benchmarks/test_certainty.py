@@ -28,7 +28,7 @@ def test_what_is_held_out_scores_as_the_test(saved: Callable[..., Saved], diffur
     assert len(some.users) == len(set(some.users)) == 20 and set(some.users) < set(part.users)
 
 
-@pytest.mark.parametrize("model", ["DiffuRec", "DiffRec"])
+@pytest.mark.parametrize("model", ["DiffuRec", "DiffRec", "PreferGrow"])
 def test_the_ways_recommend_as_the_recommender(loaded: Callable[[str], Recommender], model: str) -> None:
     recommender = loaded(model)
     part = study.held_out(recommender, most=30)
