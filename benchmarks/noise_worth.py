@@ -22,6 +22,7 @@ from recbole_diffusion.compare.plots import DPI, noise_forest, noise_tests
 from recbole_diffusion.compare.report import read_results
 from recbole_diffusion.compare.results import is_control
 from recbole_diffusion.errors import SettingError
+from recbole_diffusion.host.temporal import SCHEME
 
 COLOURS = 64
 
@@ -29,12 +30,13 @@ COLOURS = 64
 def rows_of(results: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Label of a model, its data and its number of seeds -> ranking -> the test against its `-off` row."""
     seeds = {row["name"]: len(row["seeds"]) for row in results["rows"]}
+    data = f"{results['dataset']} split by time" if SCHEME in results["eval_args"]["split"] else results["dataset"]
     rows: dict[str, dict[str, Any]] = {}
     for ranking, test in noise_tests(results):
         if is_control(test):
             continue
         count = min(seeds[test["first"]], seeds[test["second"]])
-        label = f"{test['first']}, {results['dataset']}, {count} seed{'s' if count > 1 else ''}"
+        label = f"{test['first']}, {data}, {count} seed{'s' if count > 1 else ''}"
         rows.setdefault(label, {})[ranking] = test
     return rows
 

@@ -37,7 +37,7 @@ class PlainPreferGrow(PlainForm, PreferGrow):
     def plain_ratios(self, x_t: Tensor, timestep: Tensor, h: Tensor) -> Tensor:
         """s [B, V]."""
         angles = step_angles(self.process.sigma.to(h)[timestep], self.sigma_mlp[0].in_features)  # type: ignore[arg-type]
-        step = self.sigma_mlp(torch.cat([angles.cos(), angles.sin()], dim=-1))
+        step = self.sigma_mlp(torch.cat([angles.cos(), angles.sin()], dim=-1).to(h.dtype))
         s = self.scored(self.mix(torch.cat([self.item_embedding(x_t), h, step], dim=-1)))
         if not self.may_be_disliked:
             s = s.index_fill(1, self.disliked, _NEVER)

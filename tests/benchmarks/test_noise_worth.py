@@ -11,6 +11,7 @@ from recbole_diffusion.cli.exit_codes import run_command
 PAIR = {"first": "DiffuRec", "second": "DiffuRec-off", "difference": 0.01, "low": -0.01, "high": 0.03, "off_mean": 0.05}
 RESULTS = {
     "dataset": "ml-100k",
+    "eval_args": {"split": {"LS": "valid_and_test"}},
     "history_in_ranking": "both",
     "rows": [
         {"name": "DiffuRec", "seeds": [1, 2, 3]},
@@ -27,6 +28,11 @@ def test_a_line_names_model_data_and_seeds() -> None:
     assert noise_worth.rows_of(RESULTS) == {
         "DiffuRec, ml-100k, 1 seed": {"history in": PAIR, "history out": {**PAIR, "difference": 0.02}}
     }
+
+
+def test_a_split_by_time_is_named() -> None:
+    by_time = {**RESULTS, "eval_args": {"split": {"GTS": [0.8, 0.9]}}}
+    assert list(noise_worth.rows_of(by_time)) == ["DiffuRec, ml-100k split by time, 1 seed"]
 
 
 def test_several_comparisons_give_one_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
