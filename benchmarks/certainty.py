@@ -12,6 +12,7 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -152,10 +153,12 @@ def ask(recommender: Recommender, part: HeldOut, options: Options, samples: Sequ
             of_draws = [torch.full_like(x_0[0, :, 0], torch.nan)] * 2
             if most > 1:
                 of_draws = [certainty.relative_distance(model.points(x_0)), certainty.choice_entropy(tops[:, :, 0])]
-            figures.append((*of_draws, *score_certainty(model.score(x_0[:1])[:, 1:])))
+            first = model.score(x_0[:1])[:, 1:]
+            figures.append((*of_draws, *score_certainty(first)))
             targets = torch.from_numpy(part.targets[order[begin : begin + size]]).to(tops.device)
             for number, told in predictions.items():
-                each = (model.score(x_0[draw : draw + 1])[:, 1:].log_softmax(dim=-1) for draw in range(number))
+                others = (model.score(x_0[draw : draw + 1])[:, 1:] for draw in range(1, number))
+                each = (scores.log_softmax(dim=-1) for scores in chain([first], others))
                 told.append(predict(mean_log_probability(each), targets - 1))
     back = np.argsort(order)
 
