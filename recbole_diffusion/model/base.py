@@ -19,7 +19,7 @@ from ..diffusion.samplers import Denoise, ReverseStep, ancestral
 from ..diffusion.timesteps import OneStep, StepSampler
 from ..errors import ModelError, SettingError
 from .layers import ACTIVATIONS, Encoder, item_table
-from .losses import catalogue_cross_entropy
+from .losses import catalogue_cross_entropy, place_cross_entropy
 from .sharing import Batch, History, Processes, rows_of
 from .similarity import SIMILARITIES, item_queries, item_vectors, scores_of
 from .splitting import SplitEmbedding
@@ -94,7 +94,15 @@ def places(items: Tensor, length: Tensor) -> Tensor:
     return torch.arange(items.shape[1], device=items.device) < length[:, None]
 
 
-# The settings of `DiffusionRecommender.make_encoder`.
+def next_items(items: Tensor, length: Tensor, last: Tensor) -> Tensor:
+    """The next item at each place: int64 [B, L].
+
+    That is the history shifted by one, then `last` [B], and 0 behind it; for histories [B, L] of `length` [B].
+    """
+    return F.pad(items[:, 1:], (0, 1)).scatter(1, (length - 1)[:, None], last[:, None])
+
+
+# The settings of `make_encoder`.
 ENCODER: dict[str, Setting] = {
     "n_layers": positive("int"),
     "n_heads": positive("int"),
@@ -104,6 +112,30 @@ ENCODER: dict[str, Setting] = {
     "hidden_act": one_of(tuple(ACTIVATIONS)),
     "layer_norm_eps": positive("float"),
 }
+
+
+def make_encoder(config: Any, layers: str = "n_layers", **block: bool) -> Encoder:
+    """The transformer that the settings of `ENCODER` describe.
+
+    Parameters
+    ----------
+    config : recbole Config
+    layers : str
+        The setting that gives the number of blocks.
+    **block : bool
+        `post_norm` and `rotary` of `EncoderBlock`.
+    """
+    return Encoder(
+        config[layers],
+        hidden_size=config["hidden_size"],
+        n_heads=config["n_heads"],
+        inner_size=config["inner_size"],
+        hidden_dropout=config["hidden_dropout_prob"],
+        attn_dropout=config["attn_dropout_prob"],
+        hidden_act=config["hidden_act"],
+        layer_norm_eps=config["layer_norm_eps"],
+        **block,
+    )
 
 
 def mean_by_row(losses: Tensor, step: TrainingStep) -> Tensor:
@@ -290,27 +322,8 @@ class DiffusionRecommender(SequentialRecommender):
         return self.losses(step)
 
     def make_encoder(self, config: Any, layers: str = "n_layers", **block: bool) -> Encoder:
-        """The transformer that the settings of `ENCODER` describe.
-
-        Parameters
-        ----------
-        config : recbole Config
-        layers : str
-            The setting that gives the number of blocks.
-        **block : bool
-            `post_norm` and `rotary` of `EncoderBlock`.
-        """
-        return Encoder(
-            config[layers],
-            hidden_size=config["hidden_size"],
-            n_heads=config["n_heads"],
-            inner_size=config["inner_size"],
-            hidden_dropout=config["hidden_dropout_prob"],
-            attn_dropout=config["attn_dropout_prob"],
-            hidden_act=config["hidden_act"],
-            layer_norm_eps=config["layer_norm_eps"],
-            **block,
-        )
+        """See the function of this name."""
+        return make_encoder(config, layers, **block)
 
     # Histories and noise.
 
@@ -330,10 +343,7 @@ class DiffusionRecommender(SequentialRecommender):
     def targets(self, history: History, interaction: Any) -> Tensor:
         """The next items: int64 [B], or [B, L] for a model that trains on sequences, the history shifted by one."""
         last = interaction[self.POS_ITEM_ID]
-        if self.trains_on == "prefixes":
-            return last
-        shifted = F.pad(history.items[:, 1:], (0, 1))
-        return shifted.scatter(1, (history.length - 1)[:, None], last[:, None])
+        return last if self.trains_on == "prefixes" else next_items(history.items, history.length, last)
 
     def training_noise(self) -> Noise:
         """Random numbers from torch's global generator, as training takes them, or from that of `share_batches`."""
@@ -536,16 +546,7 @@ class DiffusionRecommender(SequentialRecommender):
         cross_entropy = catalogue_cross_entropy if self.own_items is None else self.own_items.cross_entropy
         if target.dim() == 1:
             return cross_entropy(query, weight, bias, target, self.first_candidate)
-        # A target of 0 stands behind a history.
-        chosen = target.clamp(min=self.first_candidate)
-        if target.device.type != "cpu":
-            # Looking which they are would make a GPU wait.
-            rows = query.flatten(0, -2)
-            loss = cross_entropy(rows, weight, bias, chosen.flatten(), self.first_candidate)
-            return loss.view_as(target)
-        real = target > 0
-        loss = cross_entropy(query[real], weight, bias, chosen[real], self.first_candidate)
-        return torch.zeros_like(real, dtype=loss.dtype).masked_scatter(real, loss)
+        return place_cross_entropy(query, weight, bias, target, self.first_candidate, cross_entropy)
 
     def full_sort_predict(self, interaction: Any, noise: Noise | None = None) -> Tensor:
         """Scores [B, V] of all items: iterative denoising, then rounding.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -51,6 +52,35 @@ def catalogue_cross_entropy(
         scores = F.linear(x, weight[first_item:], None if bias is None else bias[first_item:])
         return F.cross_entropy(scores, target - first_item, reduction="none")
     return _PiecewiseCrossEntropy.apply(x.to(weight.dtype), weight, bias, target, first_item, piece, fits, processes)
+
+
+def place_cross_entropy(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    target: Tensor,
+    first_item: int = 0,
+    cross_entropy: Callable[..., Tensor] = catalogue_cross_entropy,
+) -> Tensor:
+    """Cross-entropy [B, L] of a target at every place; what stands where `target` is 0, behind a history, is no loss.
+
+    Parameters
+    ----------
+    x : Tensor [B, L, d]
+    weight, bias, first_item
+        Those of `catalogue_cross_entropy`.
+    target : int64 Tensor [B, L]
+        Items, and 0 behind a history.
+    cross_entropy : callable
+        Computes the losses [n] of rows [n, d].
+    """
+    if target.device.type != "cpu":
+        # Looking where the histories end would make a GPU wait.
+        rows, items = x.flatten(0, -2), target.clamp(min=first_item).flatten()
+        return cross_entropy(rows, weight, bias, items, first_item).view_as(target)
+    real = target > 0
+    loss = cross_entropy(x[real], weight, bias, target[real], first_item)
+    return torch.zeros_like(real, dtype=loss.dtype).masked_scatter(real, loss)
 
 
 def _pieces(x: Tensor, weight: Tensor, largest_block: int) -> tuple[bool, int]:

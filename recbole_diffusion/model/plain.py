@@ -22,7 +22,8 @@ class PlainRecommender(SequentialRecommender):
     """Base of the baselines: what is read of the history is scored against the item vectors by the dot product.
 
     A model has one method to write, `read`. It is trained by the cross-entropy over all items, on every prefix, with
-    the same function as the diffusion models.
+    the same function as the diffusion models. One with a target at every place says so by `trains_on`, and writes
+    `counted` and `calculate_loss` too.
 
     Parameters
     ----------
@@ -67,6 +68,10 @@ class PlainRecommender(SequentialRecommender):
     def query(self, interaction: Any) -> Tensor:
         """`read` of a batch as RecBole gives it."""
         return self.read(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN].clamp(min=1))
+
+    def counted(self, interaction: Any) -> Tensor:
+        """How many losses [B] of each row the mean is over."""
+        return torch.ones_like(interaction[self.POS_ITEM_ID])
 
     def calculate_loss(self, interaction: Any) -> Tensor:
         """Mean cross-entropy of the next items over all items but the padding."""

@@ -126,9 +126,10 @@ def compile_network(model: nn.Module, device: torch.device) -> None:
 
 def _parts(model: nn.Module) -> Iterator[tuple[nn.Module, str]]:
     """Modules, and the name of the method that is worth compiling."""
+    encoders = [part for part in model.modules() if isinstance(part, Encoder | HistoryEncoder)]
     if is_recboles(type(model)):
         yield model, "forward"
-    elif isinstance(model, PlainRecommender):
+    elif isinstance(model, PlainRecommender) and not encoders:
         yield model, "read"
     else:
-        yield from ((part, "forward") for part in model.modules() if isinstance(part, Encoder | HistoryEncoder))
+        yield from ((encoder, "forward") for encoder in encoders)

@@ -31,6 +31,7 @@ from ..host import shared_data
 from ..host.registry import is_ours, is_recboles
 from ..host.shared_data import SplitData
 from ..model.base import DiffusionRecommender
+from ..model.plain import PlainRecommender
 from ..model.sharing import Batch, History, PartOfBatch, rows_of
 from ..model.splitting import split_weights
 from . import checkpoint
@@ -311,7 +312,7 @@ class Group(Alone):
 
     def _loss_of_rows(self, model: Any) -> Callable[[Any], Any]:
         """The loss of this process's rows, by their share of all that the model's mean is over."""
-        counts = KNOWN.get(type(model).__name__)
+        counts = model.counted if isinstance(model, PlainRecommender) else KNOWN.get(type(model).__name__)
 
         def loss(interaction: Any) -> Any:
             rows, counted = rows_of(len(interaction), self.rank, self.number)

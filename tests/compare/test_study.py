@@ -29,7 +29,7 @@ def test_every_end_of_a_space_can_be_run(model: str) -> None:
 
 
 def test_published_ceilings_are_inside_of_the_spaces() -> None:
-    for model in ("SASRec", "BSARec", "BERT4Rec", "LightSANs"):
+    for model in ("SASRec", "SASRecPlus", "BSARec", "BERT4Rec", "LightSANs"):
         space = studies.read_space(model)
         assert space["learning_rate"]["low"] <= 1e-4 and space["hidden_dropout_prob"]["high"] >= 0.6
 

@@ -56,6 +56,8 @@ def test_what_is_compiled(tmp_path: Path, model: str, compiled: list[str]) -> No
 @needs_compiler
 def test_the_baselines_of_this_package_are_compiled_too(tmp_path: Path) -> None:
     assert isinstance(make(tmp_path, "BSARec", compile=True).trainer.model.read, Compiled)
+    # Which trains by all places, and reads one in evaluation.
+    assert isinstance(make(tmp_path, "SASRecPlus", compile=True).trainer.model.encoder.forward, Compiled)
 
 
 def test_where_compiling_fails_a_warning_says_it_once(caplog: pytest.LogCaptureFixture) -> None:

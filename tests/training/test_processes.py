@@ -61,6 +61,7 @@ LOSSES: dict[str, dict[str, Any]] = {
     "DiffuRec off": {"diffusion": False},
     "BSARec": {},
     "LastItem": {},
+    "SASRecPlus": {},
     "Pop": {},
     "SASRec": {},
     "SASRec BPR": {"loss_type": "BPR", "train_neg_sample_args": {"distribution": "uniform", "sample_num": 1}},

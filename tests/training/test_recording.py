@@ -166,7 +166,7 @@ def test_without_a_gpu_the_log_says_that_the_setting_has_no_effect(
         *({"model": "ADRec", **more} for more in ({"pcgrad": True}, {"geodesic": True}, {"step_sampler": "lossaware"})),
         *({"model": "PreferDiff", "objective": name} for name in ("neg_sample", "negh", "sdpo")),
         *({"model": "DreamRec", **more} for more in ({"guidance_drop": 0.2}, {"loss_type": "BPR", "ce_weight": 1.0})),
-        *({"model": model} for model in ("LightSANs", "PreferDiff", "PreferGrow", "RFMRec")),
+        *({"model": model} for model in ("LightSANs", "PreferDiff", "PreferGrow", "RFMRec", "SASRecPlus")),
     ],
 )
 def test_recorded_steps_are_the_plain_ones_on_a_gpu(tmp_path: Path, settings: dict[str, Any], half: bool) -> None:
