@@ -18,6 +18,8 @@ from ..errors import SettingError
 from .base import ENCODER, DiffusionRecommender, History, Losses, TrainingStep, mean_by_row
 from .layers import Dropout, StepMLP
 
+RANK_BY = ("flow", "encoder")
+
 
 class RFMRec(DiffusionRecommender):
     """RFMRec: a flow on the unit sphere leads from what the encoder says to the next item.
@@ -34,7 +36,8 @@ class RFMRec(DiffusionRecommender):
     A predicted velocity is at first as long as a quarter turn, the angle between unrelated vectors; in the author's
     code it is √d long.
 
-    With `diffusion: False` items are ranked by h itself, and the cross-entropy alone is trained.
+    With `rank_by: encoder` both losses are trained, but items are ranked by h itself. With `diffusion: False` they are
+    too, and the cross-entropy alone is trained.
 
     See `DiffusionRecommender` for the parameters.
     """
@@ -44,6 +47,7 @@ class RFMRec(DiffusionRecommender):
         "embedding_dropout_prob": probability(),
         "loss_type": one_of(("CE",)),
         "velocity_weight": at_least(0, "float"),
+        "rank_by": one_of(RANK_BY, at_inference=True),
     }
     trains_on = "sequences"
     records_steps = True
@@ -61,6 +65,7 @@ class RFMRec(DiffusionRecommender):
         super().__init__(config, dataset)
         d = self.hidden_size
         self.velocity_weight: float = config["velocity_weight"]
+        self.ranks_by_encoder: bool = config["rank_by"] == "encoder"
         self.embedding_dropout = Dropout(config["embedding_dropout_prob"])
         self.embedding_norm = nn.LayerNorm(d, eps=config["layer_norm_eps"])
         self.encoder = self.make_encoder(config, post_norm=True, rotary=True)
@@ -91,6 +96,10 @@ class RFMRec(DiffusionRecommender):
     def readout(self, x: Tensor, history: History) -> Tensor:
         """[B, d]: of [B, L, d] the newest place."""
         return x if x.dim() == 2 else x[torch.arange(len(x), device=x.device), history.length - 1]
+
+    def sample_x_0(self, history: History, noise: Noise) -> Tensor:
+        """Where the flow leads to, or with `rank_by: encoder` where it starts."""
+        return self.encode(history, noise) if self.ranks_by_encoder else super().sample_x_0(history, noise)
 
     # The network.
 

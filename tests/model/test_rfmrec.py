@@ -9,7 +9,7 @@ from stand_in import Catalogue, batch, settings
 
 from recbole_diffusion.diffusion.noise import GivenNoise, Noise
 from recbole_diffusion.errors import SettingError
-from recbole_diffusion.model.rfmrec import RFMRec
+from recbole_diffusion.model.rfmrec import RANK_BY, RFMRec
 
 NO_DROPOUT = {f"{part}_dropout_prob": 0.0 for part in ("hidden", "attn", "embedding")}
 
@@ -52,6 +52,19 @@ def test_scores_are_cosines_after_two_euler_steps_from_the_encoder() -> None:
     assert not torch.allclose(
         model.full_sort_predict(interaction), make(diffusion=False).eval().full_sort_predict(interaction), atol=1e-2
     )
+
+
+@torch.no_grad()
+def test_ranked_by_the_encoder_scores_are_those_without_a_flow() -> None:
+    interaction = random_batch()
+    by_encoder = make(rank_by="encoder").eval().full_sort_predict(interaction)
+    torch.testing.assert_close(by_encoder, make(diffusion=False).eval().full_sort_predict(interaction))
+
+
+def test_ranked_by_the_encoder_both_losses_are_trained() -> None:
+    interaction, time = random_batch(), torch.rand(12, 9)
+    values = [make(rank_by=way).calculate_loss(interaction, GivenNoise({"timestep": time})) for way in RANK_BY]
+    torch.testing.assert_close(values[0], values[1])
 
 
 @pytest.mark.parametrize("weight", [0.0, 1.0, 0.3])
