@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 
 from ..common.files import read_json
+from ..common.setting import table_of
 from ..evaluation import statistics
 from ..evaluation.protocols import apart, protocols
 from ..evaluation.ranks import HEAD, Aligned, K, align, by_user, hit, is_head, length_groups, load_ranks, ndcg
+from ..host.registry import find_model
 from .cuts import by_cut
-from .plan import Plan, Run, Variant, off_name
+from .plan import Plan, Run, Variant, first_difference, off_name
 from .runner import state_of
 from .trials import tuning_of
 
@@ -105,18 +107,32 @@ def noise_pairs(variants: Sequence[Variant]) -> list[tuple[str, str]]:
     """Each row whose diffusion is on, with the rows of its model whose diffusion is off.
 
     These are its own `-off` row and the controls, which are no row's own. The `-off` row of another is left out: it
-    belongs to that one's settings, which may be those of another network.
+    belongs to that one's settings, which may be those of another network. It counts for a row that has none of its own
+    and differs from it in nothing but what inference alone reads.
     """
     on = [variant for variant in variants if variant.config.get("diffusion")]
     off = [variant for variant in variants if variant.config.get("diffusion") is False]
     owned = {(off_name(variant.name), variant.model) for variant in on}
+    there = {(variant.name, variant.model) for variant in off}
+
+    def belong(first: Variant, second: Variant) -> bool:
+        if second.name == off_name(first.name) or (second.name, second.model) not in owned:
+            return True
+        return (off_name(first.name), first.model) not in there and _trained_alike(first, second)
+
     return [
         (first.name, second.name)
         for first in on
         for second in off
-        if second.model == first.model
-        and (second.name == off_name(first.name) or (second.name, second.model) not in owned)
+        if second.model == first.model and belong(first, second)
     ]
+
+
+def _trained_alike(first: Variant, second: Variant) -> bool:
+    """Whether two rows of a model differ in nothing but diffusion and what inference alone reads."""
+    free = {"diffusion", *(key for key, row in table_of(find_model(first.model)).items() if row.at_inference)}
+    here, there = ({key: row.config[key] for key in row.config if key not in free} for row in (first, second))
+    return first_difference(there, here) is None
 
 
 def is_control(pair: Mapping[str, Any]) -> bool:

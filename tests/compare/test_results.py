@@ -103,6 +103,17 @@ def test_a_row_is_tested_against_controls_of_its_model(model_list: str, pairs: l
     assert noise_pairs(small_plan(model_list=model_list).variants) == pairs
 
 
+def test_a_row_that_differs_in_inference_alone_shares_the_row_without_noise() -> None:
+    rows = (
+        "DiffuRec,DiffuRec-off=DiffuRec(diffusion=False),two=DiffuRec(inference_steps=2),wide=DiffuRec(hidden_size=32)"
+    )
+    plan = small_plan(model_list=rows, off_switch="False")
+    assert noise_pairs(plan.variants) == [OWN, ("two", "DiffuRec-off")]
+    # Each has its own where they are made for all.
+    made = small_plan(model_list="DiffuRec,two=DiffuRec(inference_steps=2)").variants
+    assert noise_pairs(made) == [OWN, ("two", "two-off")]
+
+
 def test_holm_counts_the_pairs_with_controls() -> None:
     plan = small_plan(model_list=f"DiffuRec,{MORE},SASRec", seeds="1,2")
     leave(plan, better="DiffuRec-off")
