@@ -25,7 +25,7 @@ DATASETS = ("amazon-beauty", "amazon-toys", "ml-100k", "ml-1m")
 # Archives of comparisons beside those of the datasets' pages, with both rankings.
 BOTH = (
     *("amazon-beauty-authors", "amazon-beauty-prefergrow", "amazon-beauty-rankings", "amazon-toys-rankings"),
-    *("ml-100k-dropout", "ml-100k-family", "ml-100k-temporal", "ml-1m-sequences"),
+    *("ml-100k-chain", "ml-100k-dropout", "ml-100k-family", "ml-100k-temporal", "ml-1m-sequences"),
 )
 # Archives in which a user has several targets.
 SUCCESSIVE = ("ml-100k-temporal",)
