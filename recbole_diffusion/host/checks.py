@@ -237,13 +237,13 @@ def ranking_protocol(settings: Mapping[str, Any], given: Mapping[str, Any]) -> d
     """
     protocol, modes = settings["history_in_ranking"], settings["eval_args"]["mode"].values()
     sequential = settings["MODEL_TYPE"] == ModelType.SEQUENTIAL
-    if not settings["repeatable"]:
+    # A model that is not sequential is told by `repeatable` what its users have, for both rankings as for one.
+    told = protocol == "both" and not sequential
+    if not settings["repeatable"] and not told:
         if given.get("history_in_ranking", "out") != "out":
             must = f"be True with history_in_ranking={protocol}; False is the same as history_in_ranking=out"
             raise SettingError("repeatable", False, must=must)
         protocol = "out"
-    if protocol == "both" and not sequential:
-        raise SettingError("history_in_ranking", protocol, must="be in or out for a model that is not sequential")
     if protocol == "both" and set(modes) != {"full"}:
         must = "be in or out with sampled items: out samples others, so that the scores are not the same"
         raise SettingError("history_in_ranking", protocol, must=must)
@@ -251,7 +251,7 @@ def ranking_protocol(settings: Mapping[str, Any], given: Mapping[str, Any]) -> d
         raise SettingError(
             "history_in_ranking", protocol, must="be in with eval_args.mode labeled, which ranks nothing"
         )
-    return {"history_in_ranking": protocol, "repeatable": sequential or protocol != "out"}
+    return {"history_in_ranking": protocol, "repeatable": sequential or protocol == "in"}
 
 
 def _check_split(split: Any) -> None:

@@ -72,7 +72,7 @@ def test_both_rankings_are_those_that_are_counted_from_the_whole_scores(model: s
     assert (ranks.rank_out <= ranks.rank).all() and (ranks.rank_out < ranks.rank).any()
 
 
-@pytest.mark.parametrize("model", ["DiffuRec", "SASRec", "Pop"])
+@pytest.mark.parametrize("model", ["DiffuRec", "SASRec", "Pop", "BPR"])
 @pytest.mark.parametrize("collector", [None, Collector])
 def test_both_is_the_two_single_runs(model: str, collector: type | None, monkeypatch: pytest.MonkeyPatch) -> None:
     if collector:
@@ -119,10 +119,11 @@ def test_recboles_general_models_have_one_key_by_two_names() -> None:
     )
     assert by_name == by_recboles != neither
     assert (by_name["repeatable"], neither["repeatable"], neither["history_in_ranking"]) == (False, True, "in")
-    with pytest.raises(UserError, match="history_in_ranking must be in or out for a model that is not sequential"):
-        load_config("BPR", "ml-100k", config_dict={"history_in_ranking": "both"})
+    both = load_config("BPR", "ml-100k", config_dict={"history_in_ranking": "both"}).plain()
+    assert (both["repeatable"], both["history_in_ranking"]) == (False, "both")
     # Settings that were saved may be handed in again.
-    assert load_config("BPR", "ml-100k", config_dict=by_name).plain() == by_name
+    for saved in (by_name, both):
+        assert load_config("BPR", "ml-100k", config_dict=saved).plain() == saved
 
 
 REPEATED = [("a", "a b c a"), ("b", "b c d e b f"), ("c", "c a d"), ("d", "a b c d e f g"), ("e", "h i j a")]
