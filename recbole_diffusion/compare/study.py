@@ -21,7 +21,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from ..common.files import write_text
-from ..errors import SettingError, UserError
+from ..errors import SettingError, UserError, suggestion
 from ..host.parsing import read_yaml
 from .plan import Request, Variant, comparable, first_difference, space_file
 
@@ -99,7 +99,7 @@ def read_space(model: str, folder: str | None = None) -> dict[str, Any]:
 
     Raises
     ------
-    UserError
+    SettingError
         Where none is stated, or not in that form.
     """
     file = space_file(model, folder)
@@ -110,7 +110,16 @@ def read_space(model: str, folder: str | None = None) -> dict[str, Any]:
         whole = isinstance(choice, Mapping) and {"low", "high"} <= set(choice) <= {"low", "high", "log"}
         if not whole and not (isinstance(choice, list) and choice):
             raise SettingError(key, choice, must=f"be a list or {{low: ..., high: ..., log: ...}} in {file}")
+        if whole and not _is_range(choice):
+            raise SettingError(key, choice, must=f"have rising numbers low and high in {file}, above 0 with log")
     return space
+
+
+def _is_range(choice: Mapping[str, Any]) -> bool:
+    """Whether Optuna can draw from `low` to `high`."""
+    low, high = choice["low"], choice["high"]
+    numbers = all(isinstance(end, int | float) and not isinstance(end, bool) for end in (low, high))
+    return numbers and low <= high and (low > 0 or not choice.get("log"))
 
 
 def own_point(variant: Variant, folder: str | None = None) -> dict[str, Any]:
@@ -125,10 +134,14 @@ def own_point(variant: Variant, folder: str | None = None) -> dict[str, Any]:
     Raises
     ------
     SettingError
-        Where a setting lies outside of the space, whose choices are all that Optuna can try.
+        Where the space names a setting that the model does not have, or the model's own value lies outside of it: its
+        choices are all that Optuna can try.
     """
     point = {}
     for key, choice in read_space(variant.model, folder).items():
+        if key not in variant.config:
+            problem = f"{variant.model} has no such setting{suggestion(key, variant.config)}"
+            raise SettingError(key, choice, problem)
         value = point[key] = variant.config[key]
         if isinstance(choice, list):
             inside, which = value in choice, f"one of {', '.join(map(str, choice))}"
@@ -242,7 +255,10 @@ def open_study(folder: Path, variant: Variant, request: Request, space: Mapping[
     """
     # That a trial fails is recorded.
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"output={folder.parent}: cannot be written to ({error.strerror})") from error
     url = request.own["study_storage"]
     try:
         study = optuna.create_study(

@@ -108,7 +108,7 @@ class Search(NamedTuple):
             sleep(LOOK_EVERY)
 
     def _do_one(self, job: Path | None) -> int | None:
-        number = -1
+        number: int | None = None
 
         def objective(trial: optuna.Trial) -> float:
             nonlocal number
@@ -149,10 +149,13 @@ class Search(NamedTuple):
         except _AllThere:
             return None
         except BaseException:
-            trial = self.study.get_trials(deepcopy=False)[number]
-            if trial.state.is_finished():
-                repeat(self.study, trial)
+            # None where not even the trial has begun.
+            if number is not None:
+                trial = self.study.get_trials(deepcopy=False)[number]
+                if trial.state.is_finished():
+                    repeat(self.study, trial)
             raise
+        assert number is not None
         shutil.rmtree(self._kept(number), ignore_errors=True)
         return number
 

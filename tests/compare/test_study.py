@@ -20,6 +20,17 @@ def test_a_space_in_another_form(tmp_path: Path, content: str) -> None:
         studies.read_space("Mine", str(tmp_path))
 
 
+@pytest.mark.parametrize(
+    "choice", ["{low: few, high: 2}", "{low: True, high: 2}", "{low: 3, high: 2}", "{low: 0, high: 2, log: True}"]
+)
+def test_a_range_that_is_none(tmp_path: Path, choice: str) -> None:
+    (tmp_path / "Mine.yaml").write_text(f"a: {choice}")
+    with pytest.raises(
+        UserError, match=r"a must have rising numbers low and high in \S*Mine\.yaml, above 0 with log, got"
+    ):
+        studies.read_space("Mine", str(tmp_path))
+
+
 @pytest.mark.parametrize("model", [file.stem for file in sorted((PROPERTIES / "tune").glob("*.yaml"))])
 def test_every_end_of_a_space_can_be_run(model: str) -> None:
     for key, choice in studies.read_space(model).items():

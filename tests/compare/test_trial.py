@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from unittest.mock import Mock
 
 import optuna
 import pytest
@@ -14,7 +15,7 @@ from recbole_diffusion.compare import trial as trials
 from recbole_diffusion.compare.plan import make_variants, read_request
 from recbole_diffusion.compare.study import epochs_of
 from recbole_diffusion.compare.trial import Search
-from recbole_diffusion.errors import OutOfTime
+from recbole_diffusion.errors import OutOfTime, SettingError, UserError
 from recbole_diffusion.host.registry import PROPERTIES
 
 
@@ -73,6 +74,29 @@ def test_a_trial_that_is_broken_off_goes_on_from_its_checkpoint(monkeypatch: pyt
     assert epochs_of(search.study) == epochs_of(whole.study) == 4
     # Nothing is left of a trial but its scores.
     assert not list(Path().rglob("*.pth"))
+
+
+def test_no_other_trial_is_repeated_where_the_next_one_cannot_begin(monkeypatch: pytest.MonkeyPatch) -> None:
+    search = study_in(Path(), trials="2")
+    search.study.tell(search.study.ask(), 0.5)
+    monkeypatch.setattr(search.study, "ask", Mock(side_effect=KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        search.do_next()
+    assert [trial.state for trial in search.study.trials] == [TrialState.COMPLETE]
+
+
+def test_a_space_must_name_settings_of_the_model() -> None:
+    Path("SASRec.yaml").write_text("learning_rat: [0.001]")
+    with pytest.raises(
+        SettingError, match=r"learning_rat=.*: SASRec has no such setting; did you mean learning_rate\?"
+    ):
+        study_in(Path(), space=".")
+
+
+def test_a_folder_that_cannot_be_made_is_named() -> None:
+    Path("file").touch()
+    with pytest.raises(UserError, match=r"output=file: cannot be written to \(Not a directory\)"):
+        study_in(Path("file"))
 
 
 def test_a_trial_in_a_process_of_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
