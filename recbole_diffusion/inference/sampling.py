@@ -24,7 +24,8 @@ TOO_LARGE = "the weights are damaged, or a setting such as temperature or noise_
 def overridden(model: Any, steps: int | None, seed: int | None) -> Iterator[None]:
     """Give a diffusion model another number of reverse steps and another seed, for as long as the context lasts."""
     before = model.timesteps, model.evaluation_noise
-    if steps is not None:
+    # A chain of the model's own, such as PreferDiff's `ddim_stride`, is not the even one of as many steps.
+    if steps is not None and steps != len(model.timesteps):
         model.timesteps = model.process.chain(steps)
     if seed is not None and seed != model.evaluation_noise.seed:
         model.evaluation_noise = HashedNoise(seed).to(model.item_embedding.weight.device)

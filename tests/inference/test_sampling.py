@@ -8,7 +8,7 @@ import pytest
 from saved_models import Saved
 
 from recbole_diffusion.inference import Recommender
-from recbole_diffusion.inference.sampling import with_settings
+from recbole_diffusion.inference.sampling import overridden, with_settings
 
 
 @pytest.mark.parametrize(
@@ -33,3 +33,14 @@ def test_settings_in_a_context_are_those_given_at_loading(
     assert given.items.tolist() == expected.items.tolist()
     assert (plain.scores != given.scores).any()
     np.testing.assert_array_equal(recommender.recommend(["50", "258"]).scores, plain.scores)
+
+
+def test_the_models_own_number_of_steps_is_its_own_chain(saved: Callable[..., Saved]) -> None:
+    chain = {"reverse_sampler": "ddim", "ddim_stride": 50, "fold_chain": False}
+    recommender = Recommender.load(saved("PreferDiff", **chain).path, device="cpu")
+    own = recommender.model.timesteps
+    with overridden(recommender.model, len(own), seed=None):
+        assert recommender.model.timesteps == own
+    with overridden(recommender.model, 4, seed=None):
+        assert len(recommender.model.timesteps) == 4
+    assert recommender.model.timesteps == own
