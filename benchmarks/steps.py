@@ -142,7 +142,7 @@ def read(path: str, changes: dict[str, Any]) -> tuple[dict[str, Any], Prepared]:
     if config["diffusion"] is False or not issubclass(config.model_class, DiffusionRecommender):
         raise UserError(f"{path}: {state['model']} has no reverse steps, or was trained with diffusion: False")
     prepared = prepare(config)
-    checkpoint.require_catalogue(path, state, prepared.data, ("item",))
+    checkpoint.require_catalogue(path, state, prepared.data)
     checkpoint.set_weights(prepared.model, checkpoint.best_weights(state), prepared.trainer.device)
     return config.plain(), prepared
 

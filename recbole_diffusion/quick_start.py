@@ -15,7 +15,7 @@ from .host.loaders import build_loaders
 from .host.settings import load_config
 from .training import checkpoint
 from .training.run import build_model, run_config
-from .utils import ModelType, init_seed
+from .utils import init_seed
 
 __all__ = ["load_data_and_model", "objective_function", "run", "run_recbole_diffusion"]
 
@@ -136,9 +136,7 @@ def load_data_and_model(
     init_seed(config["seed"], config["reproducibility"])
     dataset = build_dataset(config)
     train_data, valid_data, test_data = build_loaders(config, dataset)
-    names = ["item"] if config["MODEL_TYPE"] == ModelType.SEQUENTIAL else ["item", "user"]
-    checkpoint.require_catalogue(path, state, train_data.dataset, names)
-
+    checkpoint.require_catalogue(path, state, train_data.dataset)
     init_seed(config["seed"], config["reproducibility"])
     trained = build_model(config, train_data.dataset)
     checkpoint.require_model(path, state, trained, config)

@@ -136,8 +136,7 @@ def reopen(path: str | Path, state: Mapping[str, Any], config: DiffusionConfig) 
     """
     init_seed(config["seed"], config["reproducibility"])
     data = build_dataset(config)
-    # A sequential model knows no users; the others have an embedding for each.
-    checkpoint.require_catalogue(path, state, data, ("item",) if isinstance(data, PrefixDataset) else ("item", "user"))
+    checkpoint.require_catalogue(path, state, data)
     train_data, valid_data, test_data = build_loaders(config, data)
     model = build_model(config, train_data._dataset)
     compat.undo_anomaly_detection()

@@ -8,7 +8,7 @@ import functools
 import os
 import random
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any, cast
@@ -345,21 +345,19 @@ def _titles(path: Path, encoding: str | None, item_column: str) -> dict[str, str
         return {}
 
 
-def require_catalogue(path: str | Path, state: Mapping[str, Any], dataset: Any, names: Sequence[str]) -> None:
-    """Refuse a checkpoint whose internal ids stand for other items or users than the dataset's.
-
-    Parameters
-    ----------
-    names : sequence of str
-        Which of "item" and "user" to compare.
+def require_catalogue(path: str | Path, state: Mapping[str, Any], dataset: Any) -> None:
+    """Refuse a checkpoint whose internal ids stand for other items, or users that the model knows, than the dataset's.
 
     Raises
     ------
     UserError
         Saying how many there are on either side.
     """
+    from recbole.utils import ModelType
+
     here = _tokens(dataset)
-    for name in names:
+    # A sequential model knows no users; the others have an embedding for each.
+    for name in ("item",) if dataset.config["MODEL_TYPE"] == ModelType.SEQUENTIAL else ("item", "user"):
         saved, present = state[f"{name}_tokens"], here[f"{name}_tokens"]
         if saved != present:
             other = "others than" if len(saved) == len(present) else "not"

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from recbole.utils import ModelType
 from torch import nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
@@ -221,10 +220,7 @@ class ResumableTrainer(EvaluatingTrainer):
     def _require_ours(self, path: str | Path, state: dict[str, Any], loader: Any, resume: bool) -> None:
         """Refuse a checkpoint that is not of this model and this data."""
         if loader is not None:
-            # A sequential model knows no users; the others have an embedding for each.
-            sequential = self.config["MODEL_TYPE"] == ModelType.SEQUENTIAL
-            names = ("item",) if sequential else ("item", "user")
-            checkpoint.require_catalogue(path, state, loader._dataset, names)
+            checkpoint.require_catalogue(path, state, loader._dataset)
         checkpoint.require_model(path, state, self.model, self.config, resume)
 
     def resume_checkpoint(self, resume_file: str | Path, train_data: Any = None) -> None:

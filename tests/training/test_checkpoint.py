@@ -18,6 +18,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from killing import workers
+from recbole.utils import ModelType
 from torch import nn
 
 from recbole_diffusion.common.plain import plain
@@ -299,6 +300,22 @@ def test_a_folder_stands_for_its_newest_best_state(tmp_path: Path) -> None:
     (tmp_path / ".1.half.pth").touch()
     assert checkpoint.newest(tmp_path) == tmp_path / "new.pth"
     assert checkpoint.newest(tmp_path / "old.pth") == tmp_path / "old.pth"
+
+
+@pytest.mark.parametrize("kind", [ModelType.SEQUENTIAL, ModelType.GENERAL])
+def test_other_users_matter_to_models_that_know_users(kind: ModelType) -> None:
+    tokens = {"item": ["[PAD]", "i"], "user": ["[PAD]", "u", "v"]}
+    dataset = SimpleNamespace(iid_field="item", uid_field="user", field2id_token=tokens, config={"MODEL_TYPE": kind})
+    same = {"item_tokens": tokens["item"], "user_tokens": tokens["user"]}
+    checkpoint.require_catalogue("a.pth", same, dataset)
+    with pytest.raises(UserError, match="it knows 2 items, not the 1 of this dataset"):
+        checkpoint.require_catalogue("a.pth", {**same, "item_tokens": ["[PAD]", "i", "j"]}, dataset)
+    others = {**same, "user_tokens": ["[PAD]", "u", "w"]}
+    if kind == ModelType.SEQUENTIAL:
+        checkpoint.require_catalogue("a.pth", others, dataset)
+    else:
+        with pytest.raises(UserError, match="it knows 2 users, others than the 2 of this dataset"):
+            checkpoint.require_catalogue("a.pth", others, dataset)
 
 
 def test_a_changed_bit_is_noticed_or_changes_nothing(tmp_path: Path) -> None:
