@@ -212,9 +212,8 @@ class GaussianProcess(Process):
 
     Attributes
     ----------
-    betas, abar, abar_prev, c1, c2, posterior_variance : Tensor
-        float64 [T] on the CPU; abar is the running product of 1 - beta, abar_prev that of the step before
-        (1 before the first), and the others are those of `Posterior` for single steps.
+    betas, abar : Tensor
+        float64 [T] on the CPU; abar is the running product of 1 - beta.
 
     Raises
     ------
@@ -225,8 +224,6 @@ class GaussianProcess(Process):
     def __init__(self, betas: Tensor) -> None:
         self.betas = torch.as_tensor(betas, dtype=torch.float64, device="cpu")
         self.abar = running_product(self.betas)
-        self.abar_prev = torch.cat([self.abar.new_ones(1), self.abar[:-1]])
-        self.c1, self.c2, self.posterior_variance = posterior(self.betas, self.abar, self.abar_prev)
         self.longest_chain = len(self.betas)
         # sqrt(abar) and sqrt(1 - abar), [2, T].
         self._marginal = Tables(torch.stack([self.abar, 1 - self.abar]).sqrt())

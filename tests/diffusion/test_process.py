@@ -9,9 +9,10 @@ from golden_files import ours
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from marks import needs_gpu
+from recordings import close, single_steps
 
 from recbole_diffusion.diffusion.noise import GivenNoise
-from recbole_diffusion.diffusion.process import PREDICTION_TYPES, GaussianProcess, NoProcess
+from recbole_diffusion.diffusion.process import PREDICTION_TYPES, GaussianProcess, NoProcess, posterior
 from recbole_diffusion.diffusion.schedules import SCHEDULES, is_valid, named_betas, raw_betas
 
 
@@ -20,21 +21,14 @@ def recorded(request):
     return ours(request.param)
 
 
-@pytest.mark.parametrize(
-    ("attribute", "key"),
-    [
-        ("betas", "betas"),
-        ("abar", "alphas_cumprod"),
-        ("c1", "posterior_mean_coef1"),
-        ("c2", "posterior_mean_coef2"),
-        ("posterior_variance", "posterior_variance"),
-    ],
-)
-def test_coefficients_are_the_recorded_ones(recorded, attribute: str, key: str) -> None:
+def test_coefficients_are_the_recorded_ones(recorded) -> None:
     process = GaussianProcess(
         named_betas(str(recorded["config/noise_schedule"]), int(recorded["config/diffusion_steps"]))
     )
-    np.testing.assert_allclose(getattr(process, attribute).numpy(), recorded[key], rtol=0, atol=1e-12)
+    names = ("posterior_mean_coef1", "posterior_mean_coef2", "posterior_variance")
+    tables = {"betas": process.betas, "alphas_cumprod": process.abar}
+    for key, values in {**tables, **dict(zip(names, single_steps(process), strict=True))}.items():
+        close(values, recorded[key], 1e-12)
 
 
 def test_sample_gives_the_recorded_x_t(recorded) -> None:
@@ -51,12 +45,14 @@ def test_abar_falls_and_posterior_variance_is_not_negative(name: str, steps: int
     betas = raw_betas(name, steps)
     assume(is_valid(betas))
     process = GaussianProcess(betas)
-    assert (process.abar < process.abar_prev).all() and (process.abar > 0).all()
-    assert (process.posterior_variance >= 0).all() and process.posterior_variance[0] == 0
-    assert (process.posterior_variance <= process.betas).all()
+    before = torch.cat([torch.ones(1), process.abar[:-1]])
+    assert (process.abar < before).all() and (process.abar > 0).all()
+    step = posterior(process.betas, process.abar, before)
+    assert (step.variance >= 0).all() and step.variance[0] == 0
+    assert (step.variance <= process.betas).all()
     # A perfect x0_hat is where x_t comes from: the posterior's mean must lie on the marginal's.
-    mean = process.c1 + process.c2 * process.abar.sqrt()
-    torch.testing.assert_close(mean, process.abar_prev.sqrt(), rtol=0, atol=1e-11)
+    mean = step.c1 + step.c2 * process.abar.sqrt()
+    torch.testing.assert_close(mean, before.sqrt(), rtol=0, atol=1e-11)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from recbole_diffusion.diffusion.noise import FreshNoise, GivenNoise, Noise
-from recbole_diffusion.diffusion.process import GaussianProcess, sub_chain
+from recbole_diffusion.diffusion.process import GaussianProcess, posterior, sub_chain
 from recbole_diffusion.diffusion.samplers import (
     SAMPLERS,
     ChainCoefficients,
@@ -105,7 +105,7 @@ def test_beta_variance_widens_every_marginal_but_the_last() -> None:
     variance = 1 - process.abar[-1]
     widths = []
     for abar_prev, b, s in zip(
-        process.abar_prev.flip(0),
+        [*process.abar[:-1].flip(0), torch.ones(())],
         *chain_coefficients(process, timesteps, reverse_variance="beta")[1:],
         strict=True,
     ):
@@ -124,11 +124,12 @@ def test_last_step_is_x0_hat(chain) -> None:
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_full_chain_has_the_coefficients_of_the_process(name: str) -> None:
     process = GaussianProcess(named_betas(name, 100))
+    steps = posterior(process.betas, process.abar, torch.cat([torch.ones(1), process.abar[:-1]]))
     for reverse_variance, variance in (
-        ("posterior", process.posterior_variance),
+        ("posterior", steps.variance),
         ("beta", torch.where(torch.arange(100) > 0, process.betas, 0)),
     ):
-        expected = ChainCoefficients(process.c1.flip(0), process.c2.flip(0), variance.flip(0).sqrt())
+        expected = ChainCoefficients(steps.c1.flip(0), steps.c2.flip(0), variance.flip(0).sqrt())
         actual = chain_coefficients(process, sub_chain(100, 100), reverse_variance=reverse_variance)
         torch.testing.assert_close(actual, expected, rtol=0, atol=1e-12)
 

@@ -10,6 +10,9 @@ import pytest
 import torch
 from golden_files import given_files, name_of, read
 
+from recbole_diffusion.diffusion.process import GaussianProcess, Posterior
+from recbole_diffusion.diffusion.samplers import chain_coefficients
+
 
 def parametrize(metafunc: pytest.Metafunc, mark: str, fixture: str = "recording") -> None:
     """Run a test for each recording that holds the key `mark`: those of --golden=PATH, a file or folder, or of ours."""
@@ -24,6 +27,12 @@ def parametrize(metafunc: pytest.Metafunc, mark: str, fixture: str = "recording"
 def close(actual: Any, recorded: Any, tolerance: float) -> None:
     actual = actual.detach().numpy() if isinstance(actual, torch.Tensor) else actual
     np.testing.assert_allclose(actual, recorded, rtol=0, atol=tolerance)
+
+
+def single_steps(process: GaussianProcess) -> Posterior:
+    """c1, c2 and the variance of every step, [T], by the coefficients of the whole reverse chain."""
+    a, b, s = chain_coefficients(process, process.chain(process.longest_chain))
+    return Posterior(a.flip(0), b.flip(0), s.square().flip(0))
 
 
 def block_weights(theirs: dict[str, torch.Tensor], block: str, here: str, post_norm: bool = False) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from golden_files import ours
-from recordings import Numbers, block_weights, close, parametrize
+from recordings import Numbers, block_weights, close, parametrize, single_steps
 from stand_in import Catalogue, settings
 
 from recbole_diffusion.diffusion.geodesic import GeodesicProcess
@@ -219,15 +219,16 @@ def test_named_schedules(schedule: str, recorded: np.ndarray) -> None:
 def test_schedule(recording: Recording) -> None:
     process: Any = recording.model.process
     process = process.gaussian if isinstance(process, GeodesicProcess) else process
+    steps = single_steps(process)
     theirs = {
         "betas": process.betas,
         "alphas_cumprod": process.abar,
-        "alphas_cumprod_prev": process.abar_prev,
+        "alphas_cumprod_prev": torch.cat([process.abar.new_ones(1), process.abar[:-1]]),
         "sqrt_alphas_cumprod": process.abar.sqrt(),
         "sqrt_one_minus_alphas_cumprod": (1 - process.abar).sqrt(),
-        "posterior_mean_coef1": process.c1,
-        "posterior_mean_coef2": process.c2,
-        "posterior_variance": process.posterior_variance,
+        "posterior_mean_coef1": steps.c1,
+        "posterior_mean_coef2": steps.c2,
+        "posterior_variance": steps.variance,
         "t_scaled": torch.arange(recording.steps) * recording.model.step_mlp.scale,
     }
     for name, value in theirs.items():

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from golden_files import given_files, name_of, ours, read
-from recordings import block_weights, close
+from recordings import block_weights, close, single_steps
 from stand_in import Catalogue, settings
 
 from recbole_diffusion.diffusion.noise import GivenNoise
@@ -148,10 +148,11 @@ def test_betas(recording: Recording) -> None:
 
 def test_posterior(recording: Recording) -> None:
     process, data = recording.model.process, recording.data
+    steps = single_steps(process)
     close(process.abar, data["alphas_cumprod"], 1e-12)
-    close(process.c1, data["posterior_mean_coef1"], 1e-12)
-    close(process.c2, data["posterior_mean_coef2"], 1e-12)
-    close(process.posterior_variance, data["posterior_variance"], 1e-12)
+    close(steps.c1, data["posterior_mean_coef1"], 1e-12)
+    close(steps.c2, data["posterior_mean_coef2"], 1e-12)
+    close(steps.variance, data["posterior_variance"], 1e-12)
 
 
 def test_history_and_x_t(recording: Recording) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from golden_files import read
-from recordings import DoubleFirst, close, parametrize
+from recordings import DoubleFirst, close, parametrize, single_steps
 from stand_in import Catalogue, settings
 
 from recbole_diffusion.diffusion import samplers
@@ -136,21 +136,21 @@ def schedules(request: pytest.FixtureRequest) -> dict[str, np.ndarray]:
 
 def coefficients(process: GaussianProcess) -> Iterator[tuple[str, torch.Tensor]]:
     """Everything recorded of a schedule, by its name there."""
-    alphas, abar = 1 - process.betas, process.abar
+    alphas, abar, steps = 1 - process.betas, process.abar, single_steps(process)
     yield from {
         "betas": process.betas,
         "abar": abar,
         "alphas": alphas,
         "alphas_cumprod": abar,
-        "alphas_cumprod_prev": process.abar_prev,
+        "alphas_cumprod_prev": torch.cat([abar.new_ones(1), abar[:-1]]),
         "sqrt_recip_alphas": alphas.rsqrt(),
         "sqrt_alphas_cumprod": abar.sqrt(),
         "sqrt_one_minus_alphas_cumprod": (1 - abar).sqrt(),
         "sqrt_recip_alphas_cumprod": abar.rsqrt(),
         "sqrt_recipm1_alphas_cumprod": (1 / abar - 1).sqrt(),
-        "posterior_mean_coef1": process.c1,
-        "posterior_mean_coef2": process.c2,
-        "posterior_variance": process.posterior_variance,
+        "posterior_mean_coef1": steps.c1,
+        "posterior_mean_coef2": steps.c2,
+        "posterior_variance": steps.variance,
     }.items()
 
 
