@@ -171,7 +171,7 @@ class _AtomicFile:
             for field in floats:
                 found = self.where(field, _is_word)
                 if found:
-                    raise UserError(f"{self.path}: column {field} is float, but {found}") from None
+                    raise UserError(f"{self.path}: column {field} is float, but no number in {found}") from None
                 # pandas before 3 reads no number beyond the largest.
                 if infinite := self.where(field, _is_infinite):
                     raise UserError(f"{self.path}: column {field} is infinite in {infinite}") from None
@@ -226,7 +226,7 @@ class _AtomicFile:
             if all(np.isfinite(sequence).all() for sequence in sequences):
                 return sequences
         found = self.where(str(column.name), lambda cell: not all(map(_is_finite, filter(None, cell.split(separator)))))
-        raise UserError(f"{self.path}: column {column.name} is float_seq, but {found}")
+        raise UserError(f"{self.path}: column {column.name} is float_seq, but not of numbers in {found}")
 
     def where(self, field: str, wrong: Callable[[str], bool]) -> str:
         """The first lines whose cell of `field` is wrong, as words; nothing if none is."""
@@ -234,7 +234,7 @@ class _AtomicFile:
         rows = islice(self._lines(), 1, None)
         cells = ((number, cells[at] if at < len(cells) else "") for number, cells in rows)
         first = list(islice(((number, cell) for number, cell in cells if wrong(cell)), 4))
-        shown = ", ".join(f"line {number}" + (f" has {cell!r}" if cell else "") for number, cell in first[:3])
+        shown = ", ".join(f"line {number}" + (f" ({cell!r})" if cell else "") for number, cell in first[:3])
         return shown + (", and more" if len(first) > 3 else "")
 
     def _lines(self) -> Iterator[tuple[int, list[str]]]:

@@ -95,7 +95,7 @@ def check_names(settings: Mapping[str, Any], known: Iterable[str], model: type) 
 
 
 def check_transform(settings: Mapping[str, Any]) -> None:
-    """Check that the setting which `transform` reads is given.
+    """Check that the setting which `transform` reads is given, and does something.
 
     Raises
     ------
@@ -106,6 +106,11 @@ def check_transform(settings: Mapping[str, Any]) -> None:
             raise SettingError("transform", settings["transform"], must=f"be given together with {parameter}")
         if not _is_share(settings[parameter]) or settings[parameter] > 1:
             raise SettingError(parameter, settings[parameter], must="be from 0 to 1")
+    longest = settings["MAX_ITEM_LIST_LENGTH"]
+    # RecBole rounds down the number of items that it masks.
+    if settings["transform"] == "mask_itemseq" and int(settings["mask_ratio"] * longest) < 1:
+        must = f"be at least 1 / MAX_ITEM_LIST_LENGTH = {1 / longest:.3g}, so that an item is masked"
+        raise SettingError("mask_ratio", settings["mask_ratio"], must=must)
 
 
 def check_layers(settings: Mapping[str, Any]) -> None:

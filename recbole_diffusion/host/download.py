@@ -66,9 +66,11 @@ def _download(folder: Path, dataset: str) -> None:
     instead = f"set --data_path=FOLDER to a folder that holds {dataset}/{dataset}.inter"
     addresses = known_datasets()
     if dataset not in addresses:
+        # Those on this disk stand first.
+        near = suggestion(dataset, [path.parent.name for path in _beside(folder)]) or suggestion(dataset, addresses)
         raise UserError(
             f"dataset={dataset}: there is no file {folder / dataset}.inter, nor does RecBole offer that dataset; "
-            f"{instead}{suggestion(dataset, addresses)}"
+            f"{instead}{near}"
         )
     url = addresses[dataset]
     getLogger().info(f"downloading dataset {dataset} from {url}")
@@ -85,6 +87,11 @@ def _download(folder: Path, dataset: str) -> None:
     except (OSError, http.client.HTTPException, zipfile.BadZipFile) as error:
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
         raise UserError(f"dataset={dataset}: the download of {url} failed ({reason}); {instead}") from error
+
+
+def _beside(folder: Path) -> Iterator[Path]:
+    """The interactions of the datasets in the folder that should hold this one."""
+    return (path for path in folder.parent.glob("*/*.inter") if path.stem == path.parent.name)
 
 
 @contextlib.contextmanager

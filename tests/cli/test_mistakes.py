@@ -113,7 +113,7 @@ HEADER = "user_id:token\titem_id:token\ttimestamp:float\n"
         (HEADER + "u\t\t1\nu\tj\t2\n", "column item_id is empty in line 2"),
         (HEADER + "u\ti\t1\nu\tj\t\n", "column timestamp is empty in line 3"),
         (HEADER + "u\ti\t1\nu\tj\n", "column timestamp is empty in line 3"),
-        (HEADER + "u\ti\tnoon\n", "line 2 has 'noon'"),
+        (HEADER + "u\ti\tnoon\n", "no number in line 2 ('noon')"),
         (HEADER + "".join(f"u{n}\ti{n}\t1\n" for n in range(9)), "a user needs 2 interactions"),
         (HEADER + "".join(f"u{n}\ti{m}\t{m}\n" for n in range(9) for m in range(2)), "a user needs"),
     ],

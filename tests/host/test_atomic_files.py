@@ -49,16 +49,17 @@ def test_a_separator_at_the_end_of_the_rows_shifts_nothing(atomic: Callable[...,
             HEADER.replace("user_id:token", "user_id:float") + f"\n{ROWS}",
             "user_id must be user_id:token, got user_id:float",
         ),
-        (f"{HEADER}\nu\ti\t1\n\nu\tj\tsoon\n", "timestamp is float, but line 4 has 'soon'$"),
+        (f"{HEADER}\nu\ti\t1\n\nu\tj\tsoon\n", r"timestamp is float, but no number in line 4 \('soon'\)$"),
         (f"{HEADER}\nu\ti\t1\n\ti\t2\nu\t\t3\n", "user_id is empty in line 3; drop_incomplete_rows=True drops"),
+        (f"{HEADER}\nu\ti\t1\nv\tj\tnan\n", r"timestamp is empty in line 3 \('nan'\)$"),
         (f"{HEADER}\n" + "u\t\t1\n" * 5, "item_id is empty in line 2, line 3, line 4, and more; drop_incomplete_rows"),
         (f"{HEADER}\nu\ti\tx\t1\nv\tj\t2\n", "line 2 has 4 cells, the header 3"),
         (f"{HEADER}\nu\ti\t1\nv\tj\t2\tx\t\n", "line 3 has 5 cells, the header 3"),
-        (f"{HEADER}\nu\ti\t1\nv\tj\tinf\n", "timestamp is infinite in line 3 has 'inf'"),
-        (f"{HEADER}\nu\ti\t1e999\nv\tj\t1\n", "timestamp is infinite in line 2 has '1e999'"),
-        (f"{HEADER}\nu\ti\t1\nv\tj\t \n", "timestamp is float, but line 3 has ' '$"),
-        (f"{HEADER}\nu\ti\t1\nv\tj\t1_000\n", "timestamp is float, but line 3 has '1_000'$"),
-        (f"{HEADER}\nu\ti\t1\nv\tj\t-nan\n", "timestamp is float, but line 3 has '-nan'$"),
+        (f"{HEADER}\nu\ti\t1\nv\tj\tinf\n", r"timestamp is infinite in line 3 \('inf'\)"),
+        (f"{HEADER}\nu\ti\t1e999\nv\tj\t1\n", r"timestamp is infinite in line 2 \('1e999'\)"),
+        (f"{HEADER}\nu\ti\t1\nv\tj\t \n", r"timestamp is float, but no number in line 3 \(' '\)$"),
+        (f"{HEADER}\nu\ti\t1\nv\tj\t1_000\n", r"timestamp is float, but no number in line 3 \('1_000'\)$"),
+        (f"{HEADER}\nu\ti\t1\nv\tj\t-nan\n", r"timestamp is float, but no number in line 3 \('-nan'\)$"),
         (f"{HEADER}\nu\ti\t1\nv\tj\0\t1\n", "line 3 holds a NUL$"),
         (f"{HEADER}\nu\n", "item_id is empty in line 2; drop_incomplete_rows=True drops"),
     ],
@@ -95,7 +96,7 @@ def test_further_mistakes_in_files(atomic: Callable[..., str], tmp_path: Path) -
     path = atomic(
         inter=f"{HEADER}\tv:float_seq\n" + ROWS.replace("\n", "\t1 2\n") + "\t1 two\n", item="item:token\nx\n"
     )
-    with pytest.raises(UserError, match=r"v is float_seq, but line 16 has '1 two'"):
+    with pytest.raises(UserError, match=r"v is float_seq, but not of numbers in line 16 \('1 two'\)"):
         load(path, load_col={"inter": "*"})
     with pytest.raises(UserError, match=r"made\.item: there is no column item_id"):
         load(path, load_col={"item": "*"})
@@ -113,7 +114,7 @@ def test_further_mistakes_in_files(atomic: Callable[..., str], tmp_path: Path) -
 def test_a_sequence_of_floats_holds_finite_numbers(atomic: Callable[..., str], cell: str) -> None:
     rows = ROWS.replace("\n", "\t1 2\n")
     path = atomic(inter=f"{HEADER}\tv:float_seq\n{rows}\t{cell}\n")
-    with pytest.raises(UserError, match=rf"v is float_seq, but line 16 has '{cell}'$"):
+    with pytest.raises(UserError, match=rf"v is float_seq, but not of numbers in line 16 \('{cell}'\)$"):
         load(path, load_col={"inter": "*"})
 
 

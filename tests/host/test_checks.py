@@ -124,6 +124,10 @@ from recbole_diffusion.host.settings import load_config
         ({"load_col": {"inter": "user_id"}}, "load_col.inter must be a list of fields, or '*' for all, got 'user_id'"),
         ({"transform": "crop_itemseq", "eta": 2}, "eta must be from 0 to 1, got 2"),
         ({"transform": "mask_itemseq", "mask_ratio": "x"}, "mask_ratio must be from 0 to 1, got 'x'"),
+        (
+            {"transform": "mask_itemseq", "mask_ratio": 0.2, "MAX_ITEM_LIST_LENGTH": 4},
+            "mask_ratio must be at least 1 / MAX_ITEM_LIST_LENGTH = 0.25, so that an item is masked, got 0.2",
+        ),
         ({"transform": "crop_itemseq"}, "transform must be given together with eta, got 'crop_itemseq'"),
         ({"user_inter_num_interval": "[5,"}, "user_inter_num_interval must be an interval such as [5,inf)"),
         ({"val_interval": {"rating": "3"}}, "val_interval must hold intervals such as '[3,inf)', or lists"),

@@ -142,6 +142,10 @@ def test_unknown_names_and_missing_parts_are_told_without_asking_the_network(
     asked = serve(archive())
     with pytest.raises(UserError, match=r"dataset=ml-1n: .*--data_path=FOLDER.*did you mean ml-1m\?"):
         ensure_files(tmp_path / "ml-1n", "ml-1n")
+    (tmp_path / "ml-1nn").mkdir()
+    (tmp_path / "ml-1nn" / "ml-1nn.inter").write_text(TEXT)
+    with pytest.raises(UserError, match=r"did you mean ml-1nn\?$"):
+        ensure_files(tmp_path / "ml-1n", "ml-1n")
     with pytest.raises(UserError, match=r"ml-1m\.train\.inter, which benchmark_filename="):
         ensure_files(tmp_path / "ml-1m", "ml-1m", ["train", "valid", "test"])
     assert not asked
