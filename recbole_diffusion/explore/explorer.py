@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +23,8 @@ from .embedding_map import EmbeddingMap, item_vectors
 from .request import Request
 from .search import ItemSearch, beginning_with
 from .sliders import chosen, sliders_of
+
+logger = logging.getLogger(__name__)
 
 # Items noted of each state of the reverse process.
 OF_STATE = 5
@@ -119,6 +122,9 @@ class Explorer:
             self._users = self.recommenders[0].users
         except UserError as error:
             self._users_problem = str(error)
+        except Exception as error:
+            logger.exception("the users cannot be read")
+            self._users_problem = f"{type(error).__name__}: {error}"
 
     def users(self, text: str) -> dict[str, Any]:
         """Users whose token begins with a text; how many there are, None until they are read; why there are none."""

@@ -205,7 +205,8 @@ class Handler(BaseHTTPRequestHandler):
         self._send(status, JSON, pages.as_json({"problem": problem}))
 
     def _send(self, status: HTTPStatus, kind: str, text: str) -> None:
-        body = text.encode()
+        # Json may hold halves of surrogate pairs, which no bytes stand for.
+        body = text.encode(errors="replace")
         self.send_response(status)
         for name, value in HEADERS.items():
             self.send_header(name, value)
@@ -223,7 +224,7 @@ class Handler(BaseHTTPRequestHandler):
 def _read_json(body: bytes) -> Any:
     try:
         return json.loads(body)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"a question must be json ({error})") from error
 
 

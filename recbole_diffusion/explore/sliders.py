@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import isfinite
 from typing import Any, NamedTuple
 
 from ..common.setting import table_of
 from ..errors import SettingError
+from ..host.parsing import LARGEST
 from ..model.base import DiffusionRecommender
 
 # What the trained model's scale of the noise is multiplied by, as far as 1 or ten times itself.
@@ -95,7 +95,7 @@ def chosen(model: Any, settings: Mapping[str, Any]) -> Chosen:
         if key == "diversify":
             options[key] = bool(value)
             continue
-        if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < LARGEST:
             raise SettingError(key, value, must="be a finite number")
         if key in SCALES:
             table_of(type(model))[key].check(key, value)

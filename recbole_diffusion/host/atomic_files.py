@@ -44,8 +44,9 @@ def load_feat(self: Any, filepath: str, source: Any) -> pd.DataFrame | None:
     Raises
     ------
     UserError
-        For an empty file, a header that is none, a column that is needed and not there, a word in a float column, and a
-        hole in a column of user or item ids (unless `drop_incomplete_rows` is set), or of times that order the data.
+        For a file that cannot be read, an empty one, a header that is none, a column that is needed and not there, a
+        word in a float column, and a hole in a column of user or item ids (unless `drop_incomplete_rows` is set), or of
+        times that order the data.
     """
     from recbole.utils import FeatureSource, FeatureType
 
@@ -118,8 +119,11 @@ class _AtomicFile:
         from recbole.utils import FeatureType
 
         self.path, self.separator = path, separator
-        with open(path, "rb") as file:
-            wide = file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+        try:
+            with open(path, "rb") as file:
+                wide = file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read ({error.strerror})") from error
         if wide and (encoding or "utf-8").lower().replace("_", "-") in ("utf-8", "utf8"):
             raise UserError(f"{path}: written in UTF-16; set encoding=utf-16")
         self.encoding = encoding if encoding and encoding.lower() not in ("utf-8", "utf8") else "utf-8-sig"

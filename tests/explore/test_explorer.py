@@ -144,6 +144,15 @@ def test_data_that_is_not_there_is_said(saved: Callable[..., Saved]) -> None:
         explorer.user(None)
 
 
+def test_an_error_of_the_program_is_said_too(
+    explorer: Explorer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(Recommender, "users", property(lambda self: 1 / 0))
+    explorer.read_users()
+    assert explorer.users("")["problem"] == "ZeroDivisionError: division by zero"
+    assert "the users cannot be read" in caplog.text
+
+
 def test_the_map_has_every_item(explorer: Explorer) -> None:
     for number in range(2):
         ground = explorer.ground(number)

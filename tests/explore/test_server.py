@@ -25,10 +25,12 @@ def server(diffurec: Recommender) -> Iterator[Server]:
         thread.join()
 
 
-def ask(server: Server, method: str, path: str, body: Any = None, **headers: str) -> tuple[HTTPResponse, str]:
+def ask(
+    server: Server, method: str, path: str, body: Any = None, raw: bool = False, **headers: str
+) -> tuple[HTTPResponse, str]:
     connection = HTTPConnection(*server.server_address[:2], timeout=60)  # type: ignore[arg-type]
     given = {name.replace("_", "-"): value for name, value in headers.items()}
-    connection.request(method, path, body if body is None else json.dumps(body), given)
+    connection.request(method, path, body if raw or body is None else json.dumps(body), given)
     response = connection.getresponse()
     text = response.read().decode()
     connection.close()
@@ -72,10 +74,15 @@ def test_mistakes_are_said_as_data(server: Server) -> None:
     for path, body, status, message in (
         ("/answer", {"history": ["no such item"]}, 400, "item 'no such item': not among"),
         ("/answer", [], 400, "a request must be a json object"),
+        ("/answer", {"\ud800": 1}, 400, "? must be one of history"),
+        ("/answer", {"history": ["50"], "settings": [{"temperature": 10**400}]}, 400, "temperature must be a finite"),
         ("/nothing", {}, 404, "/nothing: there is no such page"),
     ):
         got, answer = post(server, path, body)
         assert got == status and answer["problem"].startswith(message)
+    deep = "[" * 100_000
+    response, text = ask(server, "POST", "/answer", deep, raw=True, Content_Type="application/json")
+    assert response.status == 400 and json.loads(text)["problem"].startswith("a question must be json")
     for path, message in (
         ("/ground?model=x", "model must be a whole number"),
         ("/../setup.cfg", "there is no such page"),

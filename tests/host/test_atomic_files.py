@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from made_data import HEADER, ROWS, load
@@ -108,6 +110,14 @@ def test_further_mistakes_in_files(atomic: Callable[..., str], tmp_path: Path) -
     with pytest.raises(UserError, match="set `encoding`"):
         load(path)
     assert load(path, encoding="latin-1").field2id_token["user_id"].tolist() == ["[PAD]", "ué"]
+
+
+def test_a_file_that_may_not_be_read_is_named(atomic: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    path = atomic(inter=f"{HEADER}\n{ROWS}")
+    refused = PermissionError(errno.EACCES, "Permission denied")
+    monkeypatch.setattr(atomic_files, "open", Mock(side_effect=refused), raising=False)
+    with pytest.raises(UserError, match=r"made\.inter: cannot be read \(Permission denied\)$"):
+        load(path)
 
 
 @pytest.mark.parametrize("cell", ["NA", "1 nan", "1 inf 2", "1 two"])
