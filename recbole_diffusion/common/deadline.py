@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from typing import NamedTuple
 
 import psutil
@@ -33,11 +33,12 @@ class Deadline(NamedTuple):
         ----------
         text : str or None
             Minutes from the start, the first such time of day after it (08:40, local), or a date and time as ISO 8601
-            has it.
+            has it (local, unless it says from where).
 
         Raises
         ------
         ValueError
+            For any other text.
         """
         if text is None:
             return cls()
@@ -52,8 +53,8 @@ class Deadline(NamedTuple):
         return cls((end if end > begin else end + timedelta(days=1)).timestamp())
 
     def text(self) -> str | None:
-        """As `read` takes it in another process."""
-        return None if self.at is None else datetime.fromtimestamp(self.at).isoformat()
+        """As `read` takes it in another process, on a machine of another time zone too."""
+        return None if self.at is None else datetime.fromtimestamp(self.at, timezone.utc).isoformat()
 
     def sooner(self, seconds: float) -> Deadline:
         """So many seconds before."""

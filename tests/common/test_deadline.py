@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 
 import psutil
@@ -31,6 +32,26 @@ def test_another_process_reads_the_same_end() -> None:
     assert Deadline.read(deadline.text()).at == pytest.approx(deadline.at, abs=1e-5)
     assert deadline.sooner(34.5).at == START + 1200
     assert Deadline().text() is None and Deadline().sooner(5) == Deadline.read(None) == Deadline()
+
+
+@pytest.fixture
+def zone() -> Iterator[Callable[[str], None]]:
+    """Sets the time zone of this process until the test ends."""
+    with pytest.MonkeyPatch.context() as patch:
+
+        def choose(name: str) -> None:
+            patch.setenv("TZ", name)
+            time.tzset()
+
+        yield choose
+    time.tzset()
+
+
+def test_a_machine_in_another_time_zone_reads_the_same_end(zone: Callable[[str], None]) -> None:
+    zone("EST5")
+    text = Deadline(START + 100).text()
+    zone("JST-9")
+    assert Deadline.read(text).at == pytest.approx(START + 100, abs=1e-5)
 
 
 def test_what_does_not_fit_is_not_begun() -> None:
