@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -85,8 +85,8 @@ def write_json(path: Path, content: Any) -> None:
     write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
-def read_json(path: Path, absent: Callable[[], Any] = dict) -> Any:
-    """Read what `write_json` wrote; `absent()` where there is no such file.
+def read_json(path: Path) -> Any:
+    """Read what `write_json` wrote; an empty dict where there is no such file.
 
     Raises
     ------
@@ -96,6 +96,6 @@ def read_json(path: Path, absent: Callable[[], Any] = dict) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        return absent()
+        return {}
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read as json ({error})") from error

@@ -272,6 +272,7 @@ def to_markdown(results: Mapping[str, Any], plots: Mapping[str, Path]) -> str:
 
 
 def how_timed(results: Mapping[str, Any]) -> str:
+    """What the figures of time and memory are, how long all runs took, and on which machines."""
     done = [run for run in results["runs"] if run["state"] == "done"]
     if not done:
         return "No run is done."

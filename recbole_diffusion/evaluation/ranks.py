@@ -189,20 +189,20 @@ def by_user(user: np.ndarray, values: np.ndarray) -> np.ndarray:
     return pd.DataFrame(values.T).groupby(user, sort=True).mean().to_numpy().T
 
 
-def is_head(popularity: np.ndarray, share: float = HEAD) -> np.ndarray:
-    """Which items [V] are the head: the `share` of the catalogue with the most training interactions.
+def is_head(popularity: np.ndarray) -> np.ndarray:
+    """Which items bool [V] are the head: the share `HEAD` of the catalogue with the most training interactions.
 
     Of items equally popular the one with the lower id comes first; the padding item 0 is none.
     """
     order = np.argsort(-popularity[1:], kind="stable") + 1
     head = np.zeros(len(popularity), dtype=bool)
-    head[order[: round(share * len(order))]] = True
+    head[order[: round(HEAD * len(order))]] = True
     return head
 
 
-def length_groups(length: np.ndarray, groups: int = 4) -> tuple[np.ndarray, list[str]]:
-    """Sort history lengths [n] into groups of about equal size: the group int [n] of each, and the groups' names."""
-    edges = np.unique(np.quantile(length, np.linspace(0, 1, groups + 1)[1:], method="lower"))
+def length_groups(length: np.ndarray) -> tuple[np.ndarray, list[str]]:
+    """Sort history lengths [n] into four groups of about equal size: the group int [n] of each, and their names."""
+    edges = np.unique(np.quantile(length, [0.25, 0.5, 0.75, 1], method="lower"))
     group = np.searchsorted(edges, length)
     lows = [int(length.min()), *(int(edge) + 1 for edge in edges[:-1])]
     names = [f"{low}" if low == high else f"{low} to {high}" for low, high in zip(lows, edges.astype(int), strict=True)]

@@ -93,7 +93,7 @@ class Means(NamedTuple):
         return self.by_seed.mean(axis=-1)
 
 
-def resampled_means(scores: Sequence[np.ndarray], resamples: int = RESAMPLES, seed: int = 0) -> list[Means]:
+def resampled_means(scores: Sequence[np.ndarray], resamples: int = RESAMPLES) -> list[Means]:
     """Means of several models' scores over users resampled with replacement.
 
     Users are resampled once for all models and seeds, so that differences between them are paired.
@@ -103,14 +103,12 @@ def resampled_means(scores: Sequence[np.ndarray], resamples: int = RESAMPLES, se
     scores : sequence of M arrays [S, U]
         S may differ between models.
     resamples : int
-    seed : int
-        Of the resampling.
 
     Returns
     -------
     list of M Means
     """
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(0)
     rows = np.concatenate(scores)
     users = rows.shape[1]
     means = np.empty((resamples, len(rows)))

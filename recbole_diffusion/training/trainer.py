@@ -341,7 +341,7 @@ class NCLTrainer(Trainer):
 
     Raises
     ------
-    SettingError
+    UserError
         Where faiss is not installed, which the E-step needs.
     """
 
