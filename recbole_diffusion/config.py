@@ -12,7 +12,7 @@ from .errors import SettingError, suggestion
 from .host.parsing import parse, read_yaml
 from .host.registry import find_model
 from .host.settings import MERGED, DiffusionConfig, default_files, merge, read_defaults
-from .host.table import GENERAL, NAMES, OLD_NAMES
+from .host.table import GENERAL, NAMES
 
 __all__ = ["Config"]
 
@@ -93,7 +93,7 @@ def flags_of(argv: Sequence[str]) -> dict[str, str]:
 
 def _known(model: Any, dataset: Any, stated: Iterable[str]) -> set[str]:
     """The settings that a model reads, and those that the script itself states."""
-    known = {*GENERAL, *NAMES, *OLD_NAMES, *stated}
+    known = {*GENERAL, *NAMES, *stated}
     # Where one of the two is missing, the settings say so.
     if model and isinstance(dataset, str):
         model_class = find_model(model)

@@ -71,9 +71,9 @@ def within(least: float, most: float, kind: str, **more: Any) -> Setting:
     return Setting(kind, f"be from {least:g} to {most:g}", lambda value: least <= value <= most, **more)
 
 
-def share(kind: str = "float", **more: Any) -> Setting:
+def share(**more: Any) -> Setting:
     """A number from 0 to 1."""
-    return Setting(kind, "be from 0 to 1", lambda value: 0 <= value <= 1, **more)
+    return within(0, 1, "float", **more)
 
 
 def probability(**more: Any) -> Setting:

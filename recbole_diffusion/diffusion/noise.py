@@ -30,6 +30,8 @@ _GAMMA = 0x9E3779B97F4A7C15 - 2**64
 _MIX_1 = 0xBF58476D1CE4E5B9 - 2**64
 _MIX_2 = 0x94D049BB133111EB - 2**64
 
+# Numbers in the table of `HashedNoise`.
+_TABLE_SIZE = 2**20
 # States whose probabilities are summed together before one of them is picked.
 _BLOCK = 128
 
@@ -206,24 +208,23 @@ class GivenNoise(Noise):
 class HashedNoise(nn.Module):
     """Noise that is a function of (seed, history, name, step, draw), and of the position within a row.
 
-    A fixed table of standard normals is read at hashed offsets, which costs less than drawing. The table is
-    made on the CPU, so every device gives the same values, and no generator is touched but its own.
+    A fixed table of N standard normals is read at hashed offsets, which costs less than drawing. Two rows of d values
+    coincide with probability 1 / (N - d + 1). The table is made on the CPU, so every device gives the same values, and
+    no generator is touched but its own.
 
     Parameters
     ----------
     seed : int
         Seed of the table and of the hash.
-    size : int
-        Entries of the table. Two rows of d values coincide with probability 1 / (size - d + 1).
     """
 
     table: Tensor
 
-    def __init__(self, seed: int, size: int = 2**20) -> None:
+    def __init__(self, seed: int) -> None:
         super().__init__()
         self.seed = seed
         generator = torch.Generator(device="cpu").manual_seed(seed)
-        table = torch.randn(size, generator=generator, device="cpu", dtype=torch.float32)
+        table = torch.randn(_TABLE_SIZE, generator=generator, device="cpu", dtype=torch.float32)
         self.register_buffer("table", table, persistent=False)
 
     @staticmethod

@@ -256,8 +256,6 @@ RECBOLE_KINDS = {
     "mf_pretrain_path": "str or ~",
     "mlp_pretrain_path": "str or ~",
 }
-# Keys that have another name now. The old one works, with a warning that says the new one.
-OLD_NAMES: dict[str, str] = {}
 # Switches of finished experiments, which are gone, each with the value that is left.
 FINISHED: dict[str, Any] = {"positions_from": "newest", "embedding_noise_at_inference": False}
 
@@ -323,7 +321,7 @@ def rename(settings: Mapping[str, Any], model: type, known: Collection[str]) -> 
     SettingError
         Where a key is given under both names, or a finished switch has a value that is gone.
     """
-    names = {**OLD_NAMES, **aliases_of(model)}
+    names = aliases_of(model)
     renamed: dict[str, Any] = {}
     warnings: dict[str, str] = {}
     for key, value in settings.items():
