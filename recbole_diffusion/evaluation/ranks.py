@@ -157,7 +157,7 @@ def align(models: Sequence[Sequence[StoredRanks]], without_history: bool = False
     Raises
     ------
     UserError
-        Where two of them were tested on different interactions, or one has no such ranks.
+        Where two of them were trained or tested on different interactions, or one has no such ranks.
     """
     first: StoredRanks | None = None
     time: np.ndarray | None = None
@@ -176,6 +176,9 @@ def align(models: Sequence[Sequence[StoredRanks]], without_history: bool = False
                 first = sorted_rows
             elif not all(np.array_equal(getattr(first, name), getattr(sorted_rows, name)) for name in ("user", "item")):
                 raise UserError("the runs were tested on different interactions, so that they cannot be compared")
+            elif not np.array_equal(first.popularity, sorted_rows.popularity):
+                # As where the data files have changed since the first of them.
+                raise UserError("the runs were trained on different interactions, so that they cannot be compared")
             if time is None and stored.time is not None:
                 time = stored.time[order]
             rows.append(sorted_rows.rank)

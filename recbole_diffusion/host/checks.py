@@ -94,13 +94,24 @@ def check_names(settings: Mapping[str, Any], known: Iterable[str], model: type) 
     return warnings
 
 
-def check_transform(settings: Mapping[str, Any]) -> None:
-    """Check that the setting which `transform` reads is given, and does something.
+def check_transform(model: type, settings: Mapping[str, Any], default: str | None) -> None:
+    """Check that the setting which `transform` reads is given, and that the transform does what the model needs.
+
+    Parameters
+    ----------
+    model : type
+    settings : mapping
+        All settings, merged.
+    default : str or None
+        The `transform` of the model's yaml.
 
     Raises
     ------
     SettingError
     """
+    if default is not None and settings["transform"] != default and _reads(model, READ_AS[default]):
+        must = f"be {default}, as {model.__name__} reads what that adds"
+        raise SettingError("transform", settings["transform"], must=must)
     for parameter in TRANSFORM_NEEDS.get(settings["transform"] or "", ()):
         if settings.get(parameter) is None:
             raise SettingError("transform", settings["transform"], must=f"be given together with {parameter}")

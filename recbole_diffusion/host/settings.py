@@ -182,7 +182,7 @@ def resolve(
     for key, row in table_of(model_class).items():
         row.check(key, values.get(key))
     sequential = values["MODEL_TYPE"] == ModelType.SEQUENTIAL
-    checks.check_transform(values)
+    checks.check_transform(model_class, values, merge(*defaults)["transform"])
     checks.check_layers(values)
     checks.check_eval_args(values, sequential)
     checks.check_metrics(values)

@@ -143,6 +143,12 @@ def test_align_brings_the_rows_into_one_order() -> None:
     assert [ranks.tolist() for ranks in rows.ranks] == [[[10, 20, 30]] * 2, [[10, 20, 30]]]
 
 
+def test_align_refuses_other_training_items() -> None:
+    other = STORED._replace(popularity=STORED.popularity[[0, 1, 2, 3, 5, 4]])
+    with pytest.raises(UserError, match="trained on different interactions"):
+        align([[STORED], [other]])
+
+
 def test_align_refuses_other_test_items() -> None:
     with pytest.raises(UserError, match="different interactions"):
         align([[STORED], [STORED._replace(item=STORED.item + 1)]])

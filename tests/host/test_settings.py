@@ -543,6 +543,8 @@ def test_configs_do_not_touch_one_another() -> None:
         ("SASRec", {"clip_grad_norm": {"max_norm": -1}}, "clip_grad_norm must hold a positive max_norm"),
         ("SASRec", {"clip_grad_norm": {"max_norm": 1, "norm": 2}}, "clip_grad_norm must hold a positive max_norm"),
         ("SASRec", {"load_col": {"nosuch": "*"}}, "load_col must name files by inter, user, item, kg, link, net, not"),
+        ("BERT4Rec", {"transform": None}, "transform must be mask_itemseq, as BERT4Rec reads what that adds, got None"),
+        ("SHAN", {"transform": "mask_itemseq", "mask_ratio": 0.5}, "transform must be inverse_itemseq, as SHAN reads"),
         ("SASRec", {"transform": "user_defined"}, "transform must be one of mask_itemseq, inverse_itemseq"),
         (
             "SASRec",
