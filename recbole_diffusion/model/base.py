@@ -20,7 +20,7 @@ from ..diffusion.timesteps import OneStep, StepSampler
 from ..errors import ModelError, SettingError
 from .layers import ACTIVATIONS, Encoder, item_table
 from .losses import catalogue_cross_entropy, place_cross_entropy
-from .sharing import Batch, History, Processes, rows_of
+from .sharing import Batch, History, Processes, counted_places, rows_of
 from .similarity import SIMILARITIES, item_queries, item_vectors, scores_of
 from .splitting import SplitEmbedding
 
@@ -143,10 +143,10 @@ def mean_by_row(losses: Tensor, step: TrainingStep) -> Tensor:
 
     Losses [B] of a model with one target a row stay as they are.
     """
-    mask = step.batch.history.mask
-    if mask is None or losses.dim() < 2:
+    if losses.dim() < 2:
         return losses
-    return losses * (mask.sum().to(losses.dtype) / (len(mask) * step.history.length))[:, None]
+    places_of_rows = len(step.batch) * step.history.length.to(losses.dtype)
+    return losses * (counted_places(step.batch.history) / places_of_rows)[:, None]
 
 
 def check_table(model: type, config: Any) -> None:
@@ -192,6 +192,8 @@ class DiffusionRecommender(SequentialRecommender):
     }
     # "prefixes": a training row for each interaction. "sequences": rows with a target at every place.
     trains_on: ClassVar[str] = "prefixes"
+    # See `sharing.History`; a run sets it.
+    places_a_row: float | None = None
     # Sampled evaluation hands over all candidates at once, so that no user's rows are cut apart and denoised twice.
     predicts_whole_batches: ClassVar[bool] = True
     # Whether `cuda_graphs` may record training steps: the loss never waits for the GPU, draws with torch alone, and
@@ -337,8 +339,8 @@ class DiffusionRecommender(SequentialRecommender):
             # On a GPU looking at the lengths would stall training, whose batches come cut already.
             items = items[:, : int(length.max())]
             if bool((length == items.shape[1]).all()):
-                return History(items, length, None)
-        return History(items, length, places(items, length))
+                return History(items, length, None, self.places_a_row)
+        return History(items, length, places(items, length), self.places_a_row)
 
     def targets(self, history: History, interaction: Any) -> Tensor:
         """The next items: int64 [B], or [B, L] for a model that trains on sequences, the history shifted by one."""

@@ -18,7 +18,7 @@ from .base import History, places
 def with_padding_place(history: History) -> History:
     """The history with a place behind its newest item, where its padding stands."""
     items = F.pad(history.items, (0, 1))
-    return History(items, history.length, places(items, history.length))
+    return history._replace(items=items, mask=places(items, history.length))
 
 
 def counted_keys(history: History, full_length: int, dtype: torch.dtype) -> Tensor:

@@ -13,6 +13,7 @@ from .base import ENCODER, make_encoder, next_items, places
 from .layers import Dropout
 from .losses import place_cross_entropy
 from .plain import PlainRecommender
+from .sharing import History, counted_places, sum_of_places
 
 
 class SASRecPlus(PlainRecommender):
@@ -30,6 +31,8 @@ class SASRecPlus(PlainRecommender):
     settings: ClassVar[Mapping[str, Setting]] = {**ENCODER}
     trains_on = "sequences"
     records_steps = True
+    # See `sharing.History`.
+    places_a_row: float | None = None
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
@@ -58,11 +61,13 @@ class SASRecPlus(PlainRecommender):
         return self.encoder(x, place, (at[:, None] >= at)[None])
 
     def counted(self, interaction: Any) -> Tensor:
-        return interaction[self.ITEM_SEQ_LEN]
+        length = interaction[self.ITEM_SEQ_LEN]
+        return length if self.places_a_row is None else torch.ones_like(length)
 
     def calculate_loss(self, interaction: Any) -> Tensor:
         """Mean cross-entropy of the next item at each place over all items but the padding."""
         items, length = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
+        history = History(items, length, places(items, length), self.places_a_row)
         target = next_items(items, length, interaction[self.POS_ITEM_ID])
         losses = place_cross_entropy(self.encode(items), self.item_vectors(), None, target, first_item=1)
-        return (losses * places(items, length)).sum() / length.sum()
+        return sum_of_places(losses, history.mask) / counted_places(history)

@@ -38,18 +38,29 @@ class History(NamedTuple):
     items : int64 [B, L], padded on the right with 0
     length : int64 [B], at least 1
     mask : bool [B, L], true where an item stands; None when every row is full
+    places_a_row : mean number of places of all training rows, where a batch holds rows of like length; else None
     """
 
     items: Tensor
     length: Tensor
     mask: Tensor | None
+    places_a_row: float | None = None
 
 
-def mean(rows: Tensor, mask: Tensor | None) -> Tensor:
-    """Mean over rows [B], or over the real places of [B, L]."""
-    if rows.dim() < 2 or mask is None:
-        return rows.mean()
-    return (rows * mask).sum() / mask.sum()
+def sum_of_places(rows: Tensor, mask: Tensor | None) -> Tensor:
+    """Sum over the real places of [B, L]."""
+    return rows.sum() if mask is None else (rows * mask).sum()
+
+
+def counted_places(history: History) -> Tensor | float:
+    """By how many places the mean over the real places of a batch divides.
+
+    These are its own. Where each batch holds rows of like length, they are those that a batch of as many rows has in
+    the mean: by its own, a place of a short history would weigh more than one of a long history.
+    """
+    if history.places_a_row is not None:
+        return len(history.length) * history.places_a_row
+    return history.items.numel() if history.mask is None else history.mask.sum()
 
 
 class Batch:
@@ -110,7 +121,9 @@ class Batch:
 
         A scalar stands for the mean over the rows of this process.
         """
-        return mean(rows, self.history.mask)
+        if rows.dim() < 2:
+            return rows.mean()
+        return sum_of_places(rows, self.history.mask) / counted_places(self.history)
 
 
 class PartOfBatch(Batch):
@@ -137,8 +150,8 @@ class PartOfBatch(Batch):
         return values[self.rows]
 
     def own_history(self) -> History:
-        items, length, mask = self.history
-        return History(self.own(items), self.own(length), None if mask is None else self.own(mask))
+        items, length, mask, places = self.history
+        return History(self.own(items), self.own(length), None if mask is None else self.own(mask), places)
 
     def own_noise(self) -> Noise:
         return RowsOfNoise(self.noise, len(self), self.rows)
@@ -160,11 +173,9 @@ class PartOfBatch(Batch):
         return self.add(value.detach())
 
     def loss(self, rows: Tensor) -> Tensor:
-        whole, own = self.history.mask, self.own_history().mask
-        share: Tensor | float = self.counted / len(self)
-        if rows.dim() > 1 and whole is not None and own is not None and self.counted:
-            share = own.sum() / whole.sum()
-        return mean(rows, own) * share
+        if rows.dim() < 2 or not self.counted:
+            return rows.mean() * (self.counted / len(self))
+        return sum_of_places(rows, self.own_history().mask) / counted_places(self.history)
 
 
 def rows_of(size: int, rank: int, number: int) -> tuple[slice, int]:

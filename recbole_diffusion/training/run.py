@@ -160,6 +160,8 @@ def prepare(config: Any) -> Prepared:
     init_seed(config["seed"], config["reproducibility"])
     check_features(config, data)
     model = build_model(config, train_data._dataset)
+    if trains_on(config.model_class) == "sequences" and config["length_batching"]:
+        model.places_a_row = len(train_data._dataset) / epoch_rows(train_data)
     split_items(config, model)
     trainer = build_trainer(config, model)
     trainer.check_catalogue(train_data)

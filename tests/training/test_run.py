@@ -23,10 +23,10 @@ from recbole_diffusion.common.log import LogFile
 from recbole_diffusion.common.signals import Ended
 from recbole_diffusion.errors import OutOfTime, UserError
 from recbole_diffusion.host.dataset import build_dataset
-from recbole_diffusion.host.loaders import build_loaders
+from recbole_diffusion.host.loaders import build_loaders, epoch_rows
 from recbole_diffusion.host.settings import load_config
 from recbole_diffusion.training import checkpoint
-from recbole_diffusion.training.run import train_and_test
+from recbole_diffusion.training.run import prepare, train_and_test
 from recbole_diffusion.training.trainer import Trainer, build_trainer
 
 ML_100K = Path(recbole_dataset.__file__).parents[2] / "dataset_example" / "ml-100k"
@@ -105,6 +105,33 @@ def test_the_log_counts_the_rows_of_training(tmp_path: Path) -> None:
     # Each prefix is a place of a sequence.
     assert f"every place of a training row has a target: {prefixes[1]} in all" in log["ADRec"]
     assert "every place" not in log["DreamRec"]
+
+
+def mean_loss(model: str, **changes: Any) -> float:
+    """The loss of an epoch without noise, each batch counted by its rows."""
+    settings = {**SMALL, "user_inter_num_interval": "[0,60]", "MAX_ITEM_LIST_LENGTH": 40, **changes}
+    made = prepare(load_config(model, "ml-100k", None, settings))
+    network = made.model.double().eval()
+    batches = list(made.train_data)
+    assert max(map(len, batches)) < epoch_rows(made.train_data) or len(batches) == 1
+    losses = [float(network.calculate_loss(batch)) * len(batch) for batch in batches]
+    return sum(losses) / epoch_rows(made.train_data)
+
+
+@pytest.mark.parametrize(
+    ("model", "settings"),
+    [
+        ("SASRecPlus", {}),
+        ("RFMRec", {"diffusion": False}),
+        # One loss is a mean over places, the other over rows.
+        ("ADRec", {"diffusion": False, "decoder_layers": 1, "ce_weight": 1.0, "mse_weight": 3.0}),
+        ("ADRec", {"diffusion": False, "decoder_layers": 1, "attention_mask": "counted"}),
+    ],
+)
+@torch.no_grad()
+def test_a_place_counts_alike_in_batches_of_short_and_of_long_histories(model: str, settings: dict[str, Any]) -> None:
+    whole = mean_loss(model, length_batching=False, train_batch_size=10_000, **settings)
+    assert mean_loss(model, length_batching=True, train_batch_size=32, **settings) == pytest.approx(whole, rel=1e-6)
 
 
 def test_nothing_is_written_where_nothing_is_wanted(tmp_path: Path) -> None:
