@@ -31,7 +31,7 @@ from ..model.base import DiffusionRecommender
 from ..training import checkpoint
 from ..training.evaluating import EvaluatingTrainer
 from ..training.memory import keep_freed_memory
-from ..training.run import log_settings, prepare
+from ..training.run import log_settings, prepare, trainable_parameters
 from ..training.trainer import Epoch
 from .plan import plain_config
 
@@ -85,17 +85,10 @@ class Progress:
         self.write()
 
 
-def timed(call: Callable[..., Any], seconds: list[float]) -> Callable[..., Any]:
-    """The same function, which appends to `seconds` how long each call took."""
-
-    def wrapped(*args: Any, **kwargs: Any) -> Any:
-        begin = time.perf_counter()
-        try:
-            return call(*args, **kwargs)
-        finally:
-            seconds.append(time.perf_counter() - begin)
-
-    return wrapped
+def timed(call: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
+    """What a call gives, and how many seconds it took."""
+    begin = time.perf_counter()
+    return call(*arguments), time.perf_counter() - begin
 
 
 def steps_tried(model: Any) -> list[int]:
@@ -115,10 +108,9 @@ def accuracy_by_steps(model: Any, trainer: EvaluatingTrainer, test_data: Any) ->
     """Test metrics and seconds with each number of reverse steps that is tried."""
     results = []
     for steps in steps_tried(model):
-        seconds: list[float] = []
         with overridden(model, steps, seed=None):
-            metrics = timed(trainer.metrics, seconds)(test_data)
-        results.append({"steps": steps, "seconds": seconds[0], "metrics": dict(metrics)})
+            metrics, seconds = timed(trainer.metrics, test_data)
+        results.append({"steps": steps, "seconds": seconds, "metrics": dict(metrics)})
     return results
 
 
@@ -153,8 +145,7 @@ def run_one(folder: Path) -> None:
         progress.write("training")
         valid_score, valid_result = trainer.fit(prepared.train_data, prepared.valid_data, on_epoch_end=progress.note)
         progress.write("testing")
-        seconds: list[float] = []
-        test_result = timed(trainer.evaluate, seconds)(prepared.test_data)
+        test_result, seconds = timed(trainer.evaluate, prepared.test_data)
         progress.write()
         # Ranks and steps are no part of the model's own evaluation.
         memory = {key: progress.content[key] for key in ("peak_memory", "peak_gpu_memory")}
@@ -166,14 +157,14 @@ def run_one(folder: Path) -> None:
     record = {
         **{key: description[key] for key in ("name", "model", "dataset", "seed", "command")},
         "config": plain_config(config),
-        "parameters": sum(parameter.numel() for parameter in prepared.model.parameters() if parameter.requires_grad),
+        "parameters": trainable_parameters(prepared.model),
         "epochs": epochs,
         "best_epoch": trainer.best_epoch,
         "best_valid_score": valid_score,
         "valid_result": valid_result,
         "test_result": dict(test_result),
         "seconds_per_epoch": float(np.mean([epoch["train_seconds"] for epoch in epochs])) if epochs else None,
-        "seconds_per_evaluation": seconds[0],
+        "seconds_per_evaluation": seconds,
         "seconds": progress.content["seconds"],
         **memory,
         "by_steps": by_steps,

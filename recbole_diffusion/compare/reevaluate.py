@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import shlex
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from ..inference.restoring import class_of
 from ..inference.testing import changeable, changed_config, metrics_of, reopen, write_ranks
 from ..training import checkpoint
 from ..training.process import process_as_found
-from .one import accuracy_by_steps
+from .one import accuracy_by_steps, timed
 from .plan import Plan, Run, Variant, check_same, plain_config
 
 logger = logging.getLogger(__name__)
@@ -105,10 +104,10 @@ def reevaluate(
             raise SettingError(key, value, must=f"be one that may change after training: {', '.join(sorted(known))}")
     with on_screen(logger):
         for place, run in enumerate(plan.runs, start=1):
-            began = time.perf_counter()
-            tested = _test(run, target / run.folder.relative_to(folder), changes, model, command)
-            seconds = f"{time.perf_counter() - began:.0f} s" if tested else "done before"
-            logger.info("%d of %d: %s: %s", place, len(plan.runs), run.title, seconds)
+            new = target / run.folder.relative_to(folder)
+            tested, seconds = timed(_test, run, new, changes, model, command)
+            outcome = f"{seconds:.0f} s" if tested else "done before"
+            logger.info("%d of %d: %s: %s", place, len(plan.runs), run.title, outcome)
     return plan_of(target, [variant.name for variant in plan.variants])
 
 
@@ -146,9 +145,7 @@ def _test(run: Run, new: Path, changes: Mapping[str, Any], model: str | None, co
         opened = reopen(path, state, config)
         for warning in config.warnings:
             logger.warning(warning)
-        begin = time.perf_counter()
-        metrics = metrics_of(opened)
-        seconds = time.perf_counter() - begin
+        metrics, seconds = timed(metrics_of, opened)
         write_ranks(new / "ranks.npz", opened)
         by_steps = accuracy_by_steps(opened.model, opened.trainer, opened.test_data)
     description = read_json(run.folder / "run.json")

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 from tabulate import tabulate
+from torch import nn
 
 from ..host import compat
 
@@ -195,16 +196,19 @@ def _marks(parts: Sequence[Any]) -> dict[str, Any]:
     return facts
 
 
+def trainable_parameters(model: nn.Module) -> int:
+    """How many numbers training changes, those included that other processes hold."""
+    own = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    return own + sum(table.elsewhere for table in split_weights(model).values())
+
+
 def log_settings(config: Any, prepared: Prepared) -> None:
     """Log what a run is about to do: warnings, settings, data, network and the numbers of rows."""
     for warning in config.warnings:
         logger.warning(warning)
     for part in (config, prepared.data, prepared.model):
         logger.info(part, extra=DETAIL)
-    parameters = sum(parameter.numel() for parameter in prepared.model.parameters() if parameter.requires_grad)
-    # Those that other processes hold count as well.
-    parameters += sum(table.elsewhere for table in split_weights(prepared.model).values())
-    sizes = (prepared.data.user_num - 1, prepared.data.item_num - 1, parameters)
+    sizes = (prepared.data.user_num - 1, prepared.data.item_num - 1, trainable_parameters(prepared.model))
     logger.info("%d users, %d items, %d trainable parameters", *sizes)
     evaluated = [0 if part is None else len(part._dataset) for part in (prepared.valid_data, prepared.test_data)]
     rows = epoch_rows(prepared.train_data)
