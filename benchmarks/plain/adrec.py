@@ -11,7 +11,7 @@ from torch import Tensor
 from benchmarks.plain.parts import PlainForm, places_before
 from recbole_diffusion.diffusion.noise import Noise
 from recbole_diffusion.model.adrec import ADRec
-from recbole_diffusion.model.plain import at_last
+from recbole_diffusion.model.base import at_last
 
 
 class PlainADRec(PlainForm, ADRec):

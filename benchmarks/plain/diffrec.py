@@ -10,9 +10,9 @@ from torch import Tensor
 
 from benchmarks.plain.parts import PlainForm, keys_seen
 from recbole_diffusion.diffusion.noise import Noise
+from recbole_diffusion.model.base import at_last
 from recbole_diffusion.model.diffrec import DiffRec
 from recbole_diffusion.model.layers import step_angles
-from recbole_diffusion.model.plain import at_last
 
 
 class PlainDiffRec(PlainForm, DiffRec):

@@ -6,8 +6,8 @@ from torch import Tensor
 
 from benchmarks.plain.parts import PlainForm, keys_seen
 from recbole_diffusion.diffusion.noise import Noise
+from recbole_diffusion.model.base import at_last
 from recbole_diffusion.model.diffurec import DiffuRec
-from recbole_diffusion.model.plain import at_last
 
 
 class PlainDiffuRec(PlainForm, DiffuRec):

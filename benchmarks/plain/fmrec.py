@@ -10,8 +10,8 @@ from torch import Tensor
 
 from benchmarks.plain.diffurec import PlainDiffuRec
 from recbole_diffusion.diffusion.noise import Noise
+from recbole_diffusion.model.base import at_last
 from recbole_diffusion.model.fmrec import FMRec
-from recbole_diffusion.model.plain import at_last
 
 # In the authors' code.
 STEPS = 30

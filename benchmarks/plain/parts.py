@@ -12,9 +12,8 @@ from torch import Tensor
 from recbole_diffusion.common.setting import table_of
 from recbole_diffusion.diffusion.noise import Noise
 from recbole_diffusion.errors import SettingError
-from recbole_diffusion.model.base import DiffusionRecommender
+from recbole_diffusion.model.base import DiffusionRecommender, at_last
 from recbole_diffusion.model.layers import Attention, Encoder, EncoderBlock, HistoryBlock, HistoryEncoder, rotated
-from recbole_diffusion.model.plain import at_last
 from recbole_diffusion.model.sharing import History
 
 # (x_t, timestep [B], noise) -> what the chain takes for x0_hat

@@ -25,6 +25,12 @@ class Ended(KeyboardInterrupt):
         self.name = signal.Signals(number).name
 
 
+def described(number: int) -> str:
+    """The name of a signal that has ended a process, and what it often means."""
+    name = signal.Signals(number).name
+    return f"{name}, as the system does when memory runs out" if name == "SIGKILL" else name
+
+
 def _end(number: int, frame: FrameType | None) -> NoReturn:
     raise Ended(number)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ import psutil
 import torch
 
 from ..common.files import read_json
+from ..common.signals import described
 from ..errors import UserError
 from ..host.registry import PACKAGE
 from ..training.threads import free_threads
@@ -110,9 +110,7 @@ class Local:
         """How a process ended that has left no word."""
         log = run.folder / "log.txt"
         if code < 0:
-            name = signal.Signals(-code).name
-            hint = ", as the system does when memory runs out" if name == "SIGKILL" else ""
-            return f"the process was ended by {name}{hint}; its log is {log}"
+            return f"the process was ended by {described(-code)}; its log is {log}"
         return f"the process ended with {code}; its log is {log}"
 
     def close(self) -> None:

@@ -18,7 +18,7 @@ from ..diffusion.process import GaussianProcess, Process
 from ..diffusion.timesteps import SharedSteps, StepSampler
 from ..errors import SettingError
 from .base import ENCODER, History, Losses, TrainingStep, mean_by_row
-from .gaussian import GaussianRecommender, check_fixed
+from .gaussian import GaussianRecommender, check_fixed, step_factor
 from .layers import Dropout, StepMLP
 from .padding import counted_keys, with_padding_place
 
@@ -116,7 +116,7 @@ class ADRec(GaussianRecommender):
         self.embedding_dropout = Dropout(config["embedding_dropout_prob"])
         self.embedding_norm = nn.LayerNorm(d, eps=eps)
         self.encoder = self.make_encoder(config, post_norm=True)
-        self.step_mlp = StepMLP(d, 1000.0 / config["diffusion_steps"] if config["rescale_timesteps"] else 1.0)
+        self.step_mlp = StepMLP(d, step_factor(config))
         self.register_buffer("steps", torch.arange(config["diffusion_steps"]), persistent=False)
         self.attends: bool = config["decoder"] == "attention"
         self.decoder: nn.Module = (

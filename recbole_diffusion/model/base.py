@@ -102,6 +102,11 @@ def next_items(items: Tensor, length: Tensor, last: Tensor) -> Tensor:
     return F.pad(items[:, 1:], (0, 1)).scatter(1, (length - 1)[:, None], last[:, None])
 
 
+def at_last(values: Tensor, length: Tensor) -> Tensor:
+    """What stands at the last place of each history: [B, ...] of values [B, L, ...] and `length` [B]."""
+    return values[torch.arange(len(length), device=length.device), length - 1]
+
+
 # The settings of `make_encoder`.
 ENCODER: dict[str, Setting] = {
     "n_layers": positive("int"),
@@ -282,8 +287,8 @@ class DiffusionRecommender(SequentialRecommender):
         raise ModelError(f"{type(self).__name__} needs a method 'state_shape(history)'")
 
     def readout(self, x: Tensor, history: History) -> Tensor:
-        """What is scored of a state, one entry a row; by default all of it."""
-        return x
+        """What is scored of a state, one entry a row: all of it, or of a state [B, L, d] the newest place."""
+        return at_last(x, history.length) if x.dim() == 3 else x
 
     def points(self, x: Tensor) -> Tensor:
         """What `readout` gave as points [..., d] among the item embeddings, to be drawn and measured."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ..common.setting import Setting, one_of, probability, switch
 from ..diffusion.noise import Noise
 from .base import ENCODER, History
-from .gaussian import GaussianRecommender
+from .gaussian import GaussianRecommender, step_factor
 from .layers import Dropout, StepMLP
 from .padding import counted_keys, with_padding_place
 
@@ -72,7 +72,7 @@ class DiffuRec(GaussianRecommender):
 
     def step_scale(self, config: Any) -> float:
         """What a timestep is multiplied by before it is encoded."""
-        return 1000.0 / config["diffusion_steps"] if config["rescale_timesteps"] else 1.0
+        return step_factor(config)
 
     def history(self, interaction: Any) -> History:
         history = super().history(interaction)

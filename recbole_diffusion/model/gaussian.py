@@ -53,6 +53,11 @@ def check_steps(config: Any) -> None:
         raise SettingError("noise_schedule", config["noise_schedule"], str(error)) from None
 
 
+def step_factor(config: Any) -> float:
+    """What a timestep is multiplied by before it is encoded: 1000 / T with `rescale_timesteps`, else 1."""
+    return 1000.0 / config["diffusion_steps"] if config["rescale_timesteps"] else 1.0
+
+
 def check_fixed(config: Any, fixed: Mapping[str, Any], where: str) -> None:
     """Refuse every other value of the settings that a process fixes, key -> value; `where` ends "KEY must be VALUE".
 
@@ -148,10 +153,6 @@ class GaussianRecommender(DiffusionRecommender):
     def state_shape(self, history: History) -> Shape:
         rows, length = history.items.shape
         return (rows, length, self.hidden_size) if self.trains_on == "sequences" else (rows, self.hidden_size)
-
-    def readout(self, x: Tensor, history: History) -> Tensor:
-        """x_0 [B, d]: of [B, L, d] that of the newest place."""
-        return x if x.dim() == 2 else x[torch.arange(len(x), device=x.device), history.length - 1]
 
     def losses(self, step: TrainingStep) -> Losses:
         return Losses(self.ranking_loss(step.x0_hat, step.target, step.interaction))

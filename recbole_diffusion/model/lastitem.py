@@ -8,8 +8,9 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from ..common.setting import Setting, probability, switch
+from .base import at_last
 from .layers import Dropout, item_table
-from .plain import PlainRecommender, at_last
+from .plain import PlainRecommender
 
 
 class LastItem(PlainRecommender):

@@ -86,8 +86,3 @@ class PlainRecommender(SequentialRecommender):
     def full_sort_predict(self, interaction: Any) -> Tensor:
         """Scores [B, V] of all items."""
         return F.linear(self.query(interaction), self.item_vectors())
-
-
-def at_last(values: Tensor, length: Tensor) -> Tensor:
-    """What stands at the last place of each history: [B, ...] of values [B, L, ...] and `length` [B]."""
-    return values[torch.arange(len(length), device=length.device), length - 1]

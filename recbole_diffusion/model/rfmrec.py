@@ -93,10 +93,6 @@ class RFMRec(DiffusionRecommender):
         """At inference the newest place alone is restored."""
         return (len(history.length), self.hidden_size)
 
-    def readout(self, x: Tensor, history: History) -> Tensor:
-        """[B, d]: of [B, L, d] the newest place."""
-        return x if x.dim() == 2 else x[torch.arange(len(x), device=x.device), history.length - 1]
-
     def sample_x_0(self, history: History, noise: Noise) -> Tensor:
         """Where the flow leads to, or with `rank_by: encoder` where it starts."""
         return self.encode(history, noise) if self.ranks_by_encoder else super().sample_x_0(history, noise)

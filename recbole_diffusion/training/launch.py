@@ -27,6 +27,7 @@ import torch.distributed as dist
 from torch import multiprocessing
 from tqdm import tqdm
 
+from ..common.signals import described
 from ..errors import ReportedElsewhere, SettingError, UserError
 from ..host.registry import findable
 from ..host.settings import load_config
@@ -482,10 +483,9 @@ def _cause(job: Job, processes: list[Any], first: int, world: int, server: dist.
     if (processes[first].exitcode or 0) < 0:
         killed = [first]
     if killed:
-        name = signal.Signals(-processes[killed[0]].exitcode).name
-        hint = ", as the system does when memory runs out" if name == "SIGKILL" else ""
+        how = described(-processes[killed[0]].exitcode)
         go_on = hint_of(dist.PrefixStore("recbole-diffusion/0", server))
-        return UserError(f"process {job.offset + killed[0]} of {world} was ended by {name}{hint}{go_on}")
+        return UserError(f"process {job.offset + killed[0]} of {world} was ended by {how}{go_on}")
     left = {rank: _left(job, rank) for rank in (first, *range(len(processes)))}
     errors = [error for error in left.values() if isinstance(error, BaseException)]
     causes = [error for error in errors if not isinstance(error, LostProcess | ReportedElsewhere)]

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from recbole_diffusion.common.signals import Ended, signals_interrupt
+from recbole_diffusion.common.signals import Ended, described, signals_interrupt
 
 
 @pytest.fixture(params=[signal.SIGTERM, signal.SIGHUP])
@@ -53,3 +53,8 @@ def test_another_thread_changes_nothing() -> None:
     thread.start()
     thread.join()
     assert seen == [signal.SIG_DFL]
+
+
+def test_a_signal_has_its_name_and_what_it_means() -> None:
+    assert described(signal.SIGTERM) == "SIGTERM"
+    assert described(signal.SIGKILL) == "SIGKILL, as the system does when memory runs out"

@@ -12,7 +12,7 @@ from recbole_diffusion.diffusion.noise import Noise
 from recbole_diffusion.diffusion.process import sub_chain
 from recbole_diffusion.errors import ModelError, SettingError
 from recbole_diffusion.model import layers
-from recbole_diffusion.model.base import DiffusionRecommender, History, Losses, TrainingStep
+from recbole_diffusion.model.base import DiffusionRecommender, History, Losses, TrainingStep, at_last
 from recbole_diffusion.model.diffrec import DiffRec
 from recbole_diffusion.model.diffurec import DiffuRec
 from recbole_diffusion.model.dreamrec import DreamRec
@@ -403,3 +403,8 @@ def test_guidance_from_what_is_never_trained_is_warned_of(caplog: pytest.LogCapt
         assert not caplog.text
     Own(settings("GaussianRecommender", guidance_scale=1.0), Catalogue(40), "none")
     assert "guidance_scale=1 moves away from a placeholder that guidance_drop=0 never trains" in caplog.text
+
+
+def test_the_last_place_is_that_of_the_length() -> None:
+    values = torch.arange(24).view(2, 3, 4)
+    assert torch.equal(at_last(values, torch.tensor([1, 3])), torch.stack([values[0, 0], values[1, 2]]))

@@ -19,7 +19,6 @@ from recbole_diffusion.compare import local, study
 from recbole_diffusion.errors import SettingError
 from recbole_diffusion.host.settings import load_config
 from recbole_diffusion.inference import Recommender
-from recbole_diffusion.model.plain import at_last
 from recbole_diffusion.training.run import Prepared, prepare, train_and_test
 
 MODELS = ["BSARec", "LastItem", "SASRecPlus"]
@@ -146,8 +145,3 @@ def test_it_is_tuned(model: str) -> None:
 def test_mistakes_are_named(model: str, key: str, value: Any, must: str) -> None:
     with pytest.raises(SettingError, match=f"{key} must {must}, got"):
         load_config(model, "ml-100k", None, {key: value})
-
-
-def test_the_last_place_is_that_of_the_length() -> None:
-    values = torch.arange(24).view(2, 3, 4)
-    assert torch.equal(at_last(values, torch.tensor([1, 3])), torch.stack([values[0, 0], values[1, 2]]))
