@@ -18,7 +18,7 @@ from ..evaluation.statistics import LEVEL, MARGIN, RESAMPLES
 from .plan import Plan
 from .plots import plot_all
 from .results import COSTS, has_controls
-from .runner import duration
+from .states import duration
 from .trials import budget_lines
 
 # What `_bold` makes.

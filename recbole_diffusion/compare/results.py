@@ -16,7 +16,7 @@ from ..evaluation.ranks import HEAD, Aligned, K, align, by_user, hit, is_head, l
 from ..host.registry import find_model
 from .cuts import by_cut
 from .plan import Plan, Run, Variant, first_difference, off_name
-from .runner import state_of
+from .states import state_of
 from .trials import tuning_of
 
 # For the many intervals of the plots; those of the tables have more.

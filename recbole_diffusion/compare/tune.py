@@ -15,7 +15,8 @@ from ..common.log import on_screen
 from ..errors import OutOfTime, UserError
 from . import trial
 from .plan import Plan, Request, Run, Variant, file_name, make_variants
-from .runner import SECONDS_TO_CLOSE, alone, do_all, state_of, workers_of
+from .runner import SECONDS_TO_CLOSE, alone, do_all, workers_of
+from .states import state_of
 from .study import counted, epochs_of, own_point, write_trials
 from .trial import Search
 

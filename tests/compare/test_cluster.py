@@ -15,7 +15,8 @@ from recbole_diffusion.common.files import read_json, write_json
 from recbole_diffusion.compare import cluster, one, runner
 from recbole_diffusion.compare.cluster import Cluster, Task
 from recbole_diffusion.compare.plan import Plan, Run
-from recbole_diffusion.compare.runner import run_all, state_of
+from recbole_diffusion.compare.runner import run_all
+from recbole_diffusion.compare.states import state_of
 from recbole_diffusion.errors import SettingError, UserError
 
 submitit = pytest.importorskip("submitit")

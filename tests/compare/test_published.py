@@ -16,7 +16,7 @@ import pytest
 
 from recbole_diffusion.compare.archive import read_archive, unpack
 from recbole_diffusion.compare.plan import make_plan, read_request
-from recbole_diffusion.compare.runner import state_of
+from recbole_diffusion.compare.states import state_of
 from recbole_diffusion.evaluation.ranks import hit, ndcg
 
 ROOT = Path(__file__).parents[2]

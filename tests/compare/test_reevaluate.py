@@ -15,6 +15,7 @@ from recbole_diffusion.compare import local, runner
 from recbole_diffusion.compare.plan import first_difference
 from recbole_diffusion.compare.reevaluate import plan_of, reevaluate
 from recbole_diffusion.compare.results import collect
+from recbole_diffusion.compare.states import state_of
 from recbole_diffusion.errors import UserError
 from recbole_diffusion.evaluation.ranks import load_ranks
 
@@ -68,7 +69,7 @@ def test_it_is_the_comparison_that_was_run_with_both(
         part["by_steps"] = without_times(part["by_steps"])
     assert results["history_out"] == expected["history_out"]
     # A comparison with both now takes these runs for its own.
-    assert all(runner.state_of(run)["state"] == "done" for run in small_plan(**{**given, "output": str(new)}).runs)
+    assert all(state_of(run)["state"] == "done" for run in small_plan(**{**given, "output": str(new)}).runs)
     # What is done is not done again, and not mixed with what is tested in another way.
     assert main(command) == 0
     assert "1 of 3: DiffuRec, seed 1: done before" in capsys.readouterr().err

@@ -17,7 +17,8 @@ from recbole_diffusion.common.deadline import Deadline
 from recbole_diffusion.common.files import read_json, write_json
 from recbole_diffusion.compare import local, runner
 from recbole_diffusion.compare.plan import Plan, Run
-from recbole_diffusion.compare.runner import duration, live_table, run_all, seconds_left, state_of
+from recbole_diffusion.compare.runner import live_table, run_all
+from recbole_diffusion.compare.states import state_of
 from recbole_diffusion.errors import OutOfTime, UserError
 
 DONE = {"seconds": 10.0, "epochs": [], "best_valid_score": 0.5, "best_epoch": 0}
@@ -261,41 +262,11 @@ def test_lines_where_there_is_no_terminal(plan: Plan, scripts: Scripts, caplog: 
     assert lines[-1].endswith("time left: 0 s")
 
 
-def epochs(number: int, best: int) -> list[dict[str, float]]:
-    times = {"train_seconds": 2.0, "valid_seconds": 1.0}
-    return [{"epoch": epoch, "valid_score": float(epoch == best), **times} for epoch in range(number)]
-
-
-def test_time_left(plan: Plan) -> None:
-    waiting = {"state": "waiting", "epochs": [], "seconds": 0.0}
-
-    def left(*states: dict[str, Any]) -> float | None:
-        return seconds_left(dict(zip(plan.runs, states, strict=True)))
-
-    def done(seconds: float) -> dict[str, Any]:
-        return {**waiting, "state": "done", "seconds": seconds}
-
-    assert left(waiting, waiting, waiting, waiting) is None
-    # An equal takes as long, another as long as all on the mean; what is spent is taken off.
-    assert left(done(10), {**waiting, "seconds": 4.0}, waiting, done(30)) == 6 + 30
-    assert left(done(10), done(30), waiting, {**waiting, "state": "failed"}) == 20
-    # Two at a time take half of it, but no less than the longest.
-    assert seconds_left(dict(zip(plan.runs, (done(10), done(10), waiting, waiting), strict=True)), jobs=2) == 10
-    assert seconds_left(dict(zip(plan.runs, (done(10), waiting, done(50), waiting), strict=True)), jobs=2) == 50
-    # Pop has one epoch here, its other two: of the first 0 are left.
-    assert plan.runs[0].variant.config["epochs"] == 2
-    at_work = {**waiting, "epochs": epochs(1, best=0), "seconds": 5.0}
-    assert left(at_work, waiting, waiting, waiting) == 3 + 3 * 8
-
-
-def test_durations() -> None:
-    texts = [duration(seconds) for seconds in (None, 0, 89, 600, 5400)]
-    assert texts == ["unknown", "0 s", "89 s", "10 min", "1.5 h"]
-
-
 def test_live_table(plan: Plan) -> None:
     states: dict[Run, dict[str, Any]] = {run: state_of(run) for run in plan.runs}
-    states[plan.runs[0]] = {"state": "training", "epochs": epochs(3, best=1), "seconds": 120.0}
+    seconds = {"train_seconds": 2.0, "valid_seconds": 1.0}
+    epochs = [{"epoch": epoch, "valid_score": float(epoch == 1), **seconds} for epoch in range(3)]
+    states[plan.runs[0]] = {"state": "training", "epochs": epochs, "seconds": 120.0}
     # rich takes such brackets for the end of a style.
     states[plan.runs[3]] = {"state": "failed", "epochs": [], "seconds": 0.0, "error": "no [/luck] in [red]"}
     console = Console(width=120, file=StringIO())
