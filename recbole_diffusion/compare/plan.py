@@ -215,9 +215,12 @@ def read_entry(entry: str) -> tuple[str, str, dict[str, Any]]:
 def _entries(own: Mapping[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
     entries = [read_entry(str(entry)) for entry in own["model_list"]]
     for name, settings in own["variants"].items():
-        if not isinstance(settings, Mapping) or not isinstance(settings.get("model"), str):
-            raise SettingError(f"variants.{name}", settings, must="be a mapping with the key model")
-        entries.append((name, settings["model"], {key: settings[key] for key in settings if key != "model"}))
+        whole = isinstance(settings, Mapping) and all(isinstance(key, str) for key in settings)
+        if not whole or not isinstance(settings.get("model"), str):
+            must = "be a mapping of settings, the key model among them"
+            raise SettingError(f"variants.{name}", settings, must=must)
+        # Yaml reads some names as numbers.
+        entries.append((str(name), settings["model"], {key: settings[key] for key in settings if key != "model"}))
     if not entries:
         raise SettingError("model_list", own["model_list"], must="name a model, or several with commas between them")
     return entries

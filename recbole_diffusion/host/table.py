@@ -151,7 +151,8 @@ TRAINING: dict[str, Setting] = {
 EVALUATION: dict[str, Setting] = {
     "eval_args": Setting("dict", shared=True),
     "history_in_ranking": one_of(("in", "out", "both"), shared=True),
-    "repeatable": switch(shared=True),
+    # By `history_in_ranking`, which is shared: of models of different kinds other values say the same.
+    "repeatable": switch(),
     "metrics": Setting("list of str", "hold at least one metric", bool, at_inference=True, shared=True),
     "topk": Setting(
         "list of int",

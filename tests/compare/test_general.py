@@ -15,6 +15,7 @@ from recbole_diffusion.compare import one
 from recbole_diffusion.compare.reevaluate import reevaluate
 from recbole_diffusion.compare.report import to_markdown
 from recbole_diffusion.compare.results import collect
+from recbole_diffusion.evaluation.protocols import SUFFIX
 from recbole_diffusion.evaluation.ranks import hit, load_ranks
 
 # The users of ml-100k with few interactions.
@@ -42,8 +43,9 @@ def test_a_run_is_resumed_by_that_name(capsys: pytest.CaptureFixture[str]) -> No
     assert "model must be RecBole-DiffRec, as in" in capsys.readouterr().err
 
 
-def test_all_of_them_stand_in_one_comparison() -> None:
-    plan = small_plan(model_list=",".join(MODELS), seeds="1", epochs="1")
+@pytest.mark.parametrize("ranking", ["in", "both"])
+def test_all_of_them_stand_in_one_comparison(ranking: str) -> None:
+    plan = small_plan(model_list=",".join(MODELS), seeds="1", epochs="1", history_in_ranking=ranking)
     for run in plan.runs:
         write_wanted(run)
         assert one.main(run.folder) == 0
@@ -60,8 +62,11 @@ def test_all_of_them_stand_in_one_comparison() -> None:
     assert all(np.array_equal(stored.popularity, ranks["DiffRec"].popularity) for stored in ranks.values())
     # What was tested is what the ranks say.
     for run in plan.runs:
-        recorded = read_json(run.folder / "record.json")["test_result"]["hit@10"]
-        assert hit(ranks[run.variant.name].rank).mean() == pytest.approx(recorded, abs=5e-5)
+        recorded, stored = read_json(run.folder / "record.json")["test_result"], ranks[run.variant.name]
+        assert hit(stored.rank).mean() == pytest.approx(recorded["hit@10"], abs=5e-5)
+        if ranking == "both":
+            assert stored.rank_out is not None and (stored.rank_out <= stored.rank).all()
+            assert hit(stored.rank_out).mean() == pytest.approx(recorded["hit@10" + SUFFIX], abs=5e-5)
     # All of them are tested again, without training.
     for again in reevaluate(plan.folder, None, {"topk": "3,10"}).runs:
         stored, before = load_ranks(again.folder / "ranks.npz"), ranks[again.variant.name]

@@ -86,11 +86,11 @@ def test_a_file_may_hold_it_all(tmp_path: Path) -> None:
         "off_switch": False,
         "dataset": "ml-100k",
         "eval_args": {"order": "TO"},
-        "variants": {"λ 0.1": {"model": "DiffuRec", "noise_scale": 0.1}},
+        "variants": {"λ 0.1": {"model": "DiffuRec", "noise_scale": 0.1}, 2024: {"model": "Pop"}},
     }
     (tmp_path / "all.yaml").write_text(yaml.safe_dump(content))
     made = plan((str(tmp_path / "all.yaml"),), eval_args="{group_by: user}")
-    assert names(made) == ["Pop", "λ 0.1"] and [run.seed for run in made.runs] == [3, 3]
+    assert names(made) == ["Pop", "λ 0.1", "2024"] and [run.seed for run in made.runs] == [3, 3, 3]
     assert made.variants[1].config["noise_scale"] == 0.1
     assert made.variants[0].config["eval_args"]["split"] == {"LS": "valid_and_test"}
 
@@ -126,16 +126,27 @@ def test_a_row_with_the_diffusion_off_is_not_run_twice() -> None:
     assert both == ["DiffuRec", "DiffuRec-off", "same"]
 
 
+@pytest.mark.parametrize("ranking", ["in", "out", "both"])
+def test_models_of_any_kind_stand_side_by_side_by_each_ranking(ranking: str) -> None:
+    made = plan(model_list="SASRec,BPR", history_in_ranking=ranking)
+    assert [variant.config["history_in_ranking"] for variant in made.variants] == [ranking] * 2
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"model_list": ""}, "model_list must name a model"),
+        (
+            {"variants": "{a: {model: Pop, 3: 4}}"},
+            r"variants\.a must be a mapping of settings, the key model among them, got",
+        ),
+        ({"variants": "{a: {epochs: 1}}"}, r"variants\.a must be a mapping of settings, the key model among them, got"),
         ({"model_list": "FM"}, "model_list must name sequential models, or general ones, .* got 'FM'"),
         (
             {"model_list": "BPR", "eval_args": "{split: {RS: [0.8, 0.1, 0.1]}}"},
             "eval_args.split must be LS: valid_and_test with BPR, a general model",
         ),
-        ({"model_list": "DiffRec,BPR", "history_in_ranking": "both"}, "history_in_ranking must be in or out"),
+        ({"model_list": "Pop,a=Pop(repeatable=False)"}, "a.history_in_ranking must be 'in', as in Pop"),
         ({"model_list": "SASRek"}, "did you mean SASRec"),
         ({"model_list": "Pop,Pop"}, "model_list='Pop': each row needs a name"),
         ({"model_list": "a b=Pop,a/b=Pop(epochs=2)"}, "each row needs a name"),
