@@ -108,41 +108,13 @@ class Search(NamedTuple):
             sleep(LOOK_EVERY)
 
     def _do_one(self, job: Path | None) -> int | None:
+        """Do a trial; gives its number, or None where others have begun all of them meanwhile."""
         number: int | None = None
 
         def objective(trial: optuna.Trial) -> float:
             nonlocal number
             number = trial.number
-            before = counted(self.study, number)
-            if before >= self.own["trials"]:
-                raise _AllThere
-            whose = {
-                "started": psutil.Process().create_time(),
-                "pid": os.getpid(),
-                "job": None if job is None else str(job),
-            }
-            # The host is the last: where it stands the others do.
-            for key, value in {**whose, "host": socket.gethostname()}.items():
-                trial.set_user_attr(key, value)
-            # By the trials before it, so that processes that share a study do not draw the same, and one broken off
-            # changes nothing.
-            seed = self.variant.seeds[0] + before
-            self.study.sampler = optuna.samplers.TPESampler(n_startup_trials=TRIALS_AT_RANDOM, seed=seed)
-            point = suggest(trial, self.space)
-            settings = {
-                **self.variant.settings,
-                "seed": self.variant.seeds[0],
-                "deadline": self.own["deadline"],
-                **point,
-            }
-            kept, minutes = self._kept(number), self.own["trial_minutes"]
-            try:
-                return train(trial, self.variant.model, self.dataset, settings, minutes, kept, job)
-            except TrainingError as error:
-                # Such as a learning rate at which the loss is no number: a result of the search. Data that are not
-                # there and the like are none, and end it.
-                trial.set_user_attr("error", str(error))
-                raise
+            return self._train(trial, job)
 
         try:
             self.study.optimize(objective, n_trials=1, catch=(TrainingError,))
@@ -158,6 +130,34 @@ class Search(NamedTuple):
         assert number is not None
         shutil.rmtree(self._kept(number), ignore_errors=True)
         return number
+
+    def _train(self, trial: optuna.Trial, job: Path | None) -> float:
+        """Train at a point that the trial draws; gives the best validation score."""
+        before = counted(self.study, trial.number)
+        if before >= self.own["trials"]:
+            raise _AllThere
+        whose = {
+            "started": psutil.Process().create_time(),
+            "pid": os.getpid(),
+            "job": None if job is None else str(job),
+        }
+        # The host is the last: where it stands the others do.
+        for key, value in {**whose, "host": socket.gethostname()}.items():
+            trial.set_user_attr(key, value)
+        first = self.variant.seeds[0]
+        # By the trials before it, so that processes that share a study do not draw the same, and one broken off
+        # changes nothing.
+        self.study.sampler = optuna.samplers.TPESampler(n_startup_trials=TRIALS_AT_RANDOM, seed=first + before)
+        point = suggest(trial, self.space)
+        settings = {**self.variant.settings, "seed": first, "deadline": self.own["deadline"], **point}
+        kept, minutes = self._kept(trial.number), self.own["trial_minutes"]
+        try:
+            return train(trial, self.variant.model, self.dataset, settings, minutes, kept, job)
+        except TrainingError as error:
+            # Such as a learning rate at which the loss is no number: a result of the search. Data that are not there
+            # and the like are none, and end it.
+            trial.set_user_attr("error", str(error))
+            raise
 
     def _kept(self, number: int) -> Path:
         """Where a trial keeps its checkpoints: one that is done again goes on from those of its first attempt."""
