@@ -178,51 +178,49 @@ def draw(path: str | Path, trajectory: Trajectory, model: Any, history: np.ndarr
     # Only here, as importing it takes a second.
     from matplotlib.figure import Figure
 
-    best = trajectory.items[-1][:LABELLED]
     points = directions(embeddings(model)).cpu()
-    x = directions(torch.from_numpy(trajectory.x))
-    spots, way = plane(points[1:], x)
-    spots = np.concatenate([np.full((1, 2), np.nan), spots])
-
     figure = Figure(figsize=(13, 6), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(2, 3))
-    steps = np.arange(len(trajectory.timestep))
-    measured = distances(trajectory, points, best)
-    for column, item in enumerate(best):
-        left.plot(
-            steps, measured.to_items[:, column], marker="o", markersize=3, label=f"{column + 1}  {_short(names[item])}"
-        )
-    left.plot(steps, measured.median, color="0.6", linestyle="--", label="median of all items")
-    left.set(xlabel="timestep t", ylabel="distance of x_t's direction to the item's")
-    left.set_xticks(steps, ["x_0" if t is None else f"{t:.3g}" for t in trajectory.timestep])
-    left.legend(title="recommended, best first", fontsize=8)
-
-    right.scatter(*spots.T, s=4, color="0.8", label="items", rasterized=True)
-    shown = history[-model.max_seq_length :]
-    right.scatter(
-        *spots[shown].T,
-        s=30,
-        c=np.arange(len(shown)),
-        cmap="Blues",
-        vmin=-len(shown),
-        edgecolors="0.3",
-        label="history",
-    )
-    right.plot(*way.T, color="tab:orange", marker=".", linewidth=1, label="x_T to x_0")
-    right.scatter(*way[-1:].T, s=40, color="tab:orange", marker="s", zorder=3, label="x_0")
-    right.scatter(*spots[best].T, s=70, color="tab:red", marker="*", zorder=3, label="recommended")
-    for rank, item in enumerate(best, start=1):
-        right.annotate(str(rank), spots[item], fontsize=9, xytext=(5, 4), textcoords="offset points")
-    right.annotate("x_T", way[0], fontsize=9, xytext=(5, 4), textcoords="offset points")
-    right.set(
-        xlabel="first axis", ylabel="second axis", title="directions on the principal axes of items and trajectory"
-    )
-    right.legend(fontsize=8)
+    _plot_distances(left, trajectory, points, names)
+    _plot_map(right, trajectory, points, history[-model.max_seq_length :])
     try:
         with atomic_write(Path(path)) as part:
             figure.savefig(part, format=Path(path).suffix[1:] or "png", dpi=130)
     except ValueError as error:
         raise UserError(f"{path}: the picture cannot be written ({' '.join(str(error).split())})") from error
+
+
+def _plot_distances(axes: Any, trajectory: Trajectory, points: Tensor, names: np.ndarray) -> None:
+    """How far each state is from the recommended items; `points` [V, d] are the items' directions."""
+    best, steps = trajectory.items[-1][:LABELLED], np.arange(len(trajectory.timestep))
+    measured = distances(trajectory, points, best)
+    for column, item in enumerate(best):
+        label = f"{column + 1}  {_short(names[item])}"
+        axes.plot(steps, measured.to_items[:, column], marker="o", markersize=3, label=label)
+    axes.plot(steps, measured.median, color="0.6", linestyle="--", label="median of all items")
+    axes.set(xlabel="timestep t", ylabel="distance of x_t's direction to the item's")
+    axes.set_xticks(steps, ["x_0" if t is None else f"{t:.3g}" for t in trajectory.timestep])
+    axes.legend(title="recommended, best first", fontsize=8)
+
+
+def _plot_map(axes: Any, trajectory: Trajectory, points: Tensor, history: np.ndarray) -> None:
+    """Items, history, states and recommended items, where their directions [V, d] lie."""
+    best = trajectory.items[-1][:LABELLED]
+    spots, way = plane(points[1:], directions(torch.from_numpy(trajectory.x)))
+    spots = np.concatenate([np.full((1, 2), np.nan), spots])
+    axes.scatter(*spots.T, s=4, color="0.8", label="items", rasterized=True)
+    blues = {"c": np.arange(len(history)), "cmap": "Blues", "vmin": -len(history), "edgecolors": "0.3"}
+    axes.scatter(*spots[history].T, s=30, label="history", **blues)
+    axes.plot(*way.T, color="tab:orange", marker=".", linewidth=1, label="x_T to x_0")
+    axes.scatter(*way[-1:].T, s=40, color="tab:orange", marker="s", zorder=3, label="x_0")
+    axes.scatter(*spots[best].T, s=70, color="tab:red", marker="*", zorder=3, label="recommended")
+    for rank, item in enumerate(best, start=1):
+        axes.annotate(str(rank), spots[item], fontsize=9, xytext=(5, 4), textcoords="offset points")
+    axes.annotate("x_T", way[0], fontsize=9, xytext=(5, 4), textcoords="offset points")
+    axes.set(
+        xlabel="first axis", ylabel="second axis", title="directions on the principal axes of items and trajectory"
+    )
+    axes.legend(fontsize=8)
 
 
 def _short(name: str) -> str:
