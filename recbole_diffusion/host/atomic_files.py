@@ -64,26 +64,13 @@ def load_feat(self: Any, filepath: str, source: Any) -> pd.DataFrame | None:
     if not fields:
         self.logger.warning(f"No columns has been loaded from [{source}]")
         return None
-    for field, ftype in fields.items():
-        if source != "link":  # its fields are those of other files (dataset.py 471)
-            self.field2source[field] = source
-            self.field2type[field] = ftype
-            if not ftype.value.endswith("seq"):
-                self.field2seqlen[field] = 1
-            if "float" in ftype.value:
-                self.field2bucketnum[field] = 2
+    if source != "link":  # its fields are those of other files (dataset.py 471)
+        _note_fields(self, fields, source)
     table = file.read(fields)
     whole = [*ids, *_history_fields(self, source)]
     if self.config["drop_incomplete_rows"]:
         table = _complete_rows(table, whole, filepath, self.logger)
-    times = [self.time_field] if _needs_times(self, source) else []
-    for field in (*whole, *times):
-        if table[field].isna().any():
-            instead = "" if field in times else "; drop_incomplete_rows=True drops such rows"
-            raise UserError(f"{filepath}: column {field} is empty in {file.where(field, _is_hole)}{instead}")
-    for field, ftype in fields.items():
-        if ftype == FeatureType.FLOAT and np.isinf(table[field].to_numpy()).any():
-            raise UserError(f"{filepath}: column {field} is infinite in {file.where(field, _is_infinite)}")
+    _require_cells(file, table, fields, whole, [self.time_field] if _needs_times(self, source) else [])
     for field, ftype in fields.items():
         if ftype == FeatureType.TOKEN_SEQ or ftype == FeatureType.FLOAT_SEQ:
             sequences = file.sequences(table[field], ftype, self.config["seq_separator"])
@@ -98,6 +85,30 @@ def load_feat(self: Any, filepath: str, source: Any) -> pd.DataFrame | None:
             table[field] = pd.Series(sequences, index=table.index, dtype=object)
             self.field2seqlen[field] = length
     return table
+
+
+def _note_fields(dataset: Any, fields: dict[str, Any], source: Any) -> None:
+    """Note what RecBole does of the fields of a file, but for the lengths of sequences."""
+    for field, ftype in fields.items():
+        dataset.field2source[field] = source
+        dataset.field2type[field] = ftype
+        if not ftype.value.endswith("seq"):
+            dataset.field2seqlen[field] = 1
+        if "float" in ftype.value:
+            dataset.field2bucketnum[field] = 2
+
+
+def _require_cells(
+    file: _AtomicFile, table: pd.DataFrame, fields: dict[str, Any], whole: list[str], times: list[str]
+) -> None:
+    """Refuse a hole in one of the columns `whole` and `times`, and a number that is infinite."""
+    for field in (*whole, *times):
+        if table[field].isna().any():
+            instead = "" if field in times else "; drop_incomplete_rows=True drops such rows"
+            raise UserError(f"{file.path}: column {field} is empty in {file.where(field, _is_hole)}{instead}")
+    for field, ftype in fields.items():
+        if ftype.value == "float" and np.isinf(table[field].to_numpy()).any():
+            raise UserError(f"{file.path}: column {field} is infinite in {file.where(field, _is_infinite)}")
 
 
 def _complete_rows(table: pd.DataFrame, ids: list[str], path: str, logger: Logger) -> pd.DataFrame:
