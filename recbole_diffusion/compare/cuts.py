@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..evaluation.ranks import Aligned, ndcg
-from ..evaluation.statistics import Means, interval
+from ..evaluation.statistics import Means, interval, user_sample
 
 # Cuts that are looked at, at most.
 CUTS = 20
@@ -93,9 +93,7 @@ def by_cut(
 
 def _weights(generator: np.random.Generator, resamples: int, users: int) -> np.ndarray:
     """How often each user is in each resample, [R, U]."""
-    return np.stack(
-        [np.bincount(generator.integers(users, size=users), minlength=users) for _ in range(resamples)]
-    ).astype(float)
+    return np.stack([user_sample(generator, users) for _ in range(resamples)]).astype(float)
 
 
 def _side_means(weights: np.ndarray, scores: np.ndarray, sides: np.ndarray, cuts: int) -> np.ndarray:

@@ -93,6 +93,11 @@ class Means(NamedTuple):
         return self.by_seed.mean(axis=-1)
 
 
+def user_sample(generator: np.random.Generator, users: int) -> np.ndarray:
+    """How often each user is in a sample of as many, drawn with replacement: int [U]."""
+    return np.bincount(generator.integers(users, size=users), minlength=users)
+
+
 def resampled_means(scores: Sequence[np.ndarray], resamples: int = RESAMPLES) -> list[Means]:
     """Means of several models' scores over users resampled with replacement.
 
@@ -113,8 +118,7 @@ def resampled_means(scores: Sequence[np.ndarray], resamples: int = RESAMPLES) ->
     users = rows.shape[1]
     means = np.empty((resamples, len(rows)))
     for sample in range(resamples):
-        counts = np.bincount(generator.integers(users, size=users), minlength=users)
-        means[sample] = rows @ counts / users
+        means[sample] = rows @ user_sample(generator, users) / users
     parts = np.split(means, np.cumsum([len(score) for score in scores])[:-1], axis=1)
     return [Means(score.mean(axis=1), part) for score, part in zip(scores, parts, strict=True)]
 
