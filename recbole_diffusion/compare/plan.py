@@ -416,9 +416,23 @@ def make_plan(request: Request) -> Plan:
     latex, options = (valid_latex, test_latex), request.own["cluster_options"]
     plan = Plan(request.dataset, folder, runs, *latex, against, jobs, archive, tuned, until, cluster, options)
     for run in runs:
-        before = read_json(run.folder / "run.json")
+        before = description_of(run.folder)
         check_same(run, before, f"output={folder}", "choose another folder by --output")
     return plan
+
+
+def description_of(folder: Path) -> dict[str, Any]:
+    """What stands in the `run.json` of a run's folder; nothing where the run has not begun.
+
+    Raises
+    ------
+    UserError
+        Where it cannot be read, or is missing beside the record of a run that is done: nobody knows its settings.
+    """
+    description = read_json(folder / "run.json")
+    if not description and (folder / "record.json").exists():
+        raise UserError(f"{folder}: a run is done there, but its run.json is missing; without the folder it runs again")
+    return description
 
 
 def first_difference(

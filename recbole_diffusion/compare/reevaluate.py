@@ -18,7 +18,7 @@ from ..inference.testing import changeable, changed_config, metrics_of, reopen, 
 from ..training import checkpoint
 from ..training.process import process_as_found
 from .one import accuracy_by_steps, timed
-from .plan import Plan, Run, Variant, check_same, plain_config
+from .plan import Plan, Run, Variant, check_same, description_of, plain_config
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ def plan_of(folder: Path, names: Sequence[str] = ()) -> Plan:
         Where there is none.
     """
     found = [file.parent for file in sorted(folder.glob("runs/*/*/record.json"))]
-    descriptions = {run: read_json(run / "run.json") for run in found}
+    descriptions = {run: description_of(run) for run in found}
     if not found:
         raise UserError(f"{folder}: no finished run is in this folder")
     names = names or [row["name"] for row in read_json(folder / "results.json").get("rows", [])]
@@ -133,7 +133,7 @@ def _test(run: Run, new: Path, changes: Mapping[str, Any], model: str | None, co
     # Training followed the metric that it had.
     shown = {**plain_config(config), "valid_metric": state["config"]["valid_metric"]}
     variant = Variant(run.variant.name, run.variant.model, settings, shown, run.variant.seeds, [])
-    before = read_json(new / "run.json")
+    before = description_of(new)
     otherwise = "choose another folder by --output"
     check_same(Run(variant, run.seed, new), before, f"output={new}", otherwise)
     if before and before["config"]["seed"] != config["seed"]:

@@ -20,6 +20,7 @@ from recbole_diffusion.compare.plan import (
     space_file,
     split_outside,
 )
+from recbole_diffusion.compare.reevaluate import plan_of
 from recbole_diffusion.errors import SettingError, UserError
 from recbole_diffusion.host.registry import PROPERTIES
 
@@ -216,6 +217,16 @@ def test_a_folder_with_other_settings_is_refused() -> None:
         UserError, match=r"output=compare/ml-100k: SASRec was run with n_layers=2 there, not 1; set it so"
     ):
         plan(model_list="SASRec", seeds="1", n_layers="1")
+
+
+def test_a_run_whose_settings_are_gone_is_refused() -> None:
+    (run,) = plan(model_list="SASRec", seeds="1").runs
+    write_json(run.folder / "record.json", {"name": "SASRec"})
+    message = r"runs/SASRec/1: a run is done there, but its run\.json is missing; without the folder it runs again"
+    with pytest.raises(UserError, match=message):
+        plan(model_list="SASRec", seeds="1")
+    with pytest.raises(UserError, match=message):
+        plan_of(Path("compare", "ml-100k"))
 
 
 def test_runs_serve_the_rankings_that_they_have() -> None:
