@@ -12,6 +12,7 @@ import json
 import logging
 import lzma
 import tarfile
+import tempfile
 from pathlib import Path
 from typing import Final
 
@@ -104,6 +105,23 @@ def unpack(plan: Plan) -> None:
         for file, name in names.items():
             with atomic_write(run.folder / file) as part:
                 part.write_bytes(members[name])
+
+
+def check_archive(plan: Plan) -> None:
+    """Refuse an archive that finished runs cannot be added to, before any of them trains.
+
+    Raises
+    ------
+    UserError
+    """
+    if plan.archive is None:
+        return
+    try:
+        plan.archive.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=plan.archive.parent):
+            pass
+    except OSError as error:
+        raise UserError(f"archive={plan.archive}: cannot be written ({error.strerror})") from error
 
 
 def pack(plan: Plan) -> None:

@@ -22,7 +22,7 @@ from ..common.files import write_json
 from ..common.log import on_screen, shows_progress
 from ..errors import OutOfTime, UserError
 from . import one
-from .archive import pack, unpack
+from .archive import check_archive, pack, unpack
 from .data import check_data
 from .local import SECONDS_TO_END, Local
 from .plan import Plan, Run
@@ -202,6 +202,7 @@ def run_all(plan: Plan, command: Sequence[str]) -> None:
         # A report of runs that are done needs no data.
         if any(state_of(run)["state"] != "done" for run in plan.runs):
             check_data(plan)
+            check_archive(plan)
         do_all(plan, workers, one.main, lambda run: _write_wanted(plan, run, command, workers.settings(run)))
         pack(plan)
     states = [state_of(run)["state"] for run in plan.runs]

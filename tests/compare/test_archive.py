@@ -16,6 +16,7 @@ from recbole_diffusion.common.files import read_json, write_json
 from recbole_diffusion.compare import local
 from recbole_diffusion.compare.archive import pack, read_archive, unpack, write_archive
 from recbole_diffusion.compare.plan import Plan, make_plan, read_request
+from recbole_diffusion.compare.runner import run_all
 from recbole_diffusion.errors import UserError
 
 MEMBERS = {"runs/a/1/run.json": b"{}", "tuned/a.csv": b"1,2\n", "runs/a/1/ranks.npz": bytes(range(256)) * 99}
@@ -120,6 +121,15 @@ def test_a_run_with_other_settings_is_refused(compared: dict[str, Any], tmp_path
         unpack(plan_of(compared, archive=archive, output=out, epochs="3"))
     unpack(plan_of(compared, archive="~", output=out, epochs="3"))
     assert not Path(out).exists()
+
+
+def test_an_archive_that_cannot_be_written_starts_no_run(tmp_path: Path) -> None:
+    (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
+    settings = {"output": str(tmp_path / "out"), "archive": str(tmp_path / "gone" / "a.tar.xz")}
+    plan = small_plan(model_list="Pop", seeds="1", **settings)
+    with pytest.raises(UserError, match=r"archive=.*gone/a\.tar\.xz: cannot be written"):
+        run_all(plan, ["compare"])
+    assert not list(tmp_path.glob("out/runs/*/*"))
 
 
 def test_a_run_that_the_folder_has_is_not_replaced(compared: dict[str, Any], tmp_path: Path) -> None:
