@@ -85,7 +85,7 @@ def test_sasrec_does_what_is_counted_and_more_where_positions_are_not_read() -> 
 
 def test_bert4rec_trains_as_counted_where_all_is_masked() -> None:
     length = 5
-    config, model, batch = built("BERT4Rec", length, mask_ratio=1.0, transform=None)
+    config, model, batch = built("BERT4Rec", length, mask_ratio=1.0)
     batch["Mask_item_id_list"], batch["Pos_item_id"], batch["Neg_item_id"] = [batch["item_id_list"]] * 3
     batch["MASK_INDEX"] = torch.arange(length).repeat(ROWS, 1)
     for key, name in (
@@ -103,7 +103,7 @@ def test_bert4rec_trains_as_counted_where_all_is_masked() -> None:
 
 
 def test_bert4rec_ranks_as_counted() -> None:
-    config, model, batch = built("BERT4Rec", 1)
+    config, model, batch = built("BERT4Rec", 1, mask_ratio=1.0)
     with torch.no_grad():
         done = counted(lambda: model.eval().full_sort_predict(batch))
     assert done == flops.evaluation_work(config, ITEMS + 1, np.ones(ROWS))
