@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..common.setting import Setting, positive, share
 from .base import ENCODER, places
-from .layers import ACTIVATIONS, Attention, Dropout
+from .layers import ACTIVATIONS, Attention, Dropout, draw_weights
 from .plain import PlainRecommender
 
 
@@ -96,11 +96,7 @@ class BSARec(PlainRecommender):
         self.dropout = Dropout(config["hidden_dropout_prob"])
         self.blocks: Any = nn.ModuleList(Block(config) for _ in range(config["n_layers"]))
         self.register_buffer("low", low_pass(self.max_seq_length, config["c"] // 2 + 1), persistent=False)
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.zeros_(module.bias)
-            if isinstance(module, nn.Linear | nn.Embedding):
-                nn.init.normal_(module.weight, std=config["initializer_range"])
+        draw_weights(self, config["initializer_range"])
 
     def read(self, items: Tensor, length: Tensor) -> Tensor:
         """The last block's output at the last place."""

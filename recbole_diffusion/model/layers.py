@@ -43,6 +43,15 @@ def item_table(n_items: int, config: Any) -> nn.Embedding:
     return table
 
 
+def draw_weights(model: nn.Module, std: float) -> None:
+    """Draw all linear maps and embeddings from N(0, std²), as RecBole's transformers do; biases start at 0."""
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.zeros_(module.bias)
+        if isinstance(module, nn.Linear | nn.Embedding):
+            nn.init.normal_(module.weight, std=std)
+
+
 def shared_step(timestep: Tensor) -> Tensor:
     """The one step [1] of a reverse process that every row is at, or the steps [B] as they are."""
     return timestep[:1] if timestep.stride(0) == 0 else timestep

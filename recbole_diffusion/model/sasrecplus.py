@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..common.setting import Setting
 from .base import ENCODER, make_encoder, next_items, places
-from .layers import Dropout
+from .layers import Dropout, draw_weights
 from .losses import place_cross_entropy
 from .plain import PlainRecommender
 from .sharing import History, counted_places, sum_of_places
@@ -40,11 +40,7 @@ class SASRecPlus(PlainRecommender):
         self.input_norm = nn.LayerNorm(self.hidden_size, eps=config["layer_norm_eps"])
         self.dropout = Dropout(config["hidden_dropout_prob"])
         self.encoder = make_encoder(config, post_norm=True)
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.zeros_(module.bias)
-            if isinstance(module, nn.Linear | nn.Embedding):
-                nn.init.normal_(module.weight, std=config["initializer_range"])
+        draw_weights(self, config["initializer_range"])
 
     def read(self, items: Tensor, length: Tensor) -> Tensor:
         """The last block's output at the last place."""

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from recbole.model.layers import TransformerLayer
+from recboles_layer import give_weights
 
 from recbole_diffusion.errors import SettingError
 from recbole_diffusion.host.settings import load_config
@@ -61,13 +62,7 @@ def test_without_the_filter_a_block_is_recboles_attention_block() -> None:
     torch.manual_seed(0)
     block = Block(load_config("BSARec", "ml-100k", None, {**SMALL, "alpha": 0.0})).eval().double()
     plain = TransformerLayer(2, 8, 16, 0.0, 0.0, "gelu", 1e-12).eval().double()
-    attention, feed_forward = plain.multi_head_attention, plain.feed_forward
-    attention.query, attention.dense = block.attention.query, block.attention.output
-    pairs = zip(block.attention.key_value.weight.chunk(2), block.attention.key_value.bias.chunk(2), strict=True)
-    for linear, (weight, bias) in zip((attention.key, attention.value), pairs, strict=True):
-        linear.weight.data, linear.bias.data = weight.data, bias.data
-    attention.LayerNorm, feed_forward.LayerNorm = block.attention_norm, block.feed_forward_norm
-    feed_forward.dense_1, feed_forward.dense_2 = block.expand, block.contract
+    give_weights(plain, block)
     x, low = torch.randn(2, 7, 8, dtype=torch.float64), low_pass(7, 1).double()
     items = torch.tensor([[0, 0, 0, 3, 4, 5, 6], [1, 2, 3, 4, 5, 6, 7]])
     mask = make().get_attention_mask(items)

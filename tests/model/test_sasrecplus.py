@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from recbole.data.interaction import Interaction
 from recbole.model.sequential_recommender import SASRec
+from recboles_layer import give_weights
 
 from recbole_diffusion.host.settings import load_config
 from recbole_diffusion.inference.restoring import DatasetSizes
@@ -41,13 +42,7 @@ def recboles(model: SASRecPlus) -> SASRec:
     plain.item_embedding, plain.position_embedding = model.item_embedding, model.place_embedding
     plain.LayerNorm = model.input_norm
     for layer, block in zip(plain.trm_encoder.layer, model.encoder.blocks, strict=True):
-        attention, feed_forward = layer.multi_head_attention, layer.feed_forward
-        attention.query, attention.dense = block.attention.query, block.attention.output
-        pairs = zip(block.attention.key_value.weight.chunk(2), block.attention.key_value.bias.chunk(2), strict=True)
-        for linear, (weight, bias) in zip((attention.key, attention.value), pairs, strict=True):
-            linear.weight.data, linear.bias.data = weight.data, bias.data
-        attention.LayerNorm, feed_forward.LayerNorm = block.attention_norm, block.feed_forward_norm
-        feed_forward.dense_1, feed_forward.dense_2 = block.expand, block.contract
+        give_weights(layer, block)
     return plain
 
 
