@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from recbole_diffusion.cli.arguments import Parser, tokens
 from recbole_diffusion.cli.exit_codes import run_command
-from recbole_diffusion.cli.parsers import RENAMED, add_saved_model
+from recbole_diffusion.cli.parsers import add_saved_model
 from recbole_diffusion.cli.saved_model import load, warnings_on_stderr
 from recbole_diffusion.common.files import atomic_write, write_text
 from recbole_diffusion.common.log import shows_progress
@@ -361,7 +361,7 @@ def draw_trade(path: Path, rows: list[dict[str, Any]], title: str) -> None:
 
 def parser() -> Parser:
     """The flags."""
-    made = Parser("python -m benchmarks.certainty", (__doc__ or "").partition("\n\n")[0], EXAMPLES, RENAMED)
+    made = Parser("python -m benchmarks.certainty", (__doc__ or "").partition("\n\n")[0], EXAMPLES)
     add_saved_model(made)
     made.add_argument("--data_path", metavar="DIR", help="the dataset's folder; by default that of training")
     made.add_argument("--noise_scales", default="1,10,100,1000", help="separated by commas (default 1,10,100,1000)")

@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
@@ -25,8 +24,6 @@ class Parser(argparse.ArgumentParser):
         What the user types before the flags.
     description, examples : str
         Shown by --help above and below the flags.
-    renamed : mapping, optional
-        Earlier name of a flag -> its name.
     **options
         As `argparse.ArgumentParser` takes them.
     """
@@ -36,7 +33,6 @@ class Parser(argparse.ArgumentParser):
         prog: str,
         description: str = "",
         examples: str = "",
-        renamed: Mapping[str, str] | None = None,
         **options: Any,
     ) -> None:
         super().__init__(
@@ -47,7 +43,6 @@ class Parser(argparse.ArgumentParser):
             formatter_class=argparse.RawDescriptionHelpFormatter,
             **options,
         )
-        self.renamed = renamed or {}
         self.add_argument("--debug", action="store_true", help="show the stack of an error")
 
     def error(self, message: str) -> NoReturn:
@@ -71,7 +66,7 @@ class Parser(argparse.ArgumentParser):
         UserError
             For a stray word, a flag without a value, or one that is given two values.
         """
-        words = self._current_names([_with_underscores(word) for word in argv])
+        words = [_with_underscores(word) for word in argv]
         for word in words:
             if "\0" in word:
                 raise UserError(f"{word!r}: a NUL stands in no name and no value")
@@ -84,29 +79,6 @@ class Parser(argparse.ArgumentParser):
     def flags(self) -> set[str]:
         """Names of the flags, without dashes."""
         return {option[2:] for option in self._option_string_actions if option.startswith("--")}
-
-    def _current_names(self, words: Iterable[str]) -> list[str]:
-        """The words with earlier names of flags replaced; each is said once on stderr."""
-        current, said = [], set()
-        waiting = iter(words)
-        for word in waiting:
-            name, equals, value = word.partition("=")
-            if name == "--set" and "set" in self.renamed:
-                pair = value if equals else next(waiting, "")
-                if "=" not in pair:
-                    raise UserError(f"--set must be followed by KEY=VALUE, got {pair!r}; write --KEY=VALUE alone")
-                word, old, new = f"--{pair}", "--set=KEY=VALUE", "--KEY=VALUE"
-            elif name[:2] == "--" and name[2:] in self.renamed:
-                old, new = name, f"--{self.renamed[name[2:]]}"
-                word = f"{new}{equals}{value}"
-            else:
-                current.append(word)
-                continue
-            current.append(word)
-            if old not in said:
-                said.add(old)
-                print(f"{old} is now {new}", file=sys.stderr)
-        return current
 
 
 class Setting(argparse.Action):

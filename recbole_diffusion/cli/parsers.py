@@ -12,8 +12,6 @@ from .arguments import ConfigFiles, Parser, Setting, number
 PROGRAM = "recbole-diffusion"
 SCRIPT = "python run_recbole_diffusion.py"
 DEFAULTS = {"model": "DiffuRec", "dataset": "ml-100k"}
-# Earlier names of what the models' settings call so.
-RENAMED = {"steps": "inference_steps", "samples": "inference_seeds", "set": "KEY"}
 # Settings of compare.yaml that only one of the two commands reads.
 ONLY_COMPARING = ("off_switch", "against", "valid_latex", "test_latex")
 ONLY_TUNING = ("trials", "trial_minutes", "study_storage", "space")
@@ -165,7 +163,7 @@ def settings_parser(command: str, about: str = "", examples: str = "") -> Parser
 
 def recommend_parser() -> Parser:
     """Flags of `recommend`."""
-    parser = Parser(f"{PROGRAM} recommend", "Recommend the next items with a saved model.", RECOMMEND_HELP, RENAMED)
+    parser = Parser(f"{PROGRAM} recommend", "Recommend the next items with a saved model.", RECOMMEND_HELP)
     add_saved_model(parser)
     users = parser.add_argument_group("for whom, one of").add_mutually_exclusive_group(required=True)
     users.add_argument(
@@ -202,7 +200,7 @@ def recommend_parser() -> Parser:
 def explain_parser() -> Parser:
     """Flags of `explain`."""
     about = "Follow the reverse process on one history: which items x_t is close to at each step."
-    parser = Parser(f"{PROGRAM} explain", about, EXPLAIN_HELP, RENAMED)
+    parser = Parser(f"{PROGRAM} explain", about, EXPLAIN_HELP)
     add_saved_model(parser)
     parser.add_argument("--history", required=True, metavar="ITEMS", help="items by their tokens, oldest first")
     _add_number(parser, "topk", int, 3, "K", "items shown of each step")
@@ -216,7 +214,7 @@ def explain_parser() -> Parser:
 def explore_parser() -> Parser:
     """Flags of `explore`."""
     about = "Open a page that asks one saved model, or two side by side, for their lists and shows how they come about."
-    parser = Parser(f"{PROGRAM} explore", about, EXPLORE_HELP, RENAMED)
+    parser = Parser(f"{PROGRAM} explore", about, EXPLORE_HELP)
     group = add_checkpoint(parser, "a saved model; of a folder, the newest; twice for two models", action="append")
     _add_loading(group)
     group.add_argument(
@@ -238,7 +236,7 @@ def explore_parser() -> Parser:
 def evaluate_parser() -> Parser:
     """Flags of `evaluate`."""
     about = "Test a saved model, or all of a comparison, on its validation and test data, without training."
-    parser = Parser(f"{PROGRAM} evaluate", about, EVALUATE_HELP, RENAMED)
+    parser = Parser(f"{PROGRAM} evaluate", about, EVALUATE_HELP)
     add_checkpoint(parser, "the saved model; of a folder, the newest; or the folder of a comparison")
     parser.add_argument("--ranks", metavar="FILE.npz", help="a file for the rank of every test item")
     parser.add_argument(

@@ -102,19 +102,6 @@ class Options:
         return getattr(model, "inference_seeds", 1) if self.inference_seeds is None else self.inference_seeds
 
 
-# What options were called before.
-RENAMED = {"k": "topk", "steps": "inference_steps", "samples": "inference_seeds", "noise_scale": "temperature"}
-_said: set[str] = set()
-
-
-def _current_names(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options under the names that they have now; an earlier name is said once."""
-    for old in options.keys() & RENAMED.keys() - _said:
-        _said.add(old)
-        logger.warning("%s is now %s", old, RENAMED[old])
-    return {RENAMED.get(key, key): value for key, value in options.items()}
-
-
 def _require(key: str, value: object, holds: bool, must: str) -> None:
     if not holds:
         raise SettingError(key, value, must=must)
@@ -270,7 +257,7 @@ class Recommender:
             )
 
     def _options(self, topk: int, options: Mapping[str, Any]) -> Options:
-        chosen = Options(**{"topk": topk, **_current_names(options)})
+        chosen = Options(**{"topk": topk, **options})
         chosen.check(self.model, len(self.vocabulary))
         return chosen
 

@@ -12,7 +12,7 @@ import torch
 from saved_models import Saved
 
 from recbole_diffusion.errors import UserError
-from recbole_diffusion.inference import Recommender, recommender
+from recbole_diffusion.inference import Recommender
 from recbole_diffusion.inference.recommender import Options
 from recbole_diffusion.inference.results import joined
 
@@ -241,16 +241,3 @@ def test_titles_come_with_the_checkpoint(diffurec: Recommender) -> None:
     given = diffurec.recommend(["50"], topk=len(diffurec.vocabulary), exclude_seen=False)
     titles = dict(zip(given.items[0], given.titles[0], strict=True)) if given.titles is not None else {}
     assert titles["50"] == "Star Wars" and "title" in given.to_frame()
-
-
-def test_earlier_names_of_options_still_work_and_say_the_new_once(
-    diffurec: Recommender, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(recommender, "_said", set())
-    new = diffurec.recommend(["50"], topk=4, inference_steps=2, inference_seeds=3)
-    assert caplog.messages == []
-    for _ in range(2):
-        old = diffurec.recommend(["50"], k=4, steps=2, samples=3)
-        assert old.items.tolist() == new.items.tolist()
-    expected = ["k is now topk", "samples is now inference_seeds", "steps is now inference_steps"]
-    assert sorted(caplog.messages) == expected
