@@ -205,7 +205,6 @@ def test_titles_of_a_file_of_ones_own(ask: Callable[..., int], capsys: pytest.Ca
         (["--history=50", "--temperature=loud"], "temperature must be a number, got 'loud'"),
         (["--history=50", "--users=1"], "argument --users: not allowed with argument --history; --help lists"),
         ([], "one of the arguments --history --users --input is required; --help lists the flags"),
-        (["--history=50", "--set=noise_scale"], "--set must be followed by KEY=VALUE, got 'noise_scale'"),
         (["--history=50", "--noise_scale"], "--noise_scale must have a value, as in "),
         (
             ["--history=50", "--hidden_size=3"],
