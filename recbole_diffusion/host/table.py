@@ -138,7 +138,7 @@ TRAINING: dict[str, Setting] = {
     "train_neg_sample_args": Setting("dict or ~"),
     "eval_step": at_least(0, "int", shared=True),
     "stopping_step": at_least(0, "int", shared=True),
-    "loss_decimal_place": at_least(0, "int"),
+    "loss_decimal_place": at_least(0, "int", changes_results=False),
     "enable_amp": switch(),
     "float32_matmul_precision": one_of(("highest", "high", "medium")),
     "compile": switch(),
@@ -291,6 +291,16 @@ def changeable(model: type, resume: bool) -> set[str]:
     anew = RUN.keys() | TRAINING.keys() | {*COMPUTED, *NAMES}
     anew |= {key for key, row in {**GENERAL, **table_of(model)}.items() if row.at_inference}
     return anew if resume else anew | EVALUATION.keys() | DATA.keys()
+
+
+def changeable_results(model: type) -> set[str]:
+    """The settings that a resumed training may have others of and whose values its result depends on, but for `epochs`.
+
+    More epochs are what a run is mostly resumed for, and the metrics that are told change nothing in training.
+    """
+    rows = {**GENERAL, **table_of(model)}
+    free = changeable(model, resume=True) & rows.keys() - EVALUATION.keys() - {"epochs"}
+    return {key for key in free if rows[key].changes_results}
 
 
 def with_protocol(config: Mapping[str, Any]) -> dict[str, Any]:

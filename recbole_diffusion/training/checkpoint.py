@@ -365,6 +365,12 @@ def require_catalogue(path: str | Path, state: Mapping[str, Any], dataset: Any) 
             raise UserError(f"{path}: the checkpoint is of another catalogue: {counts}")
 
 
+def trained_with(state: Mapping[str, Any], config: Any) -> dict[str, Any]:
+    """The settings that a checkpoint of `config`'s model was trained with, under the names of today."""
+    settings, _ = rename(state["config"], config.model_class, config.plain())
+    return with_protocol(settings)
+
+
 def require_model(
     path: str | Path, state: Mapping[str, Any], model: nn.Module, config: Any, resume: bool = False
 ) -> None:
@@ -384,8 +390,7 @@ def require_model(
     if state["model"] != config["model"]:
         raise SettingError("model", config["model"], must=f"be {state['model']}, as in {path}")
     settings, free = config.plain(), changeable(config.model_class, resume)
-    trained, _ = rename(state["config"], config.model_class, settings)
-    trained = with_protocol(trained)
+    trained = trained_with(state, config)
     for key, value in settings.items():
         if key not in free and trained.get(key, value) != value:
             raise SettingError(key, value, must=f"be {trained[key]!r}, as in {path}")

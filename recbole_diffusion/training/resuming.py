@@ -14,7 +14,9 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from ..errors import SettingError, UserError
+from ..host.table import changeable_results
 from . import attributes, checkpoint, distributed, splitting
+from .embeddings import KEY as EMBEDDINGS
 from .embeddings import take_embeddings
 from .evaluating import EvaluatingTrainer
 from .steps import TrainingSteps
@@ -228,7 +230,7 @@ class ResumableTrainer(EvaluatingTrainer):
 
         Weights, optimizer, epoch, early stopping and best state are restored here, the random states at the start
         of `fit`. On the CPU the run then goes on as if it had never been stopped. Learning rate, weight decay and
-        the like are those of the present settings.
+        the like are those of the present settings; a warning names each that has changed.
 
         Parameters
         ----------
@@ -241,7 +243,7 @@ class ResumableTrainer(EvaluatingTrainer):
         ------
         UserError
             Where the checkpoint cannot be read, is of another model, catalogue, size or `learner`, or lacks what
-            training has changed.
+            training has changed; or other `pretrained_embeddings` are set than it was trained with.
         """
         state = self._read(resume_file)
         self._require_ours(resume_file, state, train_data, resume=True)
@@ -254,6 +256,7 @@ class ResumableTrainer(EvaluatingTrainer):
         if state["unsaved_attributes"]:
             name = state["unsaved_attributes"][0]
             raise UserError(f"{resume_file}: cannot be resumed, as training changes {name}, which no checkpoint holds")
+        changed = self._changed_settings(resume_file, state)
         checkpoint.use_weights(resume_file, state, self.model, self.device)
         with _complaints_of(resume_file):
             self._put_back(state)
@@ -261,6 +264,21 @@ class ResumableTrainer(EvaluatingTrainer):
         self._embeddings = None
         self._resumed = {"path": resume_file, "state": state}
         self.logger.info(f"resumed {resume_file} after epoch {self.epoch}")
+        for key, (there, here) in changed.items():
+            self.logger.warning(f"{key} is {here!r} from here on; {resume_file} was trained with {there!r}")
+
+    def _changed_settings(self, path: str | Path, state: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+        """The settings that have changed since a checkpoint and that the result depends on: key -> (there, here)."""
+        trained, settings = checkpoint.trained_with(state, self.config), self.config.plain()
+        keys = [key for key in settings if key in trained and key in changeable_results(self.config.model_class)]
+        changed = {key: (trained[key], settings[key]) for key in keys if trained[key] != settings[key]}
+        # The weights hold them already.
+        there, here = changed.pop(EMBEDDINGS, (None, None))
+        if here is not None:
+            raise SettingError(
+                EMBEDDINGS, here, must=f"be {there!r}, as in {path}, or ~: a resumed run reads none anew"
+            )
+        return changed
 
     def _put_back(self, state: dict[str, Any]) -> None:
         """Take over what a checkpoint holds beside the weights."""

@@ -70,6 +70,25 @@ def test_a_resumed_run_does_not_read_them_again(tmp_path: Path, other: Run) -> N
     assert resumed.trainer.train_loss_dict == straight.trainer.train_loss_dict
 
 
+def test_a_resumed_run_is_not_given_others(tmp_path: Path, other: Run) -> None:
+    path = other.trainer.saved_model_file
+    broken = make(tmp_path, epochs=1)
+    broken.fit()
+    last = last_file(broken.trainer)
+    resumed = make(tmp_path, pretrained_embeddings=path)
+    with pytest.raises(UserError, match=rf"pretrained_embeddings must be None, as in {last}, or ~: .*, got '{path}'"):
+        resumed.trainer.resume_checkpoint(last, resumed.train)
+
+
+def test_a_resumed_run_need_not_name_them(tmp_path: Path, other: Run, caplog: pytest.LogCaptureFixture) -> None:
+    broken = make(tmp_path, epochs=1, pretrained_embeddings=other.trainer.saved_model_file)
+    broken.fit()
+    resumed = make(tmp_path)
+    caplog.clear()
+    resumed.trainer.resume_checkpoint(last_file(broken.trainer), resumed.train)
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
+
+
 @pytest.mark.parametrize(
     ("model", "settings", "message"),
     [

@@ -319,6 +319,25 @@ def test_the_learning_rate_of_a_resumed_run_is_that_of_its_settings(tmp_path: Pa
     assert torch.equal(there["state"][0]["exp_avg"], here["state"][0]["exp_avg"])
 
 
+def test_a_resumed_run_tells_each_setting_that_has_changed_and_counts(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = make(tmp_path, epochs=1, model="DiffuRec", learning_rate=0.01)
+    run.fit()
+    path = last_file(run.trainer)
+    # More epochs, and what is told of them, change nothing in how it is trained.
+    other = {"learning_rate": 0.002, "inference_steps": 3, "train_batch_size": 100}
+    resumed = make(tmp_path, epochs=2, model="DiffuRec", topk=[5, 10], loss_decimal_place=2, threads=1, **other)
+    caplog.clear()
+    resumed.trainer.resume_checkpoint(path, resumed.train)
+    told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert sorted(told) == [
+        f"inference_steps is 3 from here on; {path} was trained with 1",
+        f"learning_rate is 0.002 from here on; {path} was trained with 0.01",
+        f"train_batch_size is 100 from here on; {path} was trained with 200",
+    ]
+
+
 def spoil(monkeypatch: pytest.MonkeyPatch, run: Run, batch: int, value: float = math.nan) -> None:
     """Let the loss of one batch, counted from the start of the run, be `value`."""
     numbers, calculate = count(1), run.trainer.model.calculate_loss
