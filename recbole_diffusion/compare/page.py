@@ -78,6 +78,7 @@ def _comparison(label: str, results: Mapping[str, Any]) -> dict[str, Any]:
         "command": results["command"],
         "seeds": results["seeds"],
         "valid_metric": results["valid_metric"],
+        "valid_metric_bigger": results["valid_metric_bigger"],
         "validated_by": next(iter(rankings)),
         "rankings": {protocol: _ranking(of_it) for protocol, of_it in rankings.items()},
         "rows": [_row(row, [run for run in runs if run["name"] == row["name"]]) for row in results["rows"]],

@@ -18,6 +18,7 @@ from ..evaluation.protocols import results_by_protocol
 from ..evaluation.ranks import K
 from ..evaluation.statistics import LEVEL, MARGIN
 from .results import has_controls
+from .states import best_epoch
 
 DPI = 150
 COLOURS = [colormaps["tab10"](number) for number in range(10)]
@@ -78,9 +79,9 @@ def learning_curves(results: dict[str, Any], look: Look) -> Figure | None:
             continue
         scores = [epoch["valid_score"] for epoch in epochs]
         style = {**look(run["name"]), "markersize": 6, "label": run["name"], "linewidth": 1.2}
-        # The best epoch is the last of those with the best score, as in early stopping.
-        best = len(scores) - 1 - int(np.argmax(scores[::-1]))
-        axes.plot([epoch["epoch"] for epoch in epochs], scores, markevery=[best], **style)
+        best = best_epoch(epochs, results["valid_metric_bigger"])
+        marked = [epochs.index(best)] if best else []
+        axes.plot([epoch["epoch"] for epoch in epochs], scores, markevery=marked, **style)
     axes.set_xlabel("epoch")
     axes.set_ylabel(f"validation {results['valid_metric']}")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))

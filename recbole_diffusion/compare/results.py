@@ -242,6 +242,7 @@ def collect(plan: Plan, command: Sequence[str] = ()) -> dict[str, Any]:
         "seeds": list(dict.fromkeys(run.seed for run in plan.runs)),
         "eval_args": config["eval_args"],
         "valid_metric": config["valid_metric"],
+        "valid_metric_bigger": config["valid_metric_bigger"],
         "stopping_step": config["stopping_step"],
         "history_in_ranking": history,
         "rows": [_row(variant, of_it, main) for variant, of_it in by_variant.items()],

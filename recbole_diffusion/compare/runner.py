@@ -80,7 +80,9 @@ def live_table(plan: Plan, states: dict[Run, dict[str, Any]]) -> Table:
         outcome = f"failed: {state['error']}" if state["state"] == "failed" else state["state"]
         spent = duration(state["seconds"]) if state["seconds"] else ""
         # A bracket in a name or an error is no markup.
-        table.add_row(escape(run.variant.name), str(run.seed), escape(outcome), *best_so_far(state), spent, style=style)
+        table.add_row(
+            escape(run.variant.name), str(run.seed), escape(outcome), *best_so_far(run, state), spent, style=style
+        )
     return table
 
 
@@ -161,7 +163,9 @@ def _tell_end(screen: Screen, run: Run, how: str) -> None:
     state = screen.look(run)
     if state["state"] == "done":
         left = duration(seconds_left(screen.states, screen.plan.jobs))
-        screen.line(run, f"done, best valid {best_so_far(state)[1]}, {duration(state['seconds'])}; time left: {left}")
+        screen.line(
+            run, f"done, best valid {best_so_far(run, state)[1]}, {duration(state['seconds'])}; time left: {left}"
+        )
     else:
         screen.line(run, f"failed: {state['error']}")
 

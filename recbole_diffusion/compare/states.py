@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from math import isnan, nan
 from statistics import mean
 from typing import Any
 
@@ -21,13 +23,21 @@ def state_of(run: Run) -> dict[str, Any]:
     return progress
 
 
+def best_epoch(epochs: Sequence[Mapping[str, Any]], bigger: bool) -> Mapping[str, Any] | None:
+    """The epoch with the best validation score, the last one of equals, as in early stopping; None without a score."""
+    sign = 1 if bigger else -1
+    scored = [epoch for epoch in epochs if not isnan(epoch.get("valid_score", nan))]
+    return max(scored, key=lambda epoch: (sign * epoch["valid_score"], epoch["epoch"]), default=None)
+
+
 def _soonest_end(run: Run, state: dict[str, Any]) -> float | None:
     """Seconds until a run's training ends if its score does not improve any more; None before its first epoch."""
     config, epochs = run.variant.config, state["epochs"]
     if not epochs:
         return None
-    scores = [epoch["valid_score"] for epoch in epochs if "valid_score" in epoch]
-    misses = scores[::-1].index(max(scores)) if scores else 0
+    best = best_epoch(epochs, config["valid_metric_bigger"])
+    since = -1 if best is None else best["epoch"]
+    misses = sum("valid_score" in epoch and epoch["epoch"] > since for epoch in epochs)
     until_stopped = (config["stopping_step"] + 1 - misses) * config["eval_step"]
     left = min(config["epochs"] - len(epochs), until_stopped)
     return max(0, left) * mean(epoch["train_seconds"] + epoch.get("valid_seconds", 0) for epoch in epochs)
@@ -62,11 +72,11 @@ def duration(seconds: float | None) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def best_so_far(state: dict[str, Any]) -> tuple[str, str]:
+def best_so_far(run: Run, state: dict[str, Any]) -> tuple[str, str]:
     """Epoch reached, and the best validation score so far with its epoch."""
     epochs = state["epochs"]
-    scores = [(epoch["valid_score"], epoch["epoch"]) for epoch in epochs if "valid_score" in epoch]
-    if "best_valid_score" in state and scores:
-        return str(epochs[-1]["epoch"]), f"{state['best_valid_score']:.4f} (epoch {state['best_epoch']})"
-    best = max(scores, default=None)
-    return str(epochs[-1]["epoch"]) if epochs else "", f"{best[0]:.4f} (epoch {best[1]})" if best else ""
+    best = best_epoch(epochs, run.variant.config["valid_metric_bigger"])
+    if best and "best_valid_score" in state:
+        best = {"valid_score": state["best_valid_score"], "epoch": state["best_epoch"]}
+    reached = str(epochs[-1]["epoch"]) if epochs else ""
+    return reached, f"{best['valid_score']:.4f} (epoch {best['epoch']})" if best else ""

@@ -30,6 +30,7 @@ def made(names: list[str] = NAMES, seeds: int = 2) -> dict[str, Any]:
         "seeds": list(range(seeds)),
         "history_in_ranking": "in",
         "valid_metric": "NDCG@10",
+        "valid_metric_bigger": True,
         "estimates": {"ndcg@10": models, "hit@10": models},
         "noise": [
             {
@@ -101,6 +102,14 @@ def test_every_model_is_named_in_every_picture() -> None:
         figure = plot(made(), Look(NAMES))
         shown = {text.get_text() for text in texts(figure)}
         assert set(NAMES[:2] if name == "by_steps" else NAMES) <= shown
+
+
+@pytest.mark.parametrize("bigger", [True, False])
+def test_the_best_epoch_is_marked(bigger: bool) -> None:
+    # The scores rise to 20 at epochs 4 and 5, and fall to 8 at epoch 8; the last of equals is the best.
+    figure = PLOTS["learning_curves"][1]({**made(seeds=1), "valid_metric_bigger": bigger}, Look(NAMES))
+    assert figure is not None
+    assert [line.get_markevery() for line in figure.axes[0].lines] == [[5 if bigger else 0]] * len(NAMES)
 
 
 def test_files_are_written_where_there_is_something_to_show(tmp_path: Path) -> None:

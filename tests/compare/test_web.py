@@ -237,6 +237,24 @@ def test_the_rows_to_choose_from_are_on_the_page(report: Callable[..., Any], res
         assert box["x"] >= 0 and box["x"] + box["width"] <= width
 
 
+def test_of_a_metric_that_is_to_be_small_the_smallest_score_is_the_best(
+    report: Callable[..., Any], results: dict[str, Any]
+) -> None:
+    def turned(epochs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [{**epoch, "valid_score": round(0.23 - epoch["valid_score"], 2)} for epoch in epochs]
+
+    runs = [{**run, "epochs": turned(run["epochs"]), "best_valid_score": 0.1} for run in results["runs"]]
+    trials = [
+        {"number": n, "state": "complete", "value": 1.0 + n, "seconds": 9.0, "settings": {"rate": 0.1}} for n in (0, 1)
+    ]
+    page = report({"ml-100k": {**results, "valid_metric_bigger": False, "runs": runs, "tuning": {"Pop": trials}}})
+    near(page, "curves")
+    page.locator("#curves summary").click()
+    assert page.locator("#curves tbody tr").first.inner_text().split("\t")[1:6] == ["4", "3", "4.0", "3", "0.1000"]
+    near(page, "tuning")
+    assert page.evaluate("document.querySelector('#tuning .chart').data.at(-1).y") == [1.0, 1.0]
+
+
 def test_curves_switch_off_and_on(report: Callable[..., Any]) -> None:
     page = report()
     near(page, "curves")

@@ -118,6 +118,7 @@ section("curves", "Learning curves", () => {
   const values = { valid: `validation ${shown().valid_metric}`, loss: "training loss" };
   const overs = { epoch: "epoch", minutes: "minutes of training" };
   const each = (key) => [...new Set(runs.map((run) => run[key]))];
+  const isNear = (score, best) => (shown().valid_metric_bigger ? score >= NEAR * best : NEAR * score <= best);
   const on = runs.filter(({ name, seed }) => !curves.off.has(name) && !curves.off.has(seed));
   const traces = on.map((run) => {
     const best = run.epoch.indexOf(run.best_epoch);
@@ -127,7 +128,7 @@ section("curves", "Learning curves", () => {
   });
   const table = [["Row, seed", "Epochs", `Epoch at ${percent(NEAR)} of the best`, "Minutes until then", "Best epoch", `Best ${values.valid}`, "Last training loss"],
     on.map((run) => {
-      const near = run.valid.findIndex((score) => score !== null && score >= NEAR * run.best);
+      const near = run.valid.findIndex((score) => score !== null && isNear(score, run.best));
       return [`${run.name}, ${run.seed}`, run.epoch.length, run.epoch[near] ?? "–", number(run.minutes[near], 1), run.best_epoch ?? "–",
         number(run.best), number(run.loss.at(-1))];
     }), curves.sort];
@@ -196,9 +197,10 @@ section("tuning", "Tuning", () => {
       marker: { color: style("--c0"), size: 10, symbol: STATES[kind][0], line: { width: 2, color: style("--c0") } },
       text: some.map((trial) => `trial ${trial.number}`), hovertemplate: "%{text}: %{y:.4f}<extra></extra>" }));
   const done = scored.filter((trial) => trial.state === "complete");
+  const best = shown().valid_metric_bigger ? Math.max : Math.min;
   const upTo = (last) => done.filter(({ number: one }) => one <= last).map(({ value }) => value);
   const bestSoFar = { type: "scatter", mode: "lines", x: trials.map((trial) => trial.number),
-    y: trials.map((trial) => (upTo(trial.number).length ? Math.max(...upTo(trial.number)) : null)),
+    y: trials.map((trial) => (upTo(trial.number).length ? best(...upTo(trial.number)) : null)),
     line: { shape: "hv", color: style("--c1"), dash: "dot" }, hoverinfo: "skip" };
   const given = scored.map((trial) => trial.settings[tuning.setting]).filter((value) => value !== undefined);
   const wide = given.every((value) => value > 0) && Math.max(...given) > 20 * Math.min(...given);
