@@ -41,7 +41,7 @@ OWN: dict[str, Setting] = {
     "trials": positive("int or ~"),
     "trial_minutes": positive("float or ~"),
     "study_storage": Setting(
-        "str or ~", "be an URL such as postgresql+psycopg://user@host/name", lambda url: "://" in url
+        "str or ~", "be a URL such as postgresql+psycopg://user@host/name", lambda url: "://" in url
     ),
     "pruner": one_of(("halving", "none")),
     "min_epochs": positive("int"),
