@@ -102,7 +102,7 @@ section("groups", "Short and long histories, rare and popular items", () => {
     h("div", { class: "pictures" }, box,
       parts.length > 0 && grouped(`NDCG@${k} by groups, ${ranked()}`, parts, UNITS[kind], groups.sortParts)),
     ofPair,
-    h("p", { class: "note" }, `Bars: ${percent(level)} bootstrap intervals over users and seeds. They hold for a cut that is chosen beforehand: `
+    h("p", { class: "note" }, `Bars: ${percent(level)} intervals over users and seeds. They hold for a cut that is chosen beforehand: `
       + "among many cuts one is likely to show a difference by chance. "
       + (kind === "popularity" ? "Head: the items with the most training interactions; tail: the others." : "")),
   ];

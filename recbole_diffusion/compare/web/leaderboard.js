@@ -71,7 +71,7 @@ function oneBoard() {
   const caption = view === "cost" ? `${comparison.label}: cost`
     : `${comparison.label}: ${VIEWS[view].toLowerCase()} metrics, ${ranked()}, ${ranking().users.toLocaleString("en")} users`;
   const notes = {
-    test: `${comparison.notes.measured} Drawn: small dots, seeds; bar, the bootstrap interval over users and seeds.`,
+    test: `${comparison.notes.measured} Drawn: small dots, seeds; bar, the interval over users and seeds.`,
     valid: "Small dots: seeds. The best epoch is chosen by validation, so that these figures flatter.",
     cost: comparison.notes.timed,
   };
