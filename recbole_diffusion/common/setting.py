@@ -92,6 +92,20 @@ def switch(**more: Any) -> Setting:
     return Setting("bool", **more)
 
 
+def without_effect(model: type, settings: Mapping[str, Any], changed: Collection[str]) -> list[str]:
+    """A warning for each changed setting that the model does not read as its other settings are.
+
+    A class says which by `unread(settings)`.
+    """
+    unread = model.unread(settings) if hasattr(model, "unread") else ()
+    name = model.__name__
+    return [
+        f"{key}={settings[key]} has no effect: {name} does not read it with its other settings"
+        for key in changed
+        if key in unread
+    ]
+
+
 def table_of(model: type) -> dict[str, Setting]:
     """The settings of a class with those of its base classes; a row of a class replaces that of its base."""
     return _along_bases(model, "settings")

@@ -17,7 +17,7 @@ from recbole.evaluator import metric_types, smaller_metrics  # noqa: E402
 from recbole.utils import ModelType  # noqa: E402
 
 from ..common.plain import plain  # noqa: E402
-from ..common.setting import Setting, table_of  # noqa: E402
+from ..common.setting import Setting, table_of, without_effect  # noqa: E402
 from ..errors import SettingError  # noqa: E402
 from . import checks  # noqa: E402
 from .parsing import SettingsLoader, read_yaml, typed  # noqa: E402
@@ -182,15 +182,18 @@ def resolve(
     for key, row in table_of(model_class).items():
         row.check(key, values.get(key))
     sequential = values["MODEL_TYPE"] == ModelType.SEQUENTIAL
-    checks.check_transform(model_class, values, merge(*defaults)["transform"])
+    usual = merge(*defaults)
+    checks.check_transform(model_class, values, usual["transform"])
     checks.check_layers(values)
     checks.check_eval_args(values, sequential)
     checks.check_metrics(values)
     checks.check_presplit(values, given)
 
     # Derive.
+    changed = [key for key, value in given.items() if value != usual.get(key)]
+    warnings |= dict.fromkeys(without_effect(model_class, values, changed))
     unread = checks.without_effect(model_class, given)
-    warnings |= dict.fromkeys([*unread.values(), *checks.check_frozen(values, given, merge(*defaults)["frozen"])])
+    warnings |= dict.fromkeys([*unread.values(), *checks.check_frozen(values, given, usual["frozen"])])
     values |= dict.fromkeys(unread)
     values |= checks.ranking_protocol(values, given)
     values["train_neg_sample_args"] = checks.negatives(model_class, values, given, base["train_neg_sample_args"])

@@ -11,7 +11,7 @@ from typing import Any
 import scipy  # which loads its parts on first use: `recommend` needs none
 import torch
 
-from ..common.setting import table_of
+from ..common.setting import table_of, without_effect
 from ..errors import SettingError, UserError
 from ..host.parsing import read_yaml, typed
 from ..host.registry import find_model, is_recboles, model_name, our_models, property_files
@@ -179,4 +179,6 @@ def _settings(
             raise SettingError(key, value, must=must)
         config[key] = typed(key, value, table[key].kind)
         table[key].check(key, config[key])
+    for warning in without_effect(model_class, config, changes):
+        logger.warning(warning)
     return config

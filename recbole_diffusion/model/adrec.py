@@ -99,6 +99,12 @@ class ADRec(GaussianRecommender):
             fixed = {"reverse_sampler": "ddpm", "prediction_type": "x0", "consistency_weight": 0}
             check_fixed(config, fixed, "with process=bridge and with geodesic")
 
+    @classmethod
+    def unread(cls, settings: Mapping[str, Any]) -> set[str]:
+        if settings["process"] == "bridge":
+            return {"noise_schedule", "reverse_variance", "ddim_eta"}
+        return {"bridge_variance", *super().unread(settings)}
+
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
         self.geodesic: bool = config["geodesic"]

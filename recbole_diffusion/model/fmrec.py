@@ -137,6 +137,11 @@ class FMRec(DiffuRec):
     def check_process(cls, config: Any) -> None:
         check_fixed(config, {"prediction_type": "x0", "consistency_weight": 0}, "in a flow")
 
+    @classmethod
+    def unread(cls, settings: Mapping[str, Any]) -> set[str]:
+        of_steps = {"diffusion_steps", "noise_schedule", "rescale_timesteps"}
+        return {*of_steps, "reverse_sampler", "reverse_variance", "ddim_eta"}
+
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
         self.weights = {name: float(config[f"{name}_weight"]) for name in ("mse", "ce", "decoder")}

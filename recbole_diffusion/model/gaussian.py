@@ -111,6 +111,12 @@ class GaussianRecommender(DiffusionRecommender):
         """
         check_steps(config)
 
+    @classmethod
+    def unread(cls, settings: Mapping[str, Any]) -> set[str]:
+        """The settings of the class that have no effect as the others are."""
+        read_by = {"reverse_variance": "ddpm", "ddim_eta": "ddim"}
+        return {key for key, sampler in read_by.items() if settings["reverse_sampler"] != sampler}
+
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
         self.prediction_type: str = config["prediction_type"]

@@ -306,6 +306,26 @@ def test_what_a_model_of_the_users_reads_is_no_setting_that_nothing_reads() -> N
     assert load_config(Deep, "toy", config_dict=given).warnings == ["Deep does not read the setting mask_ratio"]
 
 
+@pytest.mark.parametrize(
+    ("model", "given", "unread"),
+    [
+        ("FMRec", {"reverse_sampler": "ddim", "diffusion_steps": 64}, ["reverse_sampler=ddim", "diffusion_steps=64"]),
+        ("FMRec", {"ddim_eta": 0.5, "reverse_variance": "beta"}, ["ddim_eta=0.5", "reverse_variance=beta"]),
+        ("BBDRec", {"noise_schedule": "cosine", "ddim_eta": 0.5}, ["noise_schedule=cosine", "ddim_eta=0.5"]),
+        ("ADRec", {"noise_schedule": "cosine", "bridge_variance": 2.0}, ["bridge_variance=2.0"]),
+        ("ADRec", {"geodesic": True, "reverse_variance": "beta"}, []),
+        ("DiffuRec", {"ddim_eta": 0.5}, ["ddim_eta=0.5"]),
+        ("DiffuRec", {"ddim_eta": 0.5, "reverse_sampler": "ddim"}, []),
+        ("DiffuRec", {"reverse_variance": "beta", "reverse_sampler": "ddim"}, ["reverse_variance=beta"]),
+    ],
+)
+def test_what_a_process_does_not_read_is_warned_of(model: str, given: dict[str, Any], unread: list[str]) -> None:
+    config = load_config(model, "ml-100k", config_dict=given)
+    told = [f"{key} has no effect: {model} does not read it with its other settings" for key in unread]
+    assert config.warnings == told
+    assert load_config(model, "ml-100k", config_dict=load_config(model, "ml-100k").plain()).warnings == []
+
+
 def test_what_is_frozen_for_no_epoch_is_warned_of() -> None:
     assert sasrec(frozen="trm_encoder").warnings == ["frozen=['trm_encoder'] has no effect without frozen_epochs"]
     assert sasrec().warnings == sasrec(frozen="trm_encoder", frozen_epochs=1).warnings == []

@@ -64,6 +64,14 @@ def test_settings_of_inference_may_be_others(file: Path) -> None:
     assert model.noise_scale == 1.0 and len(model.timesteps) == 20
 
 
+def test_a_setting_without_effect_is_warned_of(file: Path, caplog: pytest.LogCaptureFixture) -> None:
+    restore(file, checkpoint.load(file), "cpu", settings={"ddim_eta": 1})
+    assert "ddim_eta=1.0 has no effect: DiffuRec does not read it with its other settings" in caplog.messages
+    caplog.clear()
+    restore(file, checkpoint.load(file), "cpu", settings={"ddim_eta": 1, "reverse_sampler": "ddim"})
+    assert not any("ddim_eta" in message for message in caplog.messages)
+
+
 def test_a_compiled_model_needs_no_compiler(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: Path, items: list[list[str]]
 ) -> None:
