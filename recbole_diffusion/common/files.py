@@ -85,17 +85,34 @@ def write_json(path: Path, content: Any) -> None:
     write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    """Read what `write_json` wrote; an empty dict where there is no such file.
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a mapping that `write_json` wrote; an empty dict where there is no such file.
 
     Raises
     ------
     UserError
-        For a file that is no json.
+        For a file that is no json, or holds something else.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(path.read_bytes(), str(path))
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise UserError(f"{path}: cannot be read as json ({error})") from error
+
+
+def parse_json(content: bytes, where: str) -> dict[str, Any]:
+    """The mapping that a file of `write_json` holds; messages begin with `where`.
+
+    Raises
+    ------
+    UserError
+        For what is no json, or no mapping.
+    """
+    try:
+        found = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where}: cannot be read as json ({error})") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{where}: must hold a mapping, got {type(found).__name__}")
+    return found

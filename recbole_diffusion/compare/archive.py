@@ -8,7 +8,6 @@ members, such as the trials of a tuning, are kept as they are.
 from __future__ import annotations
 
 import io
-import json
 import logging
 import lzma
 import tarfile
@@ -16,11 +15,12 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
-from ..common.files import atomic_write
+from ..common.files import atomic_write, parse_json
 from ..common.log import on_screen
 from ..errors import UserError
-from ..evaluation.ranks import shallow
+from ..evaluation.ranks import load_ranks, shallow
 from .plan import Plan, Run, check_same
+from .states import OF_RUN, check_record
 
 # The record is the last to be written: where it stands, the run is done.
 RUN_FILES = ("run.json", "ranks.npz", "record.json")
@@ -81,7 +81,11 @@ def _names(plan: Plan, run: Run) -> dict[str, str]:
 def _kept(file: Path) -> bytes:
     """What an archive keeps of a run's file."""
     content = file.read_bytes()
-    return shallow(content) if file.name == "ranks.npz" else content
+    if file.name != "ranks.npz":
+        return content
+    # Refuses a damaged file by its name.
+    load_ranks(file)
+    return shallow(content)
 
 
 def unpack(plan: Plan) -> None:
@@ -90,7 +94,7 @@ def unpack(plan: Plan) -> None:
     Raises
     ------
     UserError
-        Where the archive holds a run of the plan with other settings.
+        Where the archive holds a run of the plan with other settings, or one that cannot be read.
     """
     if plan.archive is None:
         return
@@ -99,9 +103,12 @@ def unpack(plan: Plan) -> None:
         names = _names(plan, run)
         if (run.folder / "record.json").exists() or not set(names.values()) <= set(members):
             continue
-        check_same(
-            run, json.loads(members[names["run.json"]]), f"archive={plan.archive}", "leave it out by --archive=~"
-        )
+        where = f"archive={plan.archive}"
+        read = {
+            file: parse_json(members[names[file]], f"{where}: {names[file]}") for file in RUN_FILES if ".json" in file
+        }
+        check_same(run, read["run.json"], where, "leave it out by --archive=~")
+        check_record(f"{where}: {names['record.json']}", read["record.json"], OF_RUN)
         for file, name in names.items():
             with atomic_write(run.folder / file) as part:
                 part.write_bytes(members[name])

@@ -478,6 +478,9 @@ def check_same(run: Run, before: Mapping[str, Any], where: str, otherwise: str) 
     here = run.variant.config
     # The run may be older than the name of a setting.
     model = find_model(run.variant.model)
+    for part in ("config", "settings"):
+        if not isinstance(before.get(part, {}), dict):
+            raise UserError(f"{where}: the run.json of {run.title} is damaged: its {part} is no mapping")
     there, given = (rename(before.get(part, {}), model, here)[0] for part in ("config", "settings"))
     there = comparable(there or here, here)
     key = first_difference(there, here, (*run.variant.settings, *given))

@@ -29,6 +29,9 @@ from .plan import Request, Variant, comparable, first_difference, space_file
 BUDGET = ("trial_minutes", "pruner", "min_epochs", "reduction_factor")
 # By which a trial tells whether the process that does it is there.
 WHOSE = ("host", "pid", "started", "job")
+# Where trials are kept that are in no database, and what Optuna raises where it holds something else.
+JOURNAL = "study.journal"
+OF_A_DAMAGED_JOURNAL = (ValueError, KeyError, TypeError, AttributeError, AssertionError)
 # Seconds by which the start of a process may seem to move when the clock is set.
 SAME_START = 60
 # Seconds between two signs of life of a trial in a database, and without one until another process takes it up.
@@ -223,7 +226,7 @@ def any_at_work(study: optuna.Study) -> bool:
 def _storage(folder: Path, url: str | None) -> BaseStorage:
     """Where the trials are kept; several processes and machines may work on them at once."""
     if url is None:
-        return JournalStorage(JournalFileBackend(str(folder / "study.journal")))
+        return JournalStorage(JournalFileBackend(str(folder / JOURNAL)))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         return RDBStorage(
@@ -268,10 +271,10 @@ def open_study(folder: Path, variant: Variant, request: Request, space: Mapping[
             pruner=_pruner(request.own),
             load_if_exists=True,
         )
-    except (SQLAlchemyError, OptunaError, ImportError, ValueError) as error:
+    except (SQLAlchemyError, OptunaError, ImportError, OSError, *OF_A_DAMAGED_JOURNAL) as error:
+        reason = (str(error.__cause__ or error).strip() or type(error).__name__).splitlines()[0]
         if url is None:
-            raise
-        reason = str(error.__cause__ or error).strip().splitlines()[0]
+            raise UserError(f"{folder / JOURNAL}: the trials cannot be read ({reason})") from error
         raise UserError(f"study_storage must be the URL of a database that can be reached ({reason})") from error
     here = {**variant.config, "space": space, "seeds": variant.seeds[:1], **{key: request.own[key] for key in BUDGET}}
     there = comparable(study.user_attrs.get("config", here), here)

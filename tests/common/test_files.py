@@ -18,11 +18,11 @@ def test_json_comes_back(tmp_path: Path) -> None:
 
 def test_the_old_file_stays_where_writing_fails(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
-    write_json(path, 1)
+    write_json(path, {"a": 1})
     with pytest.raises(RuntimeError), atomic_write(path) as part:
         part.write_text("half")
         raise RuntimeError
-    assert read_json(path) == 1
+    assert read_json(path) == {"a": 1}
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -46,6 +46,9 @@ def test_mistakes_are_told_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "torn.json").write_text("{")
     with pytest.raises(UserError, match=r"torn\.json: cannot be read"):
         read_json(tmp_path / "torn.json")
+    (tmp_path / "list.json").write_text("[]")
+    with pytest.raises(UserError, match=r"list\.json: must hold a mapping, got list"):
+        read_json(tmp_path / "list.json")
     with pytest.raises(UserError, match="cannot be written"):
         write_json(tmp_path / "torn.json" / "a.json", 1)
 

@@ -123,6 +123,37 @@ def test_a_run_with_other_settings_is_refused(compared: dict[str, Any], tmp_path
     assert not Path(out).exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("run.json", b'{"settings": ', "run.json: cannot be read as json"),
+        ("run.json", b"[]", "run.json: must hold a mapping, got list"),
+        ("run.json", b'{"config": 3}', "the run.json of DiffuRec, seed 1 is damaged: its config is no mapping"),
+        ("record.json", b"\xff", "record.json: cannot be read as json"),
+        ("record.json", b"{}", "record.json: is damaged, as its epochs is missing or of another form"),
+    ],
+)
+def test_a_damaged_member_is_named_in_one_line(
+    compared: dict[str, Any], tmp_path: Path, name: str, content: bytes, message: str
+) -> None:
+    archive, out = tmp_path / "runs.tar.xz", tmp_path / "out"
+    pack(plan_of(compared, archive=str(archive)))
+    write_archive(archive, {**read_archive(archive), f"runs/DiffuRec/1/{name}": content})
+    with pytest.raises(UserError, match=message) as error:
+        unpack(plan_of(compared, archive=str(archive), output=str(out)))
+    assert str(error.value).startswith(f"archive={archive}: ") and "\n" not in str(error.value)
+    assert not out.exists()
+
+
+def test_damaged_ranks_are_not_packed(compared: dict[str, Any], tmp_path: Path) -> None:
+    shutil.copytree(compared["folder"] / "runs", tmp_path / "out" / "runs")
+    plan = plan_of(compared, archive=str(tmp_path / "runs.tar.xz"), output=str(tmp_path / "out"))
+    ranks = tmp_path / "out" / "runs" / "DiffuRec" / "1" / "ranks.npz"
+    ranks.write_bytes(ranks.read_bytes()[:100])
+    with pytest.raises(UserError, match=f"{ranks}: the ranks cannot be read"):
+        pack(plan)
+
+
 def test_an_archive_that_cannot_be_written_starts_no_run(tmp_path: Path) -> None:
     (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
     settings = {"output": str(tmp_path / "out"), "archive": str(tmp_path / "gone" / "a.tar.xz")}

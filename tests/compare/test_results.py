@@ -10,6 +10,7 @@ from small_plans import small_plan, write_wanted
 from recbole_diffusion.common.files import read_json, write_json
 from recbole_diffusion.compare.plan import Plan
 from recbole_diffusion.compare.results import best_by, collect, mean_and_std, noise_pairs
+from recbole_diffusion.errors import UserError
 from recbole_diffusion.evaluation import statistics
 from recbole_diffusion.evaluation.ranking import UserRanks
 from recbole_diffusion.evaluation.ranks import hit, load_ranks, ndcg, save_ranks
@@ -46,6 +47,15 @@ def plan() -> Plan:
 def test_mean_and_std() -> None:
     assert mean_and_std([1, 3]) == {"mean": 2, "std": pytest.approx(2**0.5), "values": [1, 3]}
     assert mean_and_std([1]) == {"mean": 1, "std": None, "values": [1]}
+
+
+@pytest.mark.parametrize("key", ["epochs", "test_result"])
+def test_a_damaged_record_is_named(plan: Plan, key: str) -> None:
+    leave(plan, better="b")
+    file = plan.runs[0].folder / "record.json"
+    write_json(file, {**read_json(file), key: 3})
+    with pytest.raises(UserError, match=f"{file}: is damaged, as its {key} is missing or of another form"):
+        collect(plan)
 
 
 def test_rows_and_tests(plan: Plan) -> None:

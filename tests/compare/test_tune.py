@@ -68,6 +68,16 @@ def test_every_model_has_its_trials_beginning_with_the_defaults(scores: Scores) 
     assert "--tuned=tune/ml-100k" in table
 
 
+@pytest.mark.parametrize("spoilt", ["no journal\n", '{"op_code": 99}\n', "[]\n", '{"op_code": 0, "worker_id": "x"}\n'])
+def test_a_damaged_journal_is_named_in_one_line(scores: Scores, spoilt: str) -> None:
+    tune.tune_all(request(1))
+    journal = Path("tune", "ml-100k", "SASRec", "study.journal")
+    journal.write_text(spoilt + journal.read_text())
+    with pytest.raises(UserError, match=r"study\.journal: the trials cannot be read \(") as error:
+        tune.tune_all(request(2))
+    assert "\n" not in str(error.value) and len(scores) == 1
+
+
 def test_the_same_command_does_what_is_left(scores: Scores) -> None:
     tune.tune_all(request(2))
     tune.tune_all(request(2))
