@@ -11,7 +11,6 @@ from ..common.files import read_json
 from ..errors import UserError
 from .plan import Run
 
-
 # What stands in the record of every run that is done; that of a trial has less.
 OF_RECORD: dict[str, type | tuple[type, ...]] = {"epochs": list, "seconds": (int, float)}
 OF_RUN = {**OF_RECORD, "valid_result": (dict, type(None)), "test_result": dict, "by_steps": list}
