@@ -1,4 +1,4 @@
-"""A discrete model: its state is the id of an item, or the mask."""
+"""A discrete model: its state is the id of an item."""
 
 from __future__ import annotations
 
