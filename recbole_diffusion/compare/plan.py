@@ -52,6 +52,8 @@ OWN: dict[str, Setting] = {
 DEFAULTS = read_yaml(PROPERTIES / "compare.yaml")
 # What may differ between two runs of a row: the seed is the run's own, and several machines may share the work.
 IGNORED = {"seed", *COMPUTED, *(key for key, row in GENERAL.items() if not row.changes_results)}
+# In the folder of a model that was tuned: which model it is, and on which dataset.
+STUDY_FILE = "study.json"
 # RecBole's settings that are spelt much like these.
 LIKE_OWN = ("seed", "order_list")
 _ENTRY = re.compile(r"(?:(?P<name>[^=()]+)=)?(?P<model>[^=()]+)(?:\((?P<settings>.*)\))?", re.DOTALL)
@@ -292,18 +294,30 @@ def space_file(model: str, folder: str | None = None) -> Path:
     return (PROPERTIES / "tune" if folder is None else Path(folder)) / f"{model}.yaml"
 
 
-def _tuned(folder: str | None, name: str, model: str) -> dict[str, Any]:
-    """What tuning found best for a row, or else for its model."""
+def _tuned_file(folder: str | None, name: str, model: str) -> Path | None:
+    """Where stands what tuning found best for a row, or else for its model; None where it had nothing to tune."""
     if folder is None:
-        return {}
+        return None
     files = [Path(folder, file_name(key), "best.yaml") for key in (name, model)]
     file = next((file for file in files if file.is_file()), files[-1])
     if not file.is_file() and not space_file(model).is_file():
-        return {}
+        return None
     if not file.is_file():
         # A comparison in which some models are tuned and others not would not be fair.
         raise SettingError("tuned", folder, must=f"hold {file}: tune {model} as well")
-    return read_yaml(file)
+    return file
+
+
+def _check_tuned(file: Path, variant: Variant) -> list[str]:
+    """Refuse what was tuned for another model; gives a warning where it was tuned on another dataset."""
+    study = read_json(file.with_name(STUDY_FILE))
+    # Earlier versions did not note it.
+    model, dataset = (study.get(key, variant.config[key]) for key in ("model", "dataset"))
+    if model != variant.config["model"]:
+        must = f"hold settings of {variant.config['model']} for {variant.name}; those of {file} are of {model}"
+        raise SettingError("tuned", str(file.parent.parent), must=must)
+    here = variant.config["dataset"]
+    return [] if dataset == here else [f"{variant.name} has settings that were tuned on {dataset}, not on {here}"]
 
 
 def plain_config(config: DiffusionConfig) -> dict[str, Any]:
@@ -366,9 +380,12 @@ def make_variants(request: Request) -> list[Variant]:
     named = []
     for entry in request.entries:
         name, model, _ = entry
-        tuned = _tuned(request.own["tuned"], name, model)
+        file = _tuned_file(request.own["tuned"], name, model)
+        tuned = {} if file is None else read_yaml(file)
         made = _make_variant(request, name, model, settings_of(request, entry, tuned))
-        if request.own["tuned"] is not None and not tuned:
+        if file is not None:
+            made[0].warnings.extend(_check_tuned(file, made[0]))
+        elif request.own["tuned"] is not None:
             made[0].warnings.append(f"{name} is not tuned as the others are: no space is stated for {model}")
         named.append(made)
     variants = []

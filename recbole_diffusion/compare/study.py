@@ -20,10 +20,10 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from ..common.files import write_text
+from ..common.files import write_json, write_text
 from ..errors import SettingError, UserError, suggestion
 from ..host.parsing import read_yaml
-from .plan import Request, Variant, comparable, first_difference, space_file
+from .plan import STUDY_FILE, Request, Variant, comparable, first_difference, space_file
 
 # Settings that say how far trials go; a study has the same for all.
 BUDGET = ("trial_minutes", "pruner", "min_epochs", "reduction_factor")
@@ -290,6 +290,8 @@ def write_trials(study: optuna.Study, folder: Path, metric: str, trials: int) ->
     """Write every trial, and when all are there the settings of the best, to files that people read."""
     columns = ("number", "value", "datetime_start", "datetime_complete", "params", "user_attrs", "state")
     table = study.trials_dataframe(columns)
+    config = study.user_attrs.get("config", {})
+    write_json(folder / STUDY_FILE, {key: config.get(key) for key in ("model", "dataset")})
     whose = [f"user_attrs_{key}" for key in WHOSE]
     write_text(folder / "trials.csv", table.drop(columns=whose, errors="ignore").to_csv(index=False))
     done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))

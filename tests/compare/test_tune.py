@@ -12,7 +12,7 @@ from small_plans import SMALL, InThisProcess
 from recbole_diffusion.compare import local, tune
 from recbole_diffusion.compare import study as studies
 from recbole_diffusion.compare import trial as trials
-from recbole_diffusion.compare.plan import Request, read_request
+from recbole_diffusion.compare.plan import Request, Variant, make_variants, read_request
 from recbole_diffusion.errors import OutOfTime, UserError
 from recbole_diffusion.training.trainer import TrainingError
 
@@ -66,6 +66,26 @@ def test_every_model_has_its_trials_beginning_with_the_defaults(scores: Scores) 
         assert best["learning_rate"] == trials["params_learning_rate"].max()
         assert set(best) == set(studies.read_space(model))
     assert "--tuned=tune/ml-100k" in table
+
+
+def test_what_was_tuned_on_another_dataset_or_of_another_model_is_told(scores: Scores) -> None:
+    tune.tune_all(request(1))
+
+    def rows(models: str, dataset: str) -> list[Variant]:
+        settings = {**SMALL, "model_list": models, "tuned": "tune/ml-100k"}
+        return make_variants(read_request(settings, [], dataset))
+
+    told = "SASRec has settings that were tuned on ml-100k, not on other"
+    assert told in rows("SASRec", "other")[0].warnings
+    assert not any("tuned" in warning for warning in rows("SASRec", "ml-100k")[0].warnings)
+    message = (
+        r"tuned must hold settings of BERT4Rec for SASRec; those of tune/ml-100k/SASRec/best\.yaml are of SASRec, got"
+    )
+    with pytest.raises(UserError, match=message):
+        rows("SASRec=BERT4Rec", "ml-100k")
+    # Earlier versions did not note what a study is of.
+    Path("tune/ml-100k/SASRec/study.json").unlink()
+    assert not any("tuned" in warning for warning in rows("SASRec", "other")[0].warnings)
 
 
 @pytest.mark.parametrize("spoilt", ["no journal\n", '{"op_code": 99}\n', "[]\n", '{"op_code": 0, "worker_id": "x"}\n'])
