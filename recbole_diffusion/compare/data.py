@@ -1,11 +1,15 @@
-"""Whether the data of a comparison can be read, and is the same for all rows, seen before any of them trains."""
+"""Whether the data of a comparison can be read, and is the same for all rows and runs, seen before any trains."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from ..errors import UserError
+from ..evaluation.ranks import load_ranks, training_popularity
 from ..host.dataset import build_dataset
+from ..host.loaders import split
 from ..host.settings import load_config
 from ..host.table import DATA
 from .plan import Plan, Variant
@@ -15,33 +19,64 @@ OF_NO_WEIGHT = ("seed", "length_batching")
 
 
 def check_data(plan: Plan) -> None:
-    """Refuse data that cannot be read, and rows whose settings give them other users, items or interactions.
+    """Refuse data that cannot be read or has changed, and rows whose settings give them other data.
 
-    The data is read for the first row, and again for rows with other settings of the data.
+    The data is read for the first row, and again for rows with other settings of the data. Users, items and the number
+    of interactions must be the same for all rows, and the test and the training those of the runs that are done.
 
     Raises
     ------
     UserError
-        Naming the file, or the row and the first setting that differs.
+        Naming the file, the row and the first setting that differs, or the run that has had other data.
     """
     keys = [key for key in DATA if key not in OF_NO_WEIGHT]
     first, *others = plan.variants
-    of_first = _what_is_there(plan, first)
+    dataset = _read(plan, first)
+    of_first = _what_is_there(dataset)
     for variant in others:
         differing = [key for key in keys if variant.config.get(key) != first.config.get(key)]
         if not differing:
             continue
-        here = _what_is_there(plan, variant)
+        here = _what_is_there(_read(plan, variant))
         if here != of_first:
             raise UserError(
                 f"{variant.name} works on other data than {first.name}: {_counts(here)}, not {_counts(of_first)}; "
                 f"{differing[0]} is {variant.config.get(differing[0])!r}, not {first.config.get(differing[0])!r}"
             )
 
+    _check_done(plan, dataset)
 
-def _what_is_there(plan: Plan, variant: Variant) -> tuple[Any, ...]:
+
+def _check_done(plan: Plan, dataset: Any) -> None:
+    """Refuse runs that were trained or tested on other interactions than the dataset gives, which is split for that."""
+    files = {run: run.folder / "ranks.npz" for run in plan.runs if (run.folder / "record.json").exists()}
+    # A split by chance depends on the seed: the report tells then.
+    if dataset.config["eval_args"]["order"] == "RO" or not any(file.exists() for file in files.values()):
+        return
+    train, *_, tested = split(dataset.config, dataset)
+    rows = tested.inter_feat
+    now = training_popularity(train), _in_order(rows[tested.uid_field].numpy(), rows[tested.iid_field].numpy())
+    for run, file in files.items():
+        if not file.exists():
+            continue
+        ranks = load_ranks(file)
+        if not all(map(np.array_equal, now, (ranks.popularity, _in_order(ranks.user, ranks.item)))):
+            place = "output" if plan.archive is None else "output and archive"
+            problem = f"the data have changed since {run.title} was run; {place} must be others, or the data as before"
+            raise UserError(f"output={plan.folder}: {problem}")
+
+
+def _in_order(user: np.ndarray, item: np.ndarray) -> np.ndarray:
+    """Pairs of user and item [2, n], sorted."""
+    return np.stack([user, item])[:, np.lexsort((item, user))]
+
+
+def _read(plan: Plan, variant: Variant) -> Any:
+    return build_dataset(load_config(variant.model, plan.dataset, None, variant.settings))
+
+
+def _what_is_there(dataset: Any) -> tuple[Any, ...]:
     """Users and items in the order of their ids, and the number of interactions."""
-    dataset = build_dataset(load_config(variant.model, plan.dataset, None, variant.settings))
     users, items = (dataset.field2id_token[field].tolist() for field in (dataset.uid_field, dataset.iid_field))
     return users, items, len(dataset.inter_feat)
 

@@ -4,11 +4,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from small_plans import small_plan
+from small_plans import InThisProcess, small_plan
 
-from recbole_diffusion.compare import data
+from recbole_diffusion.compare import data, local
 from recbole_diffusion.compare.data import check_data
-from recbole_diffusion.compare.plan import make_plan, read_request
+from recbole_diffusion.compare.plan import Plan, make_plan, read_request
 from recbole_diffusion.compare.runner import run_all
 from recbole_diffusion.errors import UserError
 
@@ -29,9 +29,41 @@ def test_rows_on_other_data_are_refused_before_they_train(atomic: Callable[..., 
     )
 
 
+@pytest.mark.parametrize("model", ["Pop", "BPR", "SASRecPlus"])
+def test_data_that_have_changed_since_a_run_start_no_other(
+    atomic: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str
+) -> None:
+    def write(last: int) -> str:
+        """Users with six of twelve items each, in order; the last item of the first user is given."""
+        rows = [(user, (2 * user + place) % 12) for user in range(9) for place in range(6)]
+        rows[5] = (0, last)
+        text = "".join(f"u{user}\ti{item}\t{number}\n" for number, (user, item) in enumerate(rows))
+        return atomic("toy", inter="user_id:token\titem_id:token\ttimestamp:float\n" + text)
+
+    def plan(seeds: str) -> Plan:
+        own = {"output": str(tmp_path / "out"), "topk": "5", "valid_metric": "NDCG@5", "epochs": "1"}
+        settings = {**own, "model_list": model, "seeds": seeds, "data_path": write(5)}
+        settings |= {"show_progress": "False", "off_switch": "False"}
+        return make_plan(read_request(settings, [], "toy"))
+
+    monkeypatch.setattr(local, "start_process", InThisProcess)
+    run_all(plan("1"), ["compare"])
+    # With the data as they were, and as many.
+    check_data(plan("1,2"))
+    more = plan("1,2")
+    write(9)
+    with pytest.raises(
+        UserError, match=f"output={tmp_path}/out: the data have changed since {model}, seed 1 was run; "
+    ):
+        run_all(more, ["compare"])
+    assert not (more.runs[1].folder / "record.json").exists()
+
+
 def test_data_is_read_again_only_where_settings_of_it_differ(monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
-    monkeypatch.setattr(data, "_what_is_there", lambda plan, variant: (read.append(variant.name), ([], [], 0))[1])
+    monkeypatch.setattr(data, "_read", lambda plan, variant: read.append(variant.name))
+    monkeypatch.setattr(data, "_what_is_there", lambda dataset: ([], [], 0))
+    monkeypatch.setattr(data, "_check_done", lambda plan, dataset: None)
     check_data(small_plan(model_list="Pop,SASRec,short=SASRec(MAX_ITEM_LIST_LENGTH=5)", seeds="1,2"))
     assert read == ["Pop"]
 
