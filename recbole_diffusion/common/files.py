@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -99,6 +99,19 @@ def read_json(path: Path) -> dict[str, Any]:
         return {}
     except OSError as error:
         raise UserError(f"{path}: cannot be read as json ({error})") from error
+
+
+def check_form(where: str, content: Mapping[str, Any], form: Mapping[str, tuple[type, ...]]) -> None:
+    """Refuse what a file holds unless it is as `form` says: key -> types; the message begins with `where`.
+
+    Raises
+    ------
+    UserError
+        Naming the first key that is missing or of another type.
+    """
+    for key, types in form.items():
+        if key not in content or not isinstance(content[key], types):
+            raise UserError(f"{where}: is damaged, as its {key} is missing or of another form")
 
 
 def parse_json(content: bytes, where: str) -> dict[str, Any]:

@@ -15,12 +15,12 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
-from ..common.files import atomic_write, parse_json
+from ..common.files import atomic_write, check_form, parse_json
 from ..common.log import on_screen
 from ..errors import UserError
 from ..evaluation.ranks import load_ranks, shallow
-from .plan import Plan, Run, check_same
-from .states import OF_RUN, check_record
+from .plan import OF_DESCRIPTION, Plan, Run, check_same
+from .states import OF_RUN
 
 # The record is the last to be written: where it stands, the run is done.
 RUN_FILES = ("run.json", "ranks.npz", "record.json")
@@ -104,11 +104,12 @@ def unpack(plan: Plan) -> None:
         if (run.folder / "record.json").exists() or not set(names.values()) <= set(members):
             continue
         where = f"archive={plan.archive}"
-        read = {
-            file: parse_json(members[names[file]], f"{where}: {names[file]}") for file in RUN_FILES if ".json" in file
-        }
+        read = {}
+        for file, form in (("run.json", OF_DESCRIPTION), ("record.json", OF_RUN)):
+            member = f"{where}: {names[file]}"
+            read[file] = parse_json(members[names[file]], member)
+            check_form(member, read[file], form)
         check_same(run, read["run.json"], where, "leave it out by --archive=~")
-        check_record(f"{where}: {names['record.json']}", read["record.json"], OF_RUN)
         for file, name in names.items():
             with atomic_write(run.folder / file) as part:
                 part.write_bytes(members[name])

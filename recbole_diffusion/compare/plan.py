@@ -13,7 +13,7 @@ from recbole.utils import ModelType
 
 from ..common import deadline
 from ..common.deadline import Deadline
-from ..common.files import read_json
+from ..common.files import check_form, read_json
 from ..common.setting import Setting, at_least, one_of, positive, switch
 from ..errors import SettingError, UserError, nearest, suggestion
 from ..host.parsing import parse, read_yaml, typed
@@ -54,6 +54,11 @@ DEFAULTS = read_yaml(PROPERTIES / "compare.yaml")
 IGNORED = {"seed", *COMPUTED, *(key for key, row in GENERAL.items() if not row.changes_results)}
 # In the folder of a model that was tuned: which model it is, and on which dataset.
 STUDY_FILE = "study.json"
+# What stands in the run.json of every run.
+OF_DESCRIPTION: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("name", "model", "dataset"), (str,)),
+    **{"seed": (int,), "settings": (dict,), "config": (dict,)},
+}
 # RecBole's settings that are spelt much like these.
 LIKE_OWN = ("seed", "order_list")
 _ENTRY = re.compile(r"(?:(?P<name>[^=()]+)=)?(?P<model>[^=()]+)(?:\((?P<settings>.*)\))?", re.DOTALL)
@@ -449,6 +454,8 @@ def description_of(folder: Path) -> dict[str, Any]:
     description = read_json(folder / "run.json")
     if not description and (folder / "record.json").exists():
         raise UserError(f"{folder}: a run is done there, but its run.json is missing; without the folder it runs again")
+    if description:
+        check_form(str(folder / "run.json"), description, OF_DESCRIPTION)
     return description
 
 
@@ -495,9 +502,6 @@ def check_same(run: Run, before: Mapping[str, Any], where: str, otherwise: str) 
     here = run.variant.config
     # The run may be older than the name of a setting.
     model = find_model(run.variant.model)
-    for part in ("config", "settings"):
-        if not isinstance(before.get(part, {}), dict):
-            raise UserError(f"{where}: the run.json of {run.title} is damaged: its {part} is no mapping")
     there, given = (rename(before.get(part, {}), model, here)[0] for part in ("config", "settings"))
     there = comparable(there or here, here)
     key = first_difference(there, here, (*run.variant.settings, *given))

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 from tabulate import tabulate
 
-from ..common.files import read_json, write_json, write_text
+from ..common.files import check_form, read_json, write_json, write_text
 from ..errors import UserError
 from ..evaluation.protocols import TITLES, results_by_protocol
 from ..evaluation.ranks import HEAD, K
@@ -21,6 +21,8 @@ from .results import COSTS, has_controls
 from .states import duration
 from .trials import budget_lines
 
+# What stands in every results.json.
+OF_RESULTS: dict[str, tuple[type, ...]] = {"dataset": (str,), **dict.fromkeys(("seeds", "rows", "runs"), (list,))}
 # What `_bold` makes.
 BOLD = r"\*\*(.+)\*\*"
 
@@ -356,11 +358,12 @@ def read_results(folder: Path) -> dict[str, Any]:
     Raises
     ------
     UserError
-        Where there is none.
+        Where there is none, or it is damaged.
     """
     results = read_json(folder / "results.json")
     if not results:
         raise UserError(f"{folder}: must be the folder of a comparison, got one without results.json")
+    check_form(str(folder / "results.json"), results, OF_RESULTS)
     return results
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..common.files import read_json
+from ..common.files import check_form, read_json
 from ..common.setting import table_of
 from ..evaluation import statistics
 from ..evaluation.protocols import apart, protocols
@@ -16,7 +16,7 @@ from ..evaluation.ranks import HEAD, Aligned, K, align, by_user, hit, is_head, l
 from ..host.registry import find_model
 from .cuts import by_cut
 from .plan import Plan, Run, Variant, first_difference, off_name
-from .states import OF_RUN, check_record, state_of
+from .states import OF_RUN, state_of
 from .trials import tuning_of
 
 # For the many intervals of the plots; those of the tables have more.
@@ -234,7 +234,7 @@ def collect(plan: Plan, command: Sequence[str] = ()) -> dict[str, Any]:
     states = {run: state_of(run) for run in plan.runs}
     for run, state in states.items():
         if state["state"] == "done":
-            check_record(str(run.folder / "record.json"), state, OF_RUN)
+            check_form(str(run.folder / "record.json"), state, OF_RUN)
     by_variant = {v: {run: states[run] for run in plan.runs_of(v)} for v in plan.variants}
     config = plan.variants[0].config
     history = config["history_in_ranking"]

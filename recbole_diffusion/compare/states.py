@@ -7,25 +7,18 @@ from math import isnan, nan
 from statistics import mean
 from typing import Any
 
-from ..common.files import read_json
-from ..errors import UserError
+from ..common.files import check_form, read_json
 from .plan import Run
 
+_NUMBER = (int, float)
+_PERHAPS = (*_NUMBER, type(None))
 # What stands in the record of every run that is done; that of a trial has less.
-OF_RECORD: dict[str, type | tuple[type, ...]] = {"epochs": list, "seconds": (int, float)}
-OF_RUN = {**OF_RECORD, "valid_result": (dict, type(None)), "test_result": dict, "by_steps": list}
-
-
-def check_record(where: str, record: Mapping[str, Any], form: Mapping[str, Any]) -> None:
-    """Refuse the record of a run that is not as `form` says: key -> type.
-
-    Raises
-    ------
-    UserError
-    """
-    for key, kind in form.items():
-        if key not in record or not isinstance(record[key], kind):
-            raise UserError(f"{where}: is damaged, as its {key} is missing or of another form")
+OF_RECORD = {"epochs": (list,), "seconds": _NUMBER}
+OF_RUN = {
+    **{**OF_RECORD, "parameters": (int,), "best_epoch": (int, type(None)), "by_steps": (list,)},
+    **{"valid_result": (dict, type(None)), "test_result": (dict,), "seconds_per_evaluation": _NUMBER},
+    **{"seconds_per_epoch": _PERHAPS, "peak_memory": _PERHAPS, "peak_gpu_memory": _PERHAPS},
+}
 
 
 def state_of(run: Run) -> dict[str, Any]:
@@ -33,7 +26,7 @@ def state_of(run: Run) -> dict[str, Any]:
     file = run.folder / "record.json"
     record = read_json(file)
     if record:
-        check_record(str(file), record, OF_RECORD)
+        check_form(str(file), record, OF_RECORD)
         return {**record, "state": "done"}
     progress = {"state": "waiting", "epochs": [], "seconds": 0.0, **read_json(run.folder / "progress.json")}
     failed = read_json(run.folder / "failed.json")

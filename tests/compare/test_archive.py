@@ -128,7 +128,7 @@ def test_a_run_with_other_settings_is_refused(compared: dict[str, Any], tmp_path
     [
         ("run.json", b'{"settings": ', "run.json: cannot be read as json"),
         ("run.json", b"[]", "run.json: must hold a mapping, got list"),
-        ("run.json", b'{"config": 3}', "the run.json of DiffuRec, seed 1 is damaged: its config is no mapping"),
+        ("run.json", b'{"name": 3}', "run.json: is damaged, as its name is missing or of another form"),
         ("record.json", b"\xff", "record.json: cannot be read as json"),
         ("record.json", b"{}", "record.json: is damaged, as its epochs is missing or of another form"),
     ],

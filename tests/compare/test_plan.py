@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_plans import small_plan
 
-from recbole_diffusion.common.files import write_json
+from recbole_diffusion.common.files import read_json, write_json
 from recbole_diffusion.compare.plan import (
     Plan,
+    Run,
     file_name,
     first_difference,
     make_plan,
@@ -206,17 +207,36 @@ def test_a_row_that_the_others_are_tested_against() -> None:
     assert plan(model_list="DiffuRec", against="DiffuRec-off").against == "DiffuRec-off"
 
 
+def write_run(run: Run, folder: Path, config: dict[str, Any], **settings: Any) -> None:
+    """Leave the run.json of a run with another configuration."""
+    name, seed = run.variant.name, run.seed
+    write_json(
+        folder / "run.json",
+        {"name": name, "model": name, "dataset": "ml-100k", "seed": seed, "settings": settings, "config": config},
+    )
+
+
 def test_a_folder_with_other_settings_is_refused() -> None:
     (run,) = plan(model_list="SASRec", seeds="1").runs
-    write_json(run.folder / "run.json", {"config": run.variant.config})
+    write_run(run, run.folder, run.variant.config)
     plan(model_list="SASRec,Pop", seeds="1,2", show_progress="False")
     # As it is where another machine, with a GPU, has begun.
-    write_json(run.folder / "run.json", {"config": {**run.variant.config, "device": "cuda:0", "cuda_graphs": True}})
+    write_run(run, run.folder, {**run.variant.config, "device": "cuda:0", "cuda_graphs": True})
     plan(model_list="SASRec", seeds="1", use_gpu="False")
     with pytest.raises(
         UserError, match=r"output=compare/ml-100k: SASRec was run with n_layers=2 there, not 1; set it so"
     ):
         plan(model_list="SASRec", seeds="1", n_layers="1")
+
+
+@pytest.mark.parametrize("key", ["name", "seed", "settings"])
+def test_a_damaged_run_is_named(key: str) -> None:
+    (run,) = plan(model_list="SASRec", seeds="1").runs
+    write_run(run, run.folder, run.variant.config)
+    file = run.folder / "run.json"
+    write_json(file, {**read_json(file), key: None})
+    with pytest.raises(UserError, match=f"{file}: is damaged, as its {key} is missing or of another form"):
+        plan(model_list="SASRec", seeds="1")
 
 
 def test_a_run_whose_settings_are_gone_is_refused() -> None:
@@ -233,8 +253,8 @@ def test_runs_serve_the_rankings_that_they_have() -> None:
     def leave(value: str | None) -> None:
         (run,) = plan(model_list="SASRec", seeds="1", output="free").runs
         config = {key: was for key, was in run.variant.config.items() if key != "history_in_ranking"}
-        kept = {"config": config if value is None else {**config, "history_in_ranking": value}}
-        write_json(Path("kept", "runs", "SASRec", "1", "run.json"), kept)
+        kept = config if value is None else {**config, "history_in_ranking": value}
+        write_run(run, Path("kept", "runs", "SASRec", "1"), kept)
 
     def use(value: str) -> None:
         plan(model_list="SASRec", seeds="1", output="kept", history_in_ranking=value)
@@ -254,8 +274,7 @@ def test_runs_serve_the_rankings_that_they_have() -> None:
 def test_a_run_from_before_a_setting_was_renamed_is_taken() -> None:
     (run,) = plan(model_list="DiffuRec", seeds="1", off_switch="False", noise_scale="0.1").runs
     before = {key: value for key, value in run.variant.config.items() if key != "noise_scale"}
-    old = {"config": {**before, "lambda_uncertainty": 0.1}, "settings": {"lambda_uncertainty": 0.1}}
-    write_json(run.folder / "run.json", old)
+    write_run(run, run.folder, {**before, "lambda_uncertainty": 0.1}, lambda_uncertainty=0.1)
     plan(model_list="DiffuRec", seeds="1", off_switch="False", noise_scale="0.1")
     with pytest.raises(UserError, match=r"was run with noise_scale=0.1 there, not 0.2"):
         plan(model_list="DiffuRec", seeds="1", off_switch="False", noise_scale="0.2")

@@ -10,10 +10,11 @@ import pytest
 from small_plans import SMALL, InThisProcess
 
 from recbole_diffusion.cli import compare as cli
+from recbole_diffusion.common.files import read_json, write_json
 from recbole_diffusion.compare import local
 from recbole_diffusion.compare.plan import Run
 from recbole_diffusion.compare.plots import PLOTS
-from recbole_diffusion.compare.report import final_table, metric_rows, to_latex, to_markdown
+from recbole_diffusion.compare.report import final_table, metric_rows, read_results, to_latex, to_markdown
 from recbole_diffusion.errors import UserError
 
 
@@ -177,3 +178,11 @@ def test_a_mean_that_lacks_seeds_says_so(compared: dict[str, Any]) -> None:
     results = json.loads((compared["folder"] / "results.json").read_text())
     results["rows"][0]["failed"] = {3: "killed"}
     assert [row["model"] for row in metric_rows(results)] == ["DiffuRec (2 of 3 seeds)", "DiffuRec-off", "SASRec"]
+
+
+@pytest.mark.parametrize(("key", "value"), [("dataset", None), ("seeds", 3), ("rows", 3), ("runs", None)])
+def test_damaged_results_are_named(compared: dict[str, Any], tmp_path: Path, key: str, value: object) -> None:
+    file = tmp_path / "results.json"
+    write_json(file, {**read_json(compared["folder"] / "results.json"), key: value})
+    with pytest.raises(UserError, match=f"{file}: is damaged, as its {key} is missing or of another form"):
+        read_results(tmp_path)
