@@ -21,8 +21,9 @@ OF_NO_WEIGHT = ("seed", "length_batching")
 def check_data(plan: Plan) -> None:
     """Refuse data that cannot be read or has changed, and rows whose settings give them other data.
 
-    The data is read for the first row, and again for rows with other settings of the data. Users, items and the number
-    of interactions must be the same for all rows, and the test and the training those of the runs that are done.
+    The data is read for the first row, and again for rows with other settings of the data and models of another kind.
+    Users, items, the number of interactions and the tested ones must be the same for all rows, and the test and the
+    training those of the runs that are done.
 
     Raises
     ------
@@ -35,15 +36,21 @@ def check_data(plan: Plan) -> None:
     of_first = _what_is_there(dataset)
     for variant in others:
         differing = [key for key in keys if variant.config.get(key) != first.config.get(key)]
-        if not differing:
+        of_a_kind = variant.config["MODEL_TYPE"] == first.config["MODEL_TYPE"]
+        if not differing and of_a_kind:
             continue
-        here = _what_is_there(_read(plan, variant))
+        data = _read(plan, variant)
+        here = _what_is_there(data)
         if here != of_first:
             raise UserError(
                 f"{variant.name} works on other data than {first.name}: {_counts(here)}, not {_counts(of_first)}; "
                 f"{differing[0]} is {variant.config.get(differing[0])!r}, not {first.config.get(differing[0])!r}"
             )
-
+        if not of_a_kind and not np.array_equal(tested := _parts(data)[1], of_test := _parts(dataset)[1]):
+            raise UserError(
+                f"{variant.name} is tested on {tested.shape[1]} interactions, {first.name} on {of_test.shape[1]}: a "
+                "general model is tested for users with two, too; user_inter_num_interval=[3,inf) leaves them out"
+            )
     _check_done(plan, dataset)
 
 
@@ -53,9 +60,7 @@ def _check_done(plan: Plan, dataset: Any) -> None:
     # A split by chance depends on the seed: the report tells then.
     if dataset.config["eval_args"]["order"] == "RO" or not any(file.exists() for file in files.values()):
         return
-    train, *_, tested = split(dataset.config, dataset)
-    rows = tested.inter_feat
-    now = training_popularity(train), _in_order(rows[tested.uid_field].numpy(), rows[tested.iid_field].numpy())
+    now = _parts(dataset)
     for run, file in files.items():
         if not file.exists():
             continue
@@ -64,6 +69,13 @@ def _check_done(plan: Plan, dataset: Any) -> None:
             place = "output" if plan.archive is None else "output and archive"
             problem = f"the data have changed since {run.title} was run; {place} must be others, or the data as before"
             raise UserError(f"output={plan.folder}: {problem}")
+
+
+def _parts(dataset: Any) -> tuple[np.ndarray, np.ndarray]:
+    """How often each item is trained on [V], and the pairs of user and item that are tested [2, n], sorted."""
+    train, *_, tested = split(dataset.config, dataset)
+    rows = tested.inter_feat
+    return training_popularity(train), _in_order(rows[tested.uid_field].numpy(), rows[tested.iid_field].numpy())
 
 
 def _in_order(user: np.ndarray, item: np.ndarray) -> np.ndarray:

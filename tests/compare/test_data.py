@@ -75,3 +75,16 @@ def test_data_that_is_not_there_starts_no_run(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="toy"):
         run_all(plan, ["compare"])
     assert not list(tmp_path.glob("out/runs/*/*"))
+
+
+@pytest.mark.parametrize("models", ["BPR,SASRecPlus", "SASRecPlus,BPR"])
+def test_a_general_model_beside_a_sequential_one_is_refused_where_it_has_other_targets(
+    atomic: Callable[..., str], models: str
+) -> None:
+    rows = [(user, (2 * user + place) % 12) for user in range(9) for place in range(6)] + [(9, 3), (9, 5)]
+    text = "".join(f"u{user}\ti{item}\t{number}\n" for number, (user, item) in enumerate(rows))
+    path = atomic("toy", inter="user_id:token\titem_id:token\ttimestamp:float\n" + text)
+    settings = {"model_list": models, "data_path": path, "topk": "5", "valid_metric": "NDCG@5", "off_switch": "False"}
+    with pytest.raises(UserError, match=r"is tested on .* user_inter_num_interval=\[3,inf\) leaves them out"):
+        check_data(make_plan(read_request(settings, [], "toy")))
+    check_data(make_plan(read_request({**settings, "user_inter_num_interval": "[3,inf)"}, [], "toy")))
