@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..common import deadline
-from ..common.setting import Setting, aliases_of, at_least, one_of, positive, switch, table_of
+from ..common.setting import Setting, aliases_of, at_least, one_of, positive, switch, table_of, within
 from ..errors import SettingError
 from .parsing import kind_of, typed
 
@@ -96,10 +96,11 @@ _run: dict[str, Setting] = {
     "state": one_of(("debug", "info", "warning", "error", "critical"), ignore_case=True),
     "encoding": Setting("str or ~", "be an encoding that Python knows, such as utf-8 or latin-1", _is_encoding),
     "data_path": Setting("path", shared=True),
-    "checkpoint_dir": Setting("path"),
+    "checkpoint_dir": Setting("path", "be a folder", bool),
     "show_progress": switch(),
     "verbose": switch(),
-    "threads": positive("int or ~"),
+    # So many that they cannot be started end the process at once.
+    "threads": positive("int or ~", most=1024),
     "save_dataset": switch(),
     "dataset_save_path": Setting("path or ~"),
     "save_dataloaders": switch(),
@@ -164,7 +165,8 @@ EVALUATION: dict[str, Setting] = {
     "valid_metric": Setting("str", shared=True),
     "valid_metric_bigger": switch(),
     "eval_batch_size": positive("int", at_inference=True, changes_results=False),
-    "metric_decimal_place": at_least(0, "int", at_inference=True, shared=True),
+    # More than a float has digits; of far more numpy makes NaN.
+    "metric_decimal_place": within(0, 15, "int", at_inference=True, shared=True),
 }
 # What a model is trained and scored on.
 DATA: dict[str, Setting] = {
