@@ -15,7 +15,7 @@ import yaml
 from optuna.exceptions import ExperimentalWarning, OptunaError
 from optuna.pruners import BasePruner, NopPruner
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage, RetryHeartbeatStaleTrialCallback
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
@@ -223,10 +223,24 @@ def any_at_work(study: optuna.Study) -> bool:
     return bool(study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING)))
 
 
+def _journal(file: Path) -> JournalFileBackend:
+    """The trials in a file, without the half of a line that a full disk or a process killed in writing has left."""
+    lock = JournalFileSymlinkLock(str(file))
+    backend = JournalFileBackend(str(file), lock_obj=lock)
+    lock.acquire()
+    try:
+        # Optuna would write on in that line, and never be able to read it again.
+        with open(file, "rb+") as journal:
+            journal.truncate(journal.read().rfind(b"\n") + 1)
+    finally:
+        lock.release()
+    return backend
+
+
 def _storage(folder: Path, url: str | None) -> BaseStorage:
     """Where the trials are kept; several processes and machines may work on them at once."""
     if url is None:
-        return JournalStorage(JournalFileBackend(str(folder / JOURNAL)))
+        return JournalStorage(_journal(folder / JOURNAL))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         return RDBStorage(

@@ -68,6 +68,17 @@ def test_every_model_has_its_trials_beginning_with_the_defaults(scores: Scores) 
     assert "--tuned=tune/ml-100k" in table
 
 
+def test_a_line_that_was_not_written_whole_costs_no_more_than_itself(scores: Scores) -> None:
+    tune.tune_all(request(2))
+    journal = Path("tune", "ml-100k", "SASRec", "study.journal")
+    whole = journal.read_bytes()
+    journal.write_bytes(whole + b'{"op_code":4,"wor')
+    tune.tune_all(request(3))
+    tune.tune_all(request(3))
+    assert len(scores) == 3 and trials_of()["state"].tolist() == ["COMPLETE"] * 3
+    assert journal.read_bytes().startswith(whole + b"{")
+
+
 def test_what_was_tuned_on_another_dataset_or_of_another_model_is_told(scores: Scores) -> None:
     tune.tune_all(request(1))
 
