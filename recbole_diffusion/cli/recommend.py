@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..common.log import shows_progress
@@ -102,6 +103,8 @@ def _write(args: argparse.Namespace, recommender: Recommender, options: Options)
         lines.input_format(args.input, args.input_format)
         with lines.opened(args.input):
             pass
+        if path != "-" and Path(path).exists() and Path(path).samefile(args.input):
+            raise SettingError("output", path, must="be another file than the input, which it would replace")
     queries, total = _queries(args, recommender), _total(args, recommender)
     done = failed = 0
     with open_output(path, kind) as write, _progress_bar(total) as bar:

@@ -118,6 +118,16 @@ def test_an_interrupted_run_leaves_no_file_and_an_older_one_as_it_was(
     assert len(chunks) == 2 and os.listdir(".") == ["old.csv"] and Path("old.csv").read_text() == "old"
 
 
+@pytest.mark.parametrize("output", ["in.jsonl", "./in.jsonl", "link.jsonl"])
+def test_the_input_is_not_replaced(ask: Callable[..., int], capsys: pytest.CaptureFixture[str], output: str) -> None:
+    Path("in.jsonl").write_text(LINES)
+    Path("link.jsonl").symlink_to("in.jsonl")
+    assert ask("--input=in.jsonl", f"--output={output}") == 2
+    message = f"error: output must be another file than the input, which it would replace, got '{output}'"
+    assert capsys.readouterr().err.splitlines() == [message]
+    assert Path("in.jsonl").read_text() == LINES
+
+
 def test_chunks_change_nothing(ask: Callable[..., int], monkeypatch: pytest.MonkeyPatch) -> None:
     flags = ("--users=all", "--inference_seeds=2", "--topk=3")
     assert ask(*flags, "--output=whole.csv") == 0
