@@ -225,7 +225,7 @@ def how_set_up(results: Mapping[str, Any]) -> str:
     how = "leave-one-out" if "LS" in split else f"split {split}"
     return (
         f"Seeds: {seeds}. All models have the same split ({how}) and {RANKED[results['history_in_ranking']]}. Training"
-        f" stops after {results['stopping_step'] + 1} validations in a row without a better {results['valid_metric']};"
+        f" stops after {results['stopping_step'] + 1} validations in a row worse than the best {results['valid_metric']};"
         " the best epoch is tested."
     )
 
