@@ -35,7 +35,7 @@ def run(argv: Sequence[str]) -> None:
         raise UserError("compare needs the models, as in --model_list=DiffuRec,SASRec")
     require_recbole()
     if args.settings.get("trials") is not None:
-        print("compare --trials is now tune --trials", file=sys.stderr)
+        print("--trials tunes: this is recbole-diffusion tune", file=sys.stderr)
     run_settings(args.settings, args.config_files, parsers.DEFAULTS["dataset"], ["compare", *argv])
 
 

@@ -224,9 +224,9 @@ def how_set_up(results: Mapping[str, Any]) -> str:
     split = results["eval_args"]["split"]
     how = "leave-one-out" if "LS" in split else f"split {split}"
     return (
-        f"Seeds: {seeds}. All models have the same split ({how}) and {RANKED[results['history_in_ranking']]}. Training"
-        f" stops after {results['stopping_step'] + 1} validations in a row worse than the best {results['valid_metric']};"
-        " the best epoch is tested."
+        f"Seeds: {seeds}. All models have the same split ({how}) and {RANKED[results['history_in_ranking']]}."
+        f" Training stops after {results['stopping_step'] + 1} validations in a row worse than the best"
+        f" {results['valid_metric']}; the best epoch is tested."
     )
 
 

@@ -126,7 +126,7 @@ class Recommender:
 
     def __init__(self, path: str | Path, state: Mapping[str, Any], model: Any, data_path: str | None = None) -> None:
         self.path, self.model = path, model
-        self.vocabulary = Vocabulary(state["item_tokens"], state.get("item_titles"))
+        self.vocabulary = Vocabulary(state["item_tokens"], state["item_titles"])
         # What reading the dataset takes; the weights in it are in the model already.
         self._state = {key: state[key] for key in ("dataset", "config")}
         self.dataset: str = state["dataset"]

@@ -44,9 +44,9 @@ MODEL_FORM: dict[str, tuple[type, ...]] = {
     "average": (dict, _ABSENT),
     "item_titles": (list, _ABSENT),
 }
-# Parts that checkpoints of earlier versions do not have.
-LATER = ("average", "item_titles")
 TRAINING_FORM: dict[str, tuple[type, ...]] = {
+    "steps": (int,),
+    "scaler": (dict,),
     "optimizer": (dict,),
     "attributes": (dict,),
     "unsaved_attributes": (list,),
@@ -172,7 +172,7 @@ def load_model(path: str | Path, mapped: bool = False) -> dict[str, Any]:
     for key in ("item_tokens", "user_tokens"):
         if not state[key] or not all(isinstance(token, str) for token in state[key]):
             raise _malformed(path, key)
-    if state.get("item_titles") is not None and len(state["item_titles"]) != len(state["item_tokens"]):
+    if state["item_titles"] is not None and len(state["item_titles"]) != len(state["item_tokens"]):
         raise _malformed(path, "item_titles")
     if (state["best_state_dict"] is None) != (state["best_other_parameter"] is None):
         raise _malformed(path, "best_other_parameter")
@@ -180,7 +180,7 @@ def load_model(path: str | Path, mapped: bool = False) -> dict[str, Any]:
         if not isinstance(state["config"].get(key), str):
             raise _malformed(path, f"config.{key}")
     for key in ("state_dict", "best_state_dict", "average"):
-        if not all(isinstance(value, Tensor) for value in (state.get(key) or {}).values()):
+        if not all(isinstance(value, Tensor) for value in (state[key] or {}).values()):
             raise _malformed(path, key)
     return state
 
@@ -194,7 +194,7 @@ def require_form(path: str | Path, state: Mapping[str, Any], form: Mapping[str, 
         Naming the first such part.
     """
     for key, types in form.items():
-        if not isinstance(state.get(key), types) or (key not in state and key not in LATER):
+        if key not in state or not isinstance(state[key], types):
             raise _malformed(path, key)
 
 
@@ -259,7 +259,7 @@ def best_weights(state: Mapping[str, Any]) -> dict[str, Any]:
     """The best weights that a checkpoint holds, in the form of `weights`: with `ema_decay`, the averaged ones."""
     if state["best_state_dict"] is not None:
         return {key: state[f"best_{key}"] for key in ("state_dict", "other_parameter")}
-    average = state.get("average") or {}
+    average = state["average"] or {}
     return {"state_dict": {**state["state_dict"], **average}, "other_parameter": state["other_parameter"]}
 
 

@@ -250,8 +250,6 @@ class ResumableTrainer(EvaluatingTrainer):
         learner = state["config"].get("learner")
         if learner != self.learner:
             raise SettingError("learner", self.learner, must=f"be {learner} to resume {resume_file}")
-        if "steps" not in state:
-            raise UserError(f"{resume_file}: cannot be resumed, as an earlier version wrote it without what that takes")
         checkpoint.require_form(resume_file, state, checkpoint.TRAINING_FORM)
         if state["unsaved_attributes"]:
             name = state["unsaved_attributes"][0]

@@ -61,7 +61,7 @@ def test_the_script_tunes_where_trials_are_set(tuned: list[Any]) -> None:
 
 def test_trials_of_compare_are_said_to_be_tunes(tuned: list[Any], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compare", SEVERAL, "--trials=2"]) == 0
-    assert len(tuned) == 1 and capsys.readouterr().err == "compare --trials is now tune --trials\n"
+    assert len(tuned) == 1 and capsys.readouterr().err == "--trials tunes: this is recbole-diffusion tune\n"
 
 
 def test_train_takes_one_model(capsys: pytest.CaptureFixture[str]) -> None:

@@ -569,18 +569,6 @@ def test_a_damaged_checkpoint_is_not_resumed(tmp_path: Path) -> None:
         assert str(error.value).startswith(f"{path}: ") and "\n" not in str(error.value)
 
 
-def test_a_checkpoint_from_before_steps_were_counted_is_not_resumed_but_evaluated(tmp_path: Path) -> None:
-    run = make(tmp_path, epochs=1)
-    run.fit()
-    state = checkpoint.load(last_file(run.trainer))
-    del state["steps"], state["average"], state["attributes"], state["unsaved_attributes"]
-    checkpoint.save(tmp_path / "old.pth", state)
-    other = make(tmp_path)
-    with pytest.raises(UserError, match=r"old\.pth: cannot be resumed, as an earlier version wrote it"):
-        other.trainer.resume_checkpoint(tmp_path / "old.pth")
-    assert other.trainer.evaluate(other.test, model_file=tmp_path / "old.pth") == run.trainer.evaluate(run.test)
-
-
 def test_another_catalogue_of_the_same_size_is_refused_when_training_starts(tmp_path: Path) -> None:
     run = make(tmp_path, epochs=1)
     run.fit()
