@@ -39,6 +39,8 @@ class EvaluatingTrainer(recbole.trainer.Trainer):
         self.own_items = getattr(model, "own_items", None)
         self.evaluates_with = self.processes if self.own_items is None else distributed.Alone()
         self.evaluator: Any = self.evaluates_with.evaluator(self.evaluator)
+        # Of each batch of an evaluation, how many rows have scores that are no numbers: looked at once it is over.
+        self._without_scores: list[Tensor] = []
         for each in (self.eval_collector, *self.other_collectors.values()):
             self.evaluates_with.shares(each)
 
@@ -71,6 +73,7 @@ class EvaluatingTrainer(recbole.trainer.Trainer):
         """
         self.check_catalogue(eval_data)
         before = checkpoint.random_state()
+        self._without_scores = []
         try:
             own = self.evaluates_with.own_batches(eval_data)
             result = super().evaluate(own, load_best_model=False, show_progress=show_progress)
@@ -78,6 +81,10 @@ class EvaluatingTrainer(recbole.trainer.Trainer):
                 result |= self._metrics_without_history(collector)
         finally:
             checkpoint.set_random_state(before)
+        rows = int(torch.stack(self._without_scores).sum()) if self._without_scores else 0
+        if rows:
+            cause = "the weights are damaged, or a setting such as noise_scale is too large"
+            self.logger.warning(f"{rows} rows have scores that are NaN, so that these metrics mean nothing: {cause}")
         return OrderedDict((metric, float(value)) for metric, value in result.items())
 
     def _metrics_without_history(self, collector: Collector) -> dict[str, float]:
@@ -116,6 +123,8 @@ class EvaluatingTrainer(recbole.trainer.Trainer):
                 hidden = (history_index[0][inside] - piece.start, history_index[1][inside])
                 hidden = hidden if self.own_items is None else self.own_items.inside(*hidden)
             scores = self._scores(interaction[piece])
+            # A row whose vector is NaN has NaN for every item.
+            self._without_scores.append(scores[:, -1].isnan().sum())
             for protocol in self.protocols:
                 if protocol == "out" and hidden is not None:
                     scores[hidden] = -torch.inf

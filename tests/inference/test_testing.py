@@ -85,6 +85,16 @@ def test_the_ranks_give_the_metrics(saved: Callable[..., Saved], tmp_path: Path)
     assert (ranks.rank_out <= ranks.rank).all() and np.array_equal(np.unique(ranks.user), np.sort(ranks.user))
 
 
+def test_scores_that_are_no_numbers_are_warned_of(
+    saved: Callable[..., Saved], caplog: pytest.LogCaptureFixture
+) -> None:
+    metrics(saved("DiffuRec").path)
+    assert "NaN" not in caplog.text
+    metrics(saved("DiffuRec").path, noise_scale="1e38")
+    (users,) = {message.split()[0] for message in caplog.messages if "rows have scores that are NaN" in message}
+    assert int(users) > 100
+
+
 def test_another_split_is_warned_of(saved: Callable[..., Saved], capsys: pytest.CaptureFixture[str]) -> None:
     path = saved("SASRec").path
     capsys.readouterr()
