@@ -316,7 +316,7 @@ def _tuned_file(folder: str | None, name: str, model: str) -> Path | None:
 def _check_tuned(file: Path, variant: Variant) -> list[str]:
     """Refuse what was tuned for another model; gives a warning where it was tuned on another dataset."""
     study = read_json(file.with_name(STUDY_FILE))
-    # Earlier versions did not note it.
+    # A folder that was put together by hand has none.
     model, dataset = (study.get(key, variant.config[key]) for key in ("model", "dataset"))
     if model != variant.config["model"]:
         must = f"hold settings of {variant.config['model']} for {variant.name}; those of {file} are of {model}"
