@@ -16,6 +16,8 @@ PAIR: dict[str, Any] = {
 GAIN = {**PAIR, "ndcg_significant": True, "wilcoxon": 0.02}
 RESULTS: dict[str, Any] = {
     "dataset": "ml-100k",
+    "seeds": [1, 2, 3],
+    "runs": [],
     "eval_args": {"split": {"LS": "valid_and_test"}},
     "history_in_ranking": "both",
     "rows": [

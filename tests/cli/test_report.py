@@ -28,6 +28,9 @@ def test_a_folder_without_results_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"nowhere: must be the folder of a comparison, got one without results\.json"):
         run(["report", "nowhere"])
     (tmp_path / "results.json").write_text(json.dumps({"dataset": "d"}))
+    with pytest.raises(UserError, match=r"results\.json: is damaged, as its seeds is missing"):
+        run(["report", str(tmp_path)])
+    (tmp_path / "results.json").write_text(json.dumps({"dataset": "d", "seeds": [1], "rows": [], "runs": []}))
     with pytest.raises(UserError, match=r"results\.json of d lacks"):
         run(["report", str(tmp_path)])
     with pytest.raises(UserError, match="FOLDER"):
