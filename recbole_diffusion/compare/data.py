@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -34,9 +36,12 @@ def check_data(plan: Plan) -> None:
     first, *others = plan.variants
     dataset = _read(plan, first)
     of_first = _what_is_there(dataset)
+    parts = cache(lambda: _parts(dataset))
+    kinds = {first.config["MODEL_TYPE"]}
     for variant in others:
         differing = [key for key in keys if variant.config.get(key) != first.config.get(key)]
-        of_a_kind = variant.config["MODEL_TYPE"] == first.config["MODEL_TYPE"]
+        of_a_kind = variant.config["MODEL_TYPE"] in kinds
+        kinds.add(variant.config["MODEL_TYPE"])
         if not differing and of_a_kind:
             continue
         data = _read(plan, variant)
@@ -46,26 +51,24 @@ def check_data(plan: Plan) -> None:
                 f"{variant.name} works on other data than {first.name}: {_counts(here)}, not {_counts(of_first)}; "
                 f"{differing[0]} is {variant.config.get(differing[0])!r}, not {first.config.get(differing[0])!r}"
             )
-        if not of_a_kind and not np.array_equal(tested := _parts(data)[1], of_test := _parts(dataset)[1]):
+        if not of_a_kind and not np.array_equal(tested := _parts(data)[1], of_test := parts()[1]):
             raise UserError(
                 f"{variant.name} is tested on {tested.shape[1]} interactions, {first.name} on {of_test.shape[1]}: a "
                 "general model is tested for users with two, too; user_inter_num_interval=[3,inf) leaves them out"
             )
-    _check_done(plan, dataset)
-
-
-def _check_done(plan: Plan, dataset: Any) -> None:
-    """Refuse runs that were trained or tested on other interactions than the dataset gives, which is split for that."""
-    files = {run: run.folder / "ranks.npz" for run in plan.runs if (run.folder / "record.json").exists()}
     # A split by chance depends on the seed: the report tells then.
-    if dataset.config["eval_args"]["order"] == "RO" or not any(file.exists() for file in files.values()):
-        return
-    now = _parts(dataset)
+    if first.config["eval_args"]["order"] != "RO":
+        _check_done(plan, parts)
+
+
+def _check_done(plan: Plan, parts: Callable[[], tuple[np.ndarray, np.ndarray]]) -> None:
+    """Refuse runs that were trained or tested on other interactions than `parts`, split only where runs are done."""
+    files = {run: run.folder / "ranks.npz" for run in plan.runs if (run.folder / "record.json").exists()}
     for run, file in files.items():
         if not file.exists():
             continue
         ranks = load_ranks(file)
-        if not all(map(np.array_equal, now, (ranks.popularity, _in_order(ranks.user, ranks.item)))):
+        if not all(map(np.array_equal, parts(), (ranks.popularity, _in_order(ranks.user, ranks.item)))):
             place = "output" if plan.archive is None else "output and archive"
             problem = f"the data have changed since {run.title} was run; {place} must be others, or the data as before"
             raise UserError(f"output={plan.folder}: {problem}")

@@ -88,3 +88,18 @@ def test_a_general_model_beside_a_sequential_one_is_refused_where_it_has_other_t
     with pytest.raises(UserError, match=r"is tested on .* user_inter_num_interval=\[3,inf\) leaves them out"):
         check_data(make_plan(read_request(settings, [], "toy")))
     check_data(make_plan(read_request({**settings, "user_inter_num_interval": "[3,inf)"}, [], "toy")))
+
+
+def test_a_comparison_of_both_kinds_goes_on(
+    atomic: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [(user, (2 * user + place) % 12) for user in range(9) for place in range(6)]
+    text = "".join(f"u{user}\ti{item}\t{number}\n" for number, (user, item) in enumerate(rows))
+    path = atomic("toy", inter="user_id:token\titem_id:token\ttimestamp:float\n" + text)
+    own = {"output": str(tmp_path / "out"), "topk": "5", "valid_metric": "NDCG@5", "epochs": "1", "data_path": path}
+    settings = {**own, "model_list": "BPR,SASRecPlus", "show_progress": "False", "off_switch": "False"}
+    monkeypatch.setattr(local, "start_process", InThisProcess)
+    run_all(make_plan(read_request({**settings, "seeds": "1"}, [], "toy")), ["compare"])
+    more = make_plan(read_request({**settings, "seeds": "1,2"}, [], "toy"))
+    run_all(more, ["compare"])
+    assert all((run.folder / "record.json").exists() for run in more.runs)
