@@ -268,8 +268,8 @@ class ResumableTrainer(EvaluatingTrainer):
     def _changed_settings(self, path: str | Path, state: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
         """The settings that have changed since a checkpoint and that the result depends on: key -> (there, here)."""
         trained, settings = checkpoint.trained_with(state, self.config), self.config.plain()
-        keys = [key for key in settings if key in trained and key in changeable_results(self.config.model_class)]
-        changed = {key: (trained[key], settings[key]) for key in keys if trained[key] != settings[key]}
+        free = changeable_results(self.config.model_class) & trained.keys()
+        changed = {key: (trained[key], here) for key, here in settings.items() if key in free and trained[key] != here}
         # The weights hold them already.
         there, here = changed.pop(EMBEDDINGS, (None, None))
         if here is not None:
