@@ -21,6 +21,7 @@ import numpy as np
 import pandas as pd
 
 from ..errors import SettingError, UserError, suggestion
+from .parsed import parse_once
 
 # Bytes of a file that are looked at together.
 BLOCK = 2**26
@@ -66,7 +67,11 @@ def load_feat(self: Any, filepath: str, source: Any) -> pd.DataFrame | None:
         return None
     if source != "link":  # its fields are those of other files (dataset.py 471)
         _note_fields(self, fields, source)
-    table = file.read(fields)
+    if self.config["cache_data"]:
+        by = repr((fields, file.separator, file.encoding))
+        table = parse_once(filepath, by, lambda: file.read(fields), self.logger)
+    else:
+        table = file.read(fields)
     whole = [*ids, *_history_fields(self, source)]
     if self.config["drop_incomplete_rows"]:
         table = _complete_rows(table, whole, filepath, self.logger)

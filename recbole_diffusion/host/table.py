@@ -96,6 +96,7 @@ _run: dict[str, Setting] = {
     "state": one_of(("debug", "info", "warning", "error", "critical"), ignore_case=True),
     "encoding": Setting("str or ~", "be an encoding that Python knows, such as utf-8 or latin-1", _is_encoding),
     "data_path": Setting("path", shared=True),
+    "cache_data": switch(),
     "checkpoint_dir": Setting("path", "be a folder", bool),
     "show_progress": switch(),
     "verbose": switch(),
