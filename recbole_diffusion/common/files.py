@@ -111,7 +111,12 @@ def check_form(where: str, content: Mapping[str, Any], form: Mapping[str, tuple[
     """
     for key, types in form.items():
         if key not in content or not isinstance(content[key], types):
-            raise UserError(f"{where}: is damaged, as its {key} is missing or of another form")
+            raise malformed(where, key)
+
+
+def malformed(where: str, key: str) -> UserError:
+    """The error for a file whose part `key` is not as it was written."""
+    return UserError(f"{where}: is damaged, as its {key} is missing or of another form")
 
 
 def parse_json(content: bytes, where: str) -> dict[str, Any]:

@@ -155,7 +155,7 @@ def check_presplit(settings: Mapping[str, Any], given: Mapping[str, Any]) -> Non
             raise SettingError(key, given[key], must="be left out with benchmark_filename: its files stay as they are")
 
 
-def without_effect(model: type, given: Mapping[str, Any]) -> dict[str, str]:
+def unread_additions(model: type, given: Mapping[str, Any]) -> dict[str, str]:
     """The settings that add something to the data which the model does not read, each with a warning."""
     warnings = {}
     for key in ("preload_weight", "transform"):

@@ -192,7 +192,7 @@ def resolve(
     # Derive.
     changed = [key for key, value in given.items() if value != usual.get(key)]
     warnings |= dict.fromkeys(without_effect(model_class, values, changed))
-    unread = checks.without_effect(model_class, given)
+    unread = checks.unread_additions(model_class, given)
     warnings |= dict.fromkeys([*unread.values(), *checks.check_frozen(values, given, usual["frozen"])])
     values |= dict.fromkeys(unread)
     values |= checks.ranking_protocol(values, given)

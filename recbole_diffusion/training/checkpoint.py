@@ -19,7 +19,7 @@ import scipy  # which loads its parts on first use: `recommend` needs none
 import torch
 from torch import Tensor, nn
 
-from ..common.files import atomic_write, save_tensors
+from ..common.files import atomic_write, check_form, malformed, save_tensors
 from ..common.plain import plain
 from ..common.version import __version__
 from ..errors import SettingError, UserError
@@ -164,42 +164,25 @@ def load_model(path: str | Path, mapped: bool = False) -> dict[str, Any]:
         Where `load` refuses it, or a part is missing or of another type.
     """
     state = load(path, mapped)
-    require_form(path, state, MODEL_FORM)
+    check_form(str(path), state, MODEL_FORM)
     if not state["model"].removeprefix(THEIRS).isidentifier():
         # Else a checkpoint could name a file, whose code would run.
         name = state["model"]
         raise UserError(f"{path}: {name!r} is no name of a model; a class of your own is named by model=FILE.py:CLASS")
     for key in ("item_tokens", "user_tokens"):
         if not state[key] or not all(isinstance(token, str) for token in state[key]):
-            raise _malformed(path, key)
+            raise malformed(str(path), key)
     if state["item_titles"] is not None and len(state["item_titles"]) != len(state["item_tokens"]):
-        raise _malformed(path, "item_titles")
+        raise malformed(str(path), "item_titles")
     if (state["best_state_dict"] is None) != (state["best_other_parameter"] is None):
-        raise _malformed(path, "best_other_parameter")
+        raise malformed(str(path), "best_other_parameter")
     for key in ("USER_ID_FIELD", "ITEM_ID_FIELD", "TIME_FIELD"):
         if not isinstance(state["config"].get(key), str):
-            raise _malformed(path, f"config.{key}")
+            raise malformed(str(path), f"config.{key}")
     for key in ("state_dict", "best_state_dict", "average"):
         if not all(isinstance(value, Tensor) for value in (state[key] or {}).values()):
-            raise _malformed(path, key)
+            raise malformed(str(path), key)
     return state
-
-
-def require_form(path: str | Path, state: Mapping[str, Any], form: Mapping[str, tuple[type, ...]]) -> None:
-    """Refuse a checkpoint that lacks a part, or has it in another type.
-
-    Raises
-    ------
-    UserError
-        Naming the first such part.
-    """
-    for key, types in form.items():
-        if key not in state or not isinstance(state[key], types):
-            raise _malformed(path, key)
-
-
-def _malformed(path: str | Path, key: str) -> UserError:
-    return UserError(f"{path}: the checkpoint is damaged: its {key} is missing or of another form")
 
 
 def pack(value: Any) -> Any:

@@ -13,6 +13,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
+from ..common.files import check_form
 from ..errors import SettingError, UserError
 from ..host.table import changeable_results
 from . import attributes, checkpoint, distributed, splitting
@@ -250,7 +251,7 @@ class ResumableTrainer(EvaluatingTrainer):
         learner = state["config"].get("learner")
         if learner != self.learner:
             raise SettingError("learner", self.learner, must=f"be {learner} to resume {resume_file}")
-        checkpoint.require_form(resume_file, state, checkpoint.TRAINING_FORM)
+        check_form(str(resume_file), state, checkpoint.TRAINING_FORM)
         if state["unsaved_attributes"]:
             name = state["unsaved_attributes"][0]
             raise UserError(f"{resume_file}: cannot be resumed, as training changes {name}, which no checkpoint holds")
