@@ -9,6 +9,7 @@ from __future__ import annotations
 import codecs
 import csv
 import math
+import operator
 import re
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -109,8 +110,10 @@ def _require_cells(
     """Refuse a hole in one of the columns `whole` and `times`, and a number that is infinite."""
     for field in (*whole, *times):
         if table[field].isna().any():
-            instead = "" if field in times else "; drop_incomplete_rows=True drops such rows"
-            raise UserError(f"{file.path}: column {field} is empty in {file.where(field, _is_hole)}{instead}")
+            numbers = field in times
+            instead = "" if numbers else "; drop_incomplete_rows=True drops such rows"
+            where = file.where(field, _is_hole if numbers else operator.not_)
+            raise UserError(f"{file.path}: column {field} is empty in {where}{instead}")
     for field, ftype in fields.items():
         if ftype.value == "float" and np.isinf(table[field].to_numpy()).any():
             raise UserError(f"{file.path}: column {field} is infinite in {file.where(field, _is_infinite)}")
@@ -269,6 +272,7 @@ class _AtomicFile:
 
 
 def _is_hole(cell: str) -> bool:
+    """Whether a cell of a float column is missing."""
     return cell in MISSING_FLOATS
 
 
