@@ -82,6 +82,10 @@ class PreferDiff(DreamRec):
             if config[key] != value:
                 raise SettingError("ddim_stride", stride, must=f"be ~ with {key}={config[key]}")
 
+    @classmethod
+    def unread(cls, settings: Mapping[str, Any]) -> set[str]:
+        return super().unread(settings) | ({"inference_steps"} if settings["ddim_stride"] is not None else set())
+
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
         self.objective: str = config["objective"]
@@ -89,9 +93,10 @@ class PreferDiff(DreamRec):
         self.reconstruction_weight: float = config["reconstruction_weight"]
         self.preference_scale: float = config["preference_scale"]
         self.negatives: int | None = config["negatives"]
-        self.authors_chain = config["ddim_stride"] is not None and self.use_diffusion
-        if self.authors_chain:
-            self.timesteps = strided_steps(config["diffusion_steps"], config["ddim_stride"])
+        self.authors_chain: list[int] | None = None
+        if config["ddim_stride"] is not None and self.use_diffusion:
+            self.authors_chain = strided_steps(config["diffusion_steps"], config["ddim_stride"])
+            self.timesteps = self.authors_chain
 
     def make_history_encoder(self, config: Any) -> HistoryEncoder:
         """Blocks with residuals, whose attention starts Xavier-uniform with biases of 0."""
@@ -155,7 +160,8 @@ class PreferDiff(DreamRec):
         if self.negatives is None:
             others = step.batch.total(step.x_0) - step.x_0
             return self._restored(others / max(len(step.batch) - 1, 1), step)
-        return self._restored(step.batch.every(step.x_0)[self._other_rows(step)].mean(dim=1), step)
+        others = step.batch.every(step.x_0)[self._other_rows(step)]
+        return self._restored(others.sum(dim=1) / max(others.shape[1], 1), step)
 
     def _other_rows(self, step: TrainingStep) -> Tensor:
         """For each row the numbers [b, N] of other rows: all, or `negatives` of them, by 'negatives' [b, B - 1]."""
@@ -180,7 +186,8 @@ class PreferDiff(DreamRec):
     # The authors' chain.
 
     def given_step(self, timestep: int) -> int:
-        return timestep + 1 if self.authors_chain and timestep else timestep
+        """The step after it in the authors' chain, but for the last one; in any other chain the same."""
+        return timestep + 1 if timestep and self.timesteps == self.authors_chain else timestep
 
     def sampler(self, denoise: Denoise, x: Tensor, noise: Noise, end: Tensor | None) -> Iterator[ReverseStep]:
         def given(x_t: Tensor, timestep: float, noise: Noise) -> Tensor:

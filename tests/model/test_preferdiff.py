@@ -7,8 +7,10 @@ import torch
 import torch.nn.functional as F
 from stand_in import Catalogue, batch, settings
 
+from recbole_diffusion.common.setting import without_effect
 from recbole_diffusion.diffusion.noise import GivenNoise
 from recbole_diffusion.errors import SettingError
+from recbole_diffusion.inference.sampling import overridden
 from recbole_diffusion.model.preferdiff import PreferDiff
 
 INTERACTION = batch([[1, 2, 3], [4], [5, 6], [7, 7]], [7, 8, 9, 7])
@@ -54,9 +56,10 @@ def test_as_many_negatives_as_there_are_others_make_their_centroid() -> None:
     assert not torch.allclose(make(negatives=1).calculate_loss(INTERACTION, noise), whole)
 
 
+@pytest.mark.parametrize("negatives", [None, 2])
 @pytest.mark.parametrize("objective", ["neg", "neg_sample", "negh"])
-def test_a_batch_of_one_row_has_no_negatives_and_a_loss(objective: str) -> None:
-    model = make(objective=objective)
+def test_a_batch_of_one_row_has_no_negatives_and_a_loss(objective: str, negatives: int | None) -> None:
+    model = make(objective=objective, negatives=negatives)
     loss = model.calculate_loss({key: value[:1] for key, value in INTERACTION.items()})
     loss.backward()
     assert loss.isfinite() and all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
@@ -72,6 +75,17 @@ def test_the_authors_chain_gives_the_network_the_step_after() -> None:
     steps = model.sample(history, model.inference_noise(history)).steps
     assert [step.timestep for step in steps] == [15, 11, 7, 3, 0]
     assert given == [16, 12, 8, 4, 0]
+    given.clear()
+    with overridden(model, 4, seed=None):
+        assert [step.timestep for step in model.sample(history, model.inference_noise(history)).steps] == given
+    assert given == [15, 10, 5, 0]
+
+
+def test_with_the_authors_chain_the_number_of_steps_has_no_effect() -> None:
+    config = settings("PreferDiff", parents=("DreamRec",), inference_steps=7)
+    (warning,) = without_effect(PreferDiff, {**config, "ddim_stride": 4}, ["inference_steps"])
+    assert warning.startswith("inference_steps=7 has no effect")
+    assert not without_effect(PreferDiff, {**config, "ddim_stride": None}, ["inference_steps"])
 
 
 @pytest.mark.parametrize(
