@@ -83,7 +83,7 @@ def probability(**more: Any) -> Setting:
 
 def one_of(names: Collection[str], kind: str = "str", ignore_case: bool = False, **more: Any) -> Setting:
     """One of some names; with `ignore_case` the names are in small letters, and a value may be in any."""
-    must = f"be one of {', '.join(names)}"
+    must = f"be {'one of ' if len(names) > 1 else ''}{', '.join(names)}"
     return Setting(kind, must, lambda value: (value.lower() if ignore_case else value) in names, **more)
 
 

@@ -20,7 +20,7 @@ class BridgeProcess(Process):
     Parameters
     ----------
     diffusion_steps : int
-        T.
+        T, at least 2.
     variance : float
         μ; 0 leaves a straight line.
 
@@ -28,11 +28,18 @@ class BridgeProcess(Process):
     ----------
     b : Tensor
         float64 [T], from 0.0001 to 0.9999.
+
+    Raises
+    ------
+    ValueError
+        T is below 2: the only step would be x_0 itself.
     """
 
     has_end = True
 
     def __init__(self, diffusion_steps: int, variance: float = 1.0) -> None:
+        if diffusion_steps < 2:
+            raise ValueError(f"diffusion_steps must be at least 2, got {diffusion_steps}")
         self.b = torch.linspace(_MARGIN, 1 - _MARGIN, diffusion_steps, dtype=torch.float64)
         self.variance = variance
         self.longest_chain = diffusion_steps

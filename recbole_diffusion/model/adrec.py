@@ -75,6 +75,8 @@ class ADRec(GaussianRecommender):
         "ce_weight": at_least(0, "float"),
         "mse_weight": at_least(0, "float"),
         "pcgrad": switch(),
+        # Every place has a target.
+        "loss_type": one_of(("CE",)),
     }
     trains_on = "sequences"
     records_steps = True
@@ -84,8 +86,6 @@ class ADRec(GaussianRecommender):
     @classmethod
     def check_settings(cls, config: Any) -> None:
         super().check_settings(config)
-        if config["loss_type"] != "CE":
-            raise SettingError("loss_type", config["loss_type"], must="be CE: every place has a target")
         if config["pcgrad"] and config["step_sampler"] == "lossaware":
             raise SettingError("step_sampler", "lossaware", must="be uniform or fixstep with pcgrad")
 
@@ -93,6 +93,8 @@ class ADRec(GaussianRecommender):
     def check_process(cls, config: Any) -> None:
         super().check_process(config)
         bridge = config["process"] == "bridge"
+        if bridge and config["diffusion_steps"] < 2:
+            raise SettingError("diffusion_steps", config["diffusion_steps"], must="be at least 2 with process=bridge")
         if bridge and config["geodesic"]:
             raise SettingError("geodesic", True, must="be False with process=bridge")
         if bridge or config["geodesic"]:

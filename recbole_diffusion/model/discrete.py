@@ -44,7 +44,7 @@ class DiscreteRecommender(DiffusionRecommender):
     dataset : recbole Dataset
     """
 
-    settings: ClassVar[Mapping[str, Setting]] = {**STEPS, "prior": one_of(PRIORS)}
+    settings: ClassVar[Mapping[str, Setting]] = {**STEPS, "prior": one_of(PRIORS), "loss_type": one_of(("CE",))}
 
     @classmethod
     def check_settings(cls, config: Any) -> None:

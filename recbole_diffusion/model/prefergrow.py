@@ -56,7 +56,6 @@ class PreferGrow(DiscreteRecommender):
         "attn_dropout_prob": probability(),
         "prior": one_of(PRIORS),
         "hybrid_share": share(),
-        "loss_type": one_of(("CE",)),
     }
     records_steps = True
     process: Any

@@ -255,7 +255,7 @@ def test_other_settings_are_refused_in_the_same_folder(scores: Scores) -> None:
             "mask_ration must be the name of a setting",
         ),
         (1, "SASRec", {"study_storage": "here"}, "study_storage must be a URL such as .*, got 'here'"),
-        (1, "SASRec", {"cluster": "pbs"}, "cluster must be one of slurm, got 'pbs'"),
+        (1, "SASRec", {"cluster": "pbs"}, "cluster must be slurm, got 'pbs'"),
         (
             1,
             "SASRec,DiffuRec",

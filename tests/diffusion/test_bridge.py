@@ -32,6 +32,11 @@ def test_it_leads_from_x_0_to_the_end() -> None:
     assert torch.equal(process.start((2, 4), GivenNoise({}), end), end)
 
 
+def test_a_single_step_which_would_be_x_0_itself_is_refused() -> None:
+    with pytest.raises(ValueError, match="diffusion_steps must be at least 2, got 1"):
+        BridgeProcess(1)
+
+
 def test_each_place_has_its_own_timestep() -> None:
     process = BridgeProcess(STEPS, MU)
     x_0, end, noise = torch.randn(3, 2, 3, 4, generator=torch.Generator().manual_seed(1))

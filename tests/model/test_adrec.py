@@ -206,7 +206,11 @@ def test_neighbouring_steps_agree_place_by_place() -> None:
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"loss_type": "BPR"}, "loss_type must be CE"),
+        ({"loss_type": "BPR"}, "loss_type must be CE, got 'BPR'"),
+        (
+            {"process": "bridge", "diffusion_steps": 1, "inference_steps": 1},
+            "diffusion_steps must be at least 2 with p",
+        ),
         ({"process": "flow"}, "process must be one of gaussian, bridge, got 'flow'"),
         ({"process": "bridge", "geodesic": True}, "geodesic must be False with process=bridge"),
         ({"process": "bridge", "reverse_sampler": "ddim"}, "reverse_sampler must be ddpm"),
