@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import zipfile
 from collections.abc import Callable
 from contextlib import suppress
 from logging import Logger
@@ -45,8 +44,8 @@ def parse_once(path: str, read_by: str, parse: Callable[[], pd.DataFrame], logge
     kept = file.with_name(f"{file.name}.{hashlib.sha256(read_by.encode()).hexdigest()[:8]}.npz")
     with open(file, "rb") as content:
         key = hashlib.sha256(read_by.encode() + _digest(content.read)).hexdigest()
-    # What is damaged, or is no such file at all, is written anew.
-    with suppress(OSError, ValueError, LookupError, EOFError, zipfile.BadZipFile), np.load(kept) as arrays:
+    # What is damaged, or is no such file at all, is written anew; numpy and zipfile raise errors of many kinds over it.
+    with suppress(Exception), open(kept, "rb") as content, np.load(content) as arrays:
         if arrays["key"] == key:
             return _table(arrays)
     table = parse()

@@ -72,7 +72,7 @@ def test_other_settings_have_a_file_of_their_own(path: Path) -> None:
     assert [parse_once(path, by)[1] for by in ("all", "few", "all", "few")] == [True, True, False, False]
 
 
-@pytest.mark.parametrize("damage", ["cut", "flipped", "pickle", "empty"])
+@pytest.mark.parametrize("damage", ["cut", "flipped", "method", "locked", "array", "pickle", "empty"])
 def test_what_is_damaged_or_no_such_file_is_written_anew(path: Path, damage: str) -> None:
     parse_once(path)
     [kept] = path.parent.glob("*.npz")
@@ -82,6 +82,13 @@ def test_what_is_damaged_or_no_such_file_is_written_anew(path: Path, damage: str
     elif damage == "flipped":
         at = whole.index(b"007")
         kept.write_bytes(whole[:at] + b"1" + whole[at + 1 :])
+    elif damage in ("method", "locked"):
+        # Where the list of contents says how the first array is packed, and whether by a password.
+        at = whole.index(b"PK\1\2") + (10 if damage == "method" else 8)
+        kept.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+    elif damage == "array":
+        with open(kept, "wb") as file:
+            np.save(file, np.arange(3))
     elif damage == "pickle":
         with np.load(kept) as arrays:
             arrays = {**arrays, "1 numbers": np.array([print], dtype=object)}
