@@ -1,1 +1,1 @@
-"""Gaussian diffusion on tensors: independent of RecBole and of the networks, every draw an argument."""
+"""Diffusion on tensors, Gaussian and other: independent of RecBole and of the networks, every draw an argument."""

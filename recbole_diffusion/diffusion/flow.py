@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-
 from torch import Tensor
 
 from .noise import Noise
-from .process import Process
+from .process import MOST_EULER_STEPS, Process, require_steps
 
 
 class FlowProcess(Process):
@@ -24,7 +22,7 @@ class FlowProcess(Process):
         The earliest time, 0 <= eps < 1. The times of a chain are eps + (1 - eps) i / N.
     """
 
-    longest_chain = sys.maxsize
+    longest_chain = MOST_EULER_STEPS
 
     def __init__(self, eps: float = 0.0) -> None:
         if not 0 <= eps < 1:
@@ -52,6 +50,5 @@ class FlowProcess(Process):
         return x_t + share * (x0_hat - end)
 
     def chain(self, steps: int) -> list[int] | list[float]:
-        if steps < 1:
-            raise ValueError(f"inference_steps must be positive, got {steps}")
+        require_steps(steps, self.longest_chain)
         return [self.eps + (1 - self.eps) * i / steps for i in range(steps)]

@@ -13,6 +13,8 @@ from .schedules import is_valid
 
 _logger = logging.getLogger(__name__)
 _LARGEST_LAST_ABAR = 0.1
+# Steps of a chain in continuous time, at most: far fewer are enough, and each of them is held.
+MOST_EULER_STEPS = 10_000
 PREDICTION_TYPES = ("x0", "eps", "v")
 
 
@@ -20,7 +22,8 @@ class Process:
     """What a model noises and how: Gaussian steps, a bridge, a flow, states that are ids.
 
     A subclass gives `sample`, `start`, `step` and `chain`. A timestep is a whole number, or a float where time is
-    continuous. `end` is the point at which a bridge ends, and None for any other process.
+    continuous. `end` is where the process ends, if that is given: the end point of a bridge or of a flow on the sphere,
+    the z of a flow's path, the prior of ids that training changes.
     """
 
     # Whether `sample` and `start` read the end point.
@@ -131,6 +134,18 @@ class Tables:
         return numbers.reshape(*numbers.shape, *[1] * (other.dim() - timestep.dim()))
 
 
+def require_steps(inference_steps: int, longest_chain: int) -> None:
+    """Refuse a chain of so many steps.
+
+    Raises
+    ------
+    ValueError
+        The number is not from 1 to that of the longest chain.
+    """
+    if not 1 <= inference_steps <= longest_chain:
+        raise ValueError(f"inference_steps must be from 1 to {longest_chain}, got {inference_steps}")
+
+
 def sub_chain(diffusion_steps: int, inference_steps: int) -> list[int]:
     """Timesteps of a chain of K of the T steps, descending and evenly spread.
 
@@ -151,8 +166,7 @@ def sub_chain(diffusion_steps: int, inference_steps: int) -> list[int]:
     ValueError
         K is not from 1 to T.
     """
-    if not 1 <= inference_steps <= diffusion_steps:
-        raise ValueError(f"inference_steps must be from 1 to {diffusion_steps}, got {inference_steps}")
+    require_steps(inference_steps, diffusion_steps)
     last, gaps = diffusion_steps - 1, inference_steps - 1
     if not gaps:
         return [last]

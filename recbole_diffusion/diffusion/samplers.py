@@ -117,7 +117,7 @@ def ancestral(
         In the order of use, see `Process.chain`.
     noise : Noise
     end : Tensor, optional
-        The end point of a bridge.
+        See `Process`.
     """
     for index, (timestep, later) in enumerate(zip(timesteps, [*timesteps[1:], None], strict=True)):
         here = noise_at(noise, timestep, index)

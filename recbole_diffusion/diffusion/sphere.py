@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .noise import Noise, Shape
-from .process import Process
+from .process import MOST_EULER_STEPS, Process, require_steps
 
 # The cosine of an angle is kept this far from -1 and 1, where the angle has no gradient and its sine is 0.
 _MARGIN = 1e-6
@@ -22,7 +20,7 @@ class SphereFlow(Process):
     """
 
     has_end = True
-    longest_chain = sys.maxsize
+    longest_chain = MOST_EULER_STEPS
 
     def noise_like(self, x_0: Tensor, noise: Noise) -> Tensor:
         """x_0 itself: no number is needed."""
@@ -58,8 +56,7 @@ class SphereFlow(Process):
         return F.normalize(x0_hat + share * (x_t - x0_hat), dim=-1)
 
     def chain(self, steps: int) -> list[int] | list[float]:
-        if steps < 1:
-            raise ValueError(f"inference_steps must be positive, got {steps}")
+        require_steps(steps, self.longest_chain)
         return [1 - i / steps for i in range(steps)]
 
 

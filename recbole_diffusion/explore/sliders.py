@@ -40,7 +40,7 @@ class Slider(NamedTuple):
 
 
 def sliders_of(model: Any) -> list[Slider]:
-    """The sliders of a model: none where no noise enters its answers."""
+    """The sliders of a model: none without a reverse process."""
     if not isinstance(model, DiffusionRecommender) or not model.use_diffusion:
         return []
     longest = model.process.longest_chain

@@ -17,7 +17,7 @@ from ..diffusion.noise import FreshNoise, HashedNoise, Noise, Shape
 from ..diffusion.process import NoProcess, Process
 from ..diffusion.samplers import Denoise, ReverseStep, ancestral
 from ..diffusion.timesteps import OneStep, StepSampler
-from ..errors import ModelError, SettingError
+from ..errors import ModelError, SettingError, UserError
 from .layers import ACTIVATIONS, Encoder, item_table
 from .losses import catalogue_cross_entropy, place_cross_entropy
 from .sharing import Batch, History, Processes, counted_places, rows_of
@@ -246,7 +246,7 @@ class DiffusionRecommender(SequentialRecommender):
         try:
             self.timesteps = self.process.chain(config["inference_steps"])
         except ValueError as error:
-            raise SettingError("inference_steps", config["inference_steps"], str(error)) from None
+            raise UserError(str(error)) from None
         self.evaluation_noise = HashedNoise(config["seed"])
         self.item_embedding: nn.Embedding | SplitEmbedding = item_table(self.n_items, config)
         self.eval_batch_size: int = config["eval_batch_size"]
@@ -317,11 +317,11 @@ class DiffusionRecommender(SequentialRecommender):
         raise ModelError(f"{type(self).__name__} needs a method 'unconditional(condition)' to be guided")
 
     def end_point(self, condition: Any, history: History) -> Tensor | None:
-        """Where a bridge ends; None for a process without an end."""
+        """Where the process ends, by its `end`; None for a process without an end."""
         return None
 
     def losses(self, step: TrainingStep) -> Losses:
-        """The losses of a batch; by default the cross-entropy over all items, or BPR, of the prediction."""
+        """The losses of a batch."""
         raise ModelError(f"{type(self).__name__} needs a method 'losses(step)'")
 
     def all_losses(self, step: TrainingStep) -> Losses:

@@ -161,6 +161,7 @@ class GaussianRecommender(DiffusionRecommender):
         return (rows, length, self.hidden_size) if self.trains_on == "sequences" else (rows, self.hidden_size)
 
     def losses(self, step: TrainingStep) -> Losses:
+        """The cross-entropy over all items, or BPR, of the prediction."""
         return Losses(self.ranking_loss(step.x0_hat, step.target, step.interaction))
 
     def all_losses(self, step: TrainingStep) -> Losses:

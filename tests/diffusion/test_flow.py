@@ -43,7 +43,9 @@ def test_the_last_state_is_the_mean_of_the_predictions(eps: float, steps: int) -
 def test_what_a_flow_refuses() -> None:
     with pytest.raises(ValueError, match="eps must be from 0 to below 1, got 1"):
         FlowProcess(1)
-    with pytest.raises(ValueError, match="inference_steps must be positive, got 0"):
+    with pytest.raises(ValueError, match="inference_steps must be from 1 to 10000, got 0"):
         FlowProcess().chain(0)
+    with pytest.raises(ValueError, match="inference_steps must be from 1 to 10000, got 10001"):
+        FlowProcess().chain(10_001)
     with pytest.raises(ValueError, match="from which the chain started"):
         FlowProcess().step(torch.zeros(1, 2), torch.zeros(1, 2), 0.0, None, GivenNoise({}))

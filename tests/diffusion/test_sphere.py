@@ -117,5 +117,5 @@ def test_with_the_true_velocity_a_chain_comes_near_x_0() -> None:
 def test_what_is_missing_is_named() -> None:
     with pytest.raises(ValueError, match="needs the point to which it goes"):
         PROCESS.start((6, 8), Noise())
-    with pytest.raises(ValueError, match="inference_steps must be positive, got 0"):
+    with pytest.raises(ValueError, match="inference_steps must be from 1 to 10000, got 0"):
         PROCESS.chain(0)

@@ -35,6 +35,11 @@ def test_a_model_has_the_sliders_that_act_on_it(
         assert sliders[0].stops[-1] == network.process.longest_chain
 
 
+def test_no_stop_is_a_chain_that_would_not_end(loaded: Callable[[str], Recommender]) -> None:
+    """In continuous time there may be any number of steps."""
+    assert sliders_of(loaded("RFMRec").model)[0].stops[-1] == 10_000
+
+
 def test_without_diffusion_there_are_none(saved: Callable[..., Saved]) -> None:
     assert sliders_of(Recommender.load(saved("DiffuRec", diffusion=False).path, device="cpu").model) == []
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from stand_in import Catalogue, batch, settings
 
 from recbole_diffusion.diffusion.noise import GivenNoise, Noise
-from recbole_diffusion.errors import SettingError
+from recbole_diffusion.errors import SettingError, UserError
 from recbole_diffusion.model.rfmrec import RANK_BY, RFMRec
 
 NO_DROPOUT = {f"{part}_dropout_prob": 0.0 for part in ("hidden", "attn", "embedding")}
@@ -146,6 +146,11 @@ def test_switched_off_neither_flow_nor_time_enters(monkeypatch: pytest.MonkeyPat
         newest = h[torch.arange(12), history.length - 1]
         cosine = F.cosine_similarity(newest[:, None], model.item_embedding.weight[None], dim=-1)
     torch.testing.assert_close(scores, cosine / 0.07, atol=1e-4, rtol=0)
+
+
+def test_more_steps_than_a_chain_holds_are_refused() -> None:
+    with pytest.raises(UserError, match=r"^inference_steps must be from 1 to 10000, got 10001$"):
+        make(inference_steps=10_001)
 
 
 def test_padding_is_never_trained() -> None:
