@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from torch import Tensor
 from ..common.blocks import LARGEST_BLOCK
 from ..errors import SettingError, UserError
 from ..evaluation.ranking import TopItems, top_items
+from ..host.parsing import typed
 from ..model.base import MOST_SEEDS, DiffusionRecommender
 from ..training import checkpoint
 from . import certainty
@@ -66,6 +67,12 @@ class Options:
     diversify: bool = False
     skip_unknown: bool = False
     batch_size: int = 512
+
+    def __post_init__(self) -> None:
+        """Refuse what is of another type, with a SettingError."""
+        for field in fields(self):
+            kind = str(field.type).replace("| None", "or ~")
+            object.__setattr__(self, field.name, typed(field.name, getattr(self, field.name), kind))
 
     def check(self, model: Any, n_items: int) -> None:
         """Refuse what cannot be done with a model of so many items.

@@ -204,11 +204,22 @@ def test_items_of_the_history_are_left_out_beyond_what_the_model_reads(diffurec:
         ({"temperature": -1.0}, "temperature must be finite and at least 0, got -1.0"),
         ({"batch_size": 0}, "batch_size must be positive, got 0"),
         ({"diversify": True}, "diversify=True: needs inference_seeds of at least 2"),
+        ({"topk": None}, "topk must be a whole number, got None"),
+        ({"inference_steps": 1.5}, "inference_steps must be a whole number or ~, got 1.5"),
+        ({"seed": "a"}, "seed must be a whole number or ~, got 'a'"),
+        ({"temperature": "warm"}, "temperature must be a number, got 'warm'"),
+        ({"batch_size": 1.5}, "batch_size must be a whole number, got 1.5"),
     ],
 )
 def test_options_that_cannot_be_used(diffurec: Recommender, options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=re.escape(message)):
         diffurec.recommend(["50"], **options)
+
+
+def test_options_may_be_numpys_or_texts(diffurec: Recommender) -> None:
+    plain = diffurec.recommend(["50"], topk=3, seed=4, inference_seeds=2, exclude_seen=False)
+    same = diffurec.recommend(["50"], topk="3", seed=np.int64(4), inference_seeds=np.int8(2), exclude_seen="no")
+    assert same.items.tolist() == plain.items.tolist() and np.array_equal(same.scores, plain.scores)
 
 
 def test_users_of_the_dataset(diffurec: Recommender) -> None:
