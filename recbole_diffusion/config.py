@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from .common.setting import aliases_of, table_of
 from .errors import SettingError, suggestion
-from .host.parsing import parse, read_yaml
+from .host.parsing import parse
 from .host.registry import find_model
-from .host.settings import MERGED, DiffusionConfig, default_files, merge, read_defaults
+from .host.settings import MERGED, DiffusionConfig, Files, default_files, listed, merge, read_defaults, read_layers
 from .host.table import GENERAL, NAMES
 
 __all__ = ["Config"]
@@ -33,7 +32,7 @@ class Config(DiffusionConfig):
         Name of a model, `path/to/file.py:ClassName`, or a class. By default the setting `model`.
     dataset : str, optional
         By default the setting `dataset`.
-    config_file_list : sequence of paths, optional
+    config_file_list : path or sequence of paths, optional
         Yaml files, the later the stronger.
     config_dict : mapping, optional
         Settings stronger than the files. It is not changed.
@@ -48,12 +47,12 @@ class Config(DiffusionConfig):
         self,
         model: str | type | None = None,
         dataset: str | None = None,
-        config_file_list: Sequence[str | os.PathLike[str]] | str | None = None,
+        config_file_list: Files = None,
         config_dict: Mapping[str, Any] | None = None,
     ) -> None:
-        files = [config_file_list] if isinstance(config_file_list, str) else list(config_file_list or ())
+        files = listed(config_file_list)
         flags = flags_of(sys.argv)
-        stated = merge(*map(read_yaml, files), config_dict or {})
+        stated = merge(*read_layers(files, config_dict))
         named = {**stated, **flags}
         known = _known(model or named.get("model"), dataset or named.get("dataset"), stated)
         # Of a mapping, the keys that the flag does not name stay as `config_dict` has them.

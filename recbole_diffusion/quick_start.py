@@ -6,20 +6,20 @@ The command line of the script is read as `Config` reads it.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from .config import Config
 from .host.dataset import build_dataset
 from .host.loaders import build_loaders
-from .host.settings import load_config
+from .host.settings import Files, load_config
+from .inference.restoring import class_of
 from .training import checkpoint
 from .training.run import build_model, run_config
 from .utils import init_seed
 
 __all__ = ["load_data_and_model", "objective_function", "run", "run_recbole_diffusion"]
 
-Files = Sequence[str | os.PathLike[str]] | str | None
 # What a checkpoint's settings hold of the run that wrote it alone.
 OF_THE_RUN = ("device", "resume")
 
@@ -132,7 +132,7 @@ def load_data_and_model(
     path = checkpoint.newest(os.fspath(model_file))
     state = checkpoint.load_model(path)
     settings = {key: value for key, value in state["config"].items() if key not in OF_THE_RUN}
-    config = load_config(model or state["model"], state["dataset"], None, settings)
+    config = load_config(class_of(path, state["model"], model), state["dataset"], None, settings)
     init_seed(config["seed"], config["reproducibility"])
     dataset = build_dataset(config)
     train_data, valid_data, test_data = build_loaders(config, dataset)

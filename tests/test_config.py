@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 import recbole.config
 
 from recbole_diffusion.config import Config, flags_of
-from recbole_diffusion.errors import SettingError
+from recbole_diffusion.errors import SettingError, UserError
 from recbole_diffusion.host.settings import load_config
 
 
@@ -91,3 +92,22 @@ def test_flags_of() -> None:
     assert flags_of([]) == {}
     with pytest.raises(SettingError, match="--a must be given once, and was '1' before, got '2'"):
         flags_of(["script.py", "--a=1", "--a=2"])
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ([("epochs", 3)], r"config_dict must be a mapping such as {'epochs': 10}, got [('epochs', 3)]"),
+        ({3: 4}, "config_dict: 3 is no name of a setting"),
+    ],
+)
+@pytest.mark.parametrize("config", [Config, load_config])
+def test_what_is_no_mapping_of_names_is_refused(config: Any, given: Any, message: str, flags: Any) -> None:
+    with pytest.raises(UserError, match=re.escape(message)):
+        config("SASRec", "toy", config_dict=given)
+
+
+@pytest.mark.parametrize("config", [Config, load_config])
+def test_a_single_file_may_be_a_path(config: Any, tmp_path: Path, flags: Any) -> None:
+    (tmp_path / "own.yaml").write_text("epochs: 3\n")
+    assert config("SASRec", "toy", tmp_path / "own.yaml")["epochs"] == 3

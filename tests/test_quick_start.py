@@ -160,6 +160,12 @@ def test_recboles_case_study_works_on_a_saved_model(model: str, saved: Any) -> N
     torch.testing.assert_close(ranked[known], scores[known])
 
 
+def test_a_saved_model_is_not_loaded_as_another(saved: Any) -> None:
+    path = saved("DiffuRec").path
+    with pytest.raises(UserError, match=f"^model='SASRec': {path} is of the model DiffuRec$"):
+        load_data_and_model(path, "SASRec")
+
+
 def test_a_model_of_the_users_own_is_loaded_by_its_file() -> None:
     Path("own.py").write_text(
         "from recbole_diffusion.model.diffurec import DiffuRec\n\n\nclass Own(DiffuRec):\n    pass\n"

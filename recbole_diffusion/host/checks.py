@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
+import math
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -287,7 +288,7 @@ def _check_split(split: Any) -> None:
 
 
 def _is_share(part: Any) -> bool:
-    return isinstance(part, (int, float)) and not isinstance(part, bool) and part >= 0
+    return isinstance(part, (int, float)) and not isinstance(part, bool) and 0 <= part < math.inf
 
 
 def _known_parts(key: str, value: Mapping[str, Any], known: Sequence[str]) -> None:

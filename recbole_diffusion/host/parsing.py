@@ -80,10 +80,31 @@ def read_yaml(file: str | os.PathLike[str], may_be_empty: bool = False) -> dict[
         raise UserError(f"{file}: holds no settings")
     if not isinstance(content, dict):
         raise UserError(f"{file}: must be a mapping, one 'key: value' a line")
-    for key in content:
+    return require_names(str(file), content)
+
+
+def require_names(where: str, settings: dict[Any, Any]) -> dict[str, Any]:
+    """Settings whose names are texts; the message begins with `where`.
+
+    Raises
+    ------
+    UserError
+    """
+    for key in settings:
         if not isinstance(key, str):
-            raise UserError(f"{file}: {key!r} is no name of a setting")
-    return content
+            raise UserError(f"{where}: {key!r} is no name of a setting")
+    return settings
+
+
+def _without_numpy(value: Any) -> Any:
+    """A value whose lists and mappings hold Python's own numbers and lists, as a yaml file would."""
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    if isinstance(value, list | tuple):
+        return [_without_numpy(part) for part in value]
+    if isinstance(value, Mapping):
+        return {_without_numpy(key): _without_numpy(part) for key, part in value.items()}
+    return value
 
 
 def _as_bool(value: Any) -> bool:
@@ -129,8 +150,7 @@ def _as_anything(value: Any) -> Any:
 
 
 def _as_list(value: Any) -> list[Any]:
-    if isinstance(value, str):
-        value = parse(value)
+    value = parse(value) if isinstance(value, str) else _without_numpy(value)
     if isinstance(value, str):
         if value[:1] in ("[", "{"):
             raise ValueError
@@ -138,7 +158,7 @@ def _as_list(value: Any) -> list[Any]:
         value = [parse(part.strip()) for part in bare.split(",") if part.strip()]
     if isinstance(value, Mapping) or value is None:
         raise ValueError
-    return copy.deepcopy(list(value)) if isinstance(value, (list, tuple)) else [value]
+    return copy.deepcopy(value) if isinstance(value, list) else [value]
 
 
 def _list_of(convert: Callable[[Any], Any]) -> Callable[[Any], list[Any]]:
@@ -146,7 +166,7 @@ def _list_of(convert: Callable[[Any], Any]) -> Callable[[Any], list[Any]]:
 
 
 def _as_dict(value: Any) -> dict[str, Any]:
-    value = parse(value) if isinstance(value, str) else value
+    value = parse(value) if isinstance(value, str) else _without_numpy(value)
     # "{mode:uni100}" is one key without a value to yaml: the space after the colon is missing.
     if not isinstance(value, Mapping) or any(isinstance(k, str) and ":" in k and v is None for k, v in value.items()):
         raise ValueError

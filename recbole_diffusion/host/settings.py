@@ -20,12 +20,13 @@ from ..common.plain import plain  # noqa: E402
 from ..common.setting import Setting, table_of, without_effect  # noqa: E402
 from ..errors import SettingError  # noqa: E402
 from . import checks  # noqa: E402
-from .parsing import SettingsLoader, read_yaml, typed  # noqa: E402
+from .parsing import SettingsLoader, read_yaml, require_names, typed  # noqa: E402
 from .registry import find_model, model_name, property_files, recbole_folder, recbole_name  # noqa: E402
 from .table import COMPUTED, DATA, EVALUATION, NAMES, RUN, TRAINING, rename, settings_table  # noqa: E402
 
 # Of a user's value for these maps the keys count one by one; any other map is replaced as a whole.
 MERGED = ("eval_args", "train_neg_sample_args", "load_col")
+Files = Sequence[str | os.PathLike[str]] | str | os.PathLike[str] | None
 
 
 def recbole_files(model: type, dataset: str) -> list[Path]:
@@ -97,6 +98,24 @@ def _by_phase(mode: Any) -> dict[str, Any]:
     return dict(mode) if isinstance(mode, Mapping) else {"valid": mode, "test": mode}
 
 
+def listed(files: Files) -> list[str | os.PathLike[str]]:
+    """One path, several or none as a list."""
+    return [files] if isinstance(files, str | os.PathLike) else list(files or ())
+
+
+def read_layers(files: Sequence[str | os.PathLike[str]], overrides: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    """What the user sets, the weakest first: the content of each file, then `overrides`.
+
+    Raises
+    ------
+    UserError
+        For a file that cannot be read, and for what is no mapping of names.
+    """
+    if not isinstance(overrides, Mapping | None):
+        raise SettingError("config_dict", overrides, must="be a mapping such as {'epochs': 10}")
+    return [*map(read_yaml, files), require_names("config_dict", dict(overrides or {}))]
+
+
 class Resolved(NamedTuple):
     """The settings of a run.
 
@@ -148,7 +167,7 @@ def resolve(
         For a file that cannot be read and for any setting that cannot be used, in one line.
     """
     # Read.
-    layers = [*(read_yaml(file) for file in files), dict(overrides or {})]
+    layers = read_layers(files, overrides)
     model_class, dataset = _named(model, dataset, layers)
     contents = [read_defaults(file) for file in default_files(model_class, dataset)]
     table = settings_table(model_class, contents)
@@ -265,12 +284,11 @@ class DiffusionConfig(Config):
         self,
         model: str | type | None = None,
         dataset: str | None = None,
-        config_file_list: Sequence[str | os.PathLike[str]] | str | None = None,
+        config_file_list: Files = None,
         config_dict: Mapping[str, Any] | None = None,
     ) -> None:
         # RecBole's own constructor would read the files anew, by its own rules.
-        files = [config_file_list] if isinstance(config_file_list, str) else list(config_file_list or ())
-        resolved = resolve(model, dataset, files, config_dict)
+        resolved = resolve(model, dataset, listed(config_file_list), config_dict)
         self.final_config_dict = resolved.values
         self.model_class, self.model, self.dataset = resolved.model_class, resolved.values["model"], resolved.dataset
         self.given, self.table, self.warnings = resolved.given, resolved.table, resolved.warnings
@@ -301,7 +319,7 @@ class DiffusionConfig(Config):
 def load_config(
     model: str | type | None,
     dataset: str | None,
-    config_file_list: Sequence[str | os.PathLike[str]] | str | None = None,
+    config_file_list: Files = None,
     config_dict: Mapping[str, Any] | None = None,
 ) -> DiffusionConfig:
     """The settings of one run; see `DiffusionConfig`."""

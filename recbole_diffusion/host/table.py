@@ -6,7 +6,6 @@ model is restored quickly.
 
 from __future__ import annotations
 
-import codecs
 import re
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
@@ -78,7 +77,8 @@ def _clips(parts: Mapping[str, Any]) -> bool:
 
 def _is_encoding(name: str) -> bool:
     try:
-        return bool(codecs.lookup(name))
+        # Not by `codecs.lookup`, which knows hex and others that are of no text.
+        return "".encode(name) is not None
     except (LookupError, ValueError):
         return False
 

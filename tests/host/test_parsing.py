@@ -50,6 +50,20 @@ def test_scalars(text: str, value: Any) -> None:
     assert parse(text) == value and type(parse(text)) is type(value)
 
 
+@pytest.mark.parametrize(
+    ("kind", "value", "read"),
+    [
+        ("list of int", np.array([5, 10]), [5, 10]),
+        ("list of int", (np.int64(5), 10), [5, 10]),
+        ("list of str", [np.str_("NDCG")], ["NDCG"]),
+        ("dict", {"RS": (np.float32(0.5), 0.25, 0.25)}, {"RS": [0.5, 0.25, 0.25]}),
+        ("dict", {"GTS": np.array([0.75, 0.875])}, {"GTS": [0.75, 0.875]}),
+    ],
+)
+def test_lists_and_mappings_may_be_of_numpy_and_tuples(kind: str, value: Any, read: Any) -> None:
+    assert repr(typed("key", value, kind)) == repr(read)
+
+
 @given(st.floats(allow_nan=False, allow_infinity=False))
 def test_every_float_that_python_writes_is_read(number: float) -> None:
     assert parse(repr(number)) == number

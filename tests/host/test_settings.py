@@ -560,6 +560,8 @@ def test_configs_do_not_touch_one_another() -> None:
 @pytest.mark.parametrize(
     ("model", "settings", "message"),
     [
+        ("SASRec", {"encoding": "hex"}, "encoding must be an encoding that Python knows, such as utf-8 or latin-1"),
+        ("BPR", {"eval_args": {"split": {"RS": [float("inf"), 0.1, 0.1]}}}, "eval_args.split must have RS: three"),
         ("SASRec", {"clip_grad_norm": {"max_norm": -1}}, "clip_grad_norm must hold a positive max_norm"),
         ("SASRec", {"clip_grad_norm": {"max_norm": 1, "norm": 2}}, "clip_grad_norm must hold a positive max_norm"),
         ("SASRec", {"load_col": {"nosuch": "*"}}, "load_col must name files by inter, user, item, kg, link, net, not"),
