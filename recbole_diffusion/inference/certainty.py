@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..evaluation.ranking import top_items
-from .sampling import scores_of
+from .sampling import item_scores
 
 
 class Certainty(NamedTuple):
@@ -68,7 +68,7 @@ def choice_entropy(choices: Tensor) -> Tensor:
 
 def measure(model: Any, x_0: Tensor, items: Tensor, tops: Tensor) -> Certainty:
     """What draws x_0 [S, B, d] with best items `tops` [S, B, k] say of the recommended `items` [B, k]."""
-    scores = torch.stack([scores_of(model, x_0[draw : draw + 1], items) for draw in range(len(x_0))])
+    scores = torch.stack([item_scores(model, x_0[draw : draw + 1], items) for draw in range(len(x_0))])
     share = (tops[:, :, None, :] == items[None, :, :, None]).any(dim=-1).float().mean(dim=0)
     return Certainty(
         share,

@@ -19,8 +19,7 @@ from ..evaluation.ranking import TopItems, top_items
 from ..host.parsing import typed
 from ..model.base import MOST_SEEDS, DiffusionRecommender
 from ..training import checkpoint
-from . import certainty
-from . import sampling as draws
+from . import certainty, sampling
 from .histories import UserHistories, labelled, read_users
 from .restoring import WITH_DATA, restore
 from .results import Recommendations, joined
@@ -84,13 +83,13 @@ class Options:
         _require("topk", self.topk, 1 <= self.topk <= n_items, f"be from 1 to {n_items}, the number of items")
         _require("batch_size", self.batch_size, self.batch_size >= 1, "be positive")
         _require("temperature", self.temperature, 0 <= self.temperature < inf, "be finite and at least 0")
+        if not _diffuses(model):
+            self._require_no_noise(type(model).__name__)
+            return
         seeds = self.seeds_of(model)
         _require("inference_seeds", seeds, 1 <= seeds <= MOST_SEEDS, f"be from 1 to {MOST_SEEDS}")
         if self.diversify and seeds < 2:
             raise SettingError("diversify", True, "needs inference_seeds of at least 2")
-        if not _diffuses(model):
-            self._require_no_noise(type(model).__name__)
-            return
         longest = model.process.longest_chain
         steps, seed = self.inference_steps, self.seed
         must = f"be from 1 to {longest}, the model's longest chain"
@@ -99,7 +98,10 @@ class Options:
 
     def _require_no_noise(self, name: str) -> None:
         given = {key: getattr(self, key) for key in ("inference_steps", "inference_seeds", "seed")}
-        given["temperature"] = None if self.temperature == 1 else self.temperature
+        given |= {
+            "temperature": None if self.temperature == 1 else self.temperature,
+            "diversify": self.diversify or None,
+        }
         for key, value in given.items():
             if value is not None:
                 raise SettingError(key, value, f"{name} has no reverse process, so leave it out")
@@ -240,7 +242,7 @@ class Recommender:
         """Recommend to all users of the dataset, `chunk_size` of them at a time.
 
         Held are the model, all histories, the recommendations of one chunk, what the network needs for a batch of
-        `batch_size` rows, and blocks of at most `ranking.LARGEST_BLOCK` scores (256 MB each; three of them where the
+        `batch_size` rows, and blocks of at most `blocks.LARGEST_BLOCK` scores (256 MB each; three of them where the
         model averages probabilities).
 
         Parameters
@@ -336,7 +338,7 @@ class Recommender:
         ids, numbers = best.items.cpu().numpy(), best.scores.float().cpu().numpy()
         missing = (ids == 0) | np.isneginf(numbers)
         if not np.isfinite(numbers[~missing]).all():
-            raise UserError(f"{self.path}: the scores are NaN or infinite: {draws.TOO_LARGE}")
+            raise UserError(f"{self.path}: the scores are NaN or infinite: {sampling.TOO_LARGE}")
         numbers[missing], ids[missing] = np.nan, 0
         tokens = self.vocabulary.tokens[ids]
         tokens[missing] = None
@@ -355,8 +357,8 @@ class Recommender:
         self, histories: list[Tensor], hidden: Tensor | None, options: Options, targets: Tensor | None
     ) -> tuple[TopItems, certainty.Certainty | None]:
         model, samples = self.model, options.seeds_of(self.model)
-        with draws.overridden(model, options.inference_steps, options.seed):
-            x_0 = draws.draw_points(model, histories, samples, options.temperature, options.batch_size)
+        with sampling.overridden(model, options.inference_steps, options.seed):
+            x_0 = sampling.draw_points(model, histories, samples, options.temperature, options.batch_size)
         best = top_items(
             lambda piece: model.score(x_0[:, piece]),
             len(histories),
@@ -370,12 +372,12 @@ class Recommender:
         tops = certainty.draw_tops(model, x_0, options.topk, hidden)
         if options.diversify:
             items = certainty.cover(tops)
-            best = best._replace(items=items, scores=draws.scores_of(model, x_0, items))
+            best = best._replace(items=items, scores=sampling.item_scores(model, x_0, items))
         return best, certainty.measure(model, x_0, best.items, tops)
 
     def _full_scores(self, histories: list[Tensor]) -> Tensor:
         """Scores [B, V] of a model of RecBole's, some of which read histories of full length only."""
-        batch = draws.batch(self.model, histories, self.model.max_seq_length)
+        batch = sampling.batch(self.model, histories, self.model.max_seq_length)
         try:
             return self.model.full_sort_predict(batch).view(len(histories), -1)
         except KeyError as error:

@@ -98,17 +98,15 @@ def draw_points(model: Any, histories: list[Tensor], samples: int, temperature: 
     points = []
     for first in range(0, samples, together):
         draws = range(first, min(first + together, samples))
-        repeated = History(*(None if part is None else _repeat(part, len(draws)) for part in history))  # type: ignore[arg-type]
+        mask = None if history.mask is None else history.mask.repeat(len(draws), 1)
+        items, length = history.items.repeat(len(draws), 1), history.length.repeat(len(draws))
+        repeated = history._replace(items=items, length=length, mask=mask)
         x_0 = model.restored(repeated, stacked_noise(model, history, draws, temperature))[0]
         points.append(x_0.view(len(draws), len(histories), *x_0.shape[1:]))
     return torch.cat(points)
 
 
-def _repeat(part: Tensor, times: int) -> Tensor:
-    return part.repeat(times, *[1] * (part.dim() - 1))
-
-
-def scores_of(model: Any, x_0: Tensor, items: Tensor) -> Tensor:
+def item_scores(model: Any, x_0: Tensor, items: Tensor) -> Tensor:
     """Scores [B, k] of `items` int64 [B, k] by draws x_0 [S, B, d], averaged as the model averages."""
     pieces = row_pieces(len(items), model.n_items)
     return torch.cat([model.score(x_0[:, piece]).gather(1, items[piece]) for piece in pieces])

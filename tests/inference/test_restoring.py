@@ -184,6 +184,8 @@ def test_models_that_do_not_diffuse(saved: Callable[..., Saved], model: str) -> 
     assert given.items.shape == (2, 3) and given.certainty is None
     with pytest.raises(UserError, match=f"inference_seeds=4: {model} has no reverse process"):
         recommender.recommend(["50"], inference_seeds=4)
+    with pytest.raises(UserError, match=f"diversify=True: {model} has no reverse process"):
+        recommender.recommend(["50"], diversify=True)
     assert not torch.is_anomaly_enabled()
 
 
