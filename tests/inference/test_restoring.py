@@ -157,7 +157,7 @@ def test_a_part_that_is_missing_or_of_another_type_is_named(tmp_path: Path, file
     for key in checkpoint.MODEL_FORM:
         for changed in ({**state, key: 7}, {name: value for name, value in state.items() if name != key}):
             checkpoint.save(tmp_path / "a.pth", changed)
-            with pytest.raises(UserError, match=f"damaged: its {key} is missing or of another form"):
+            with pytest.raises(UserError, match=f"damaged, as its {key} is missing or of another form"):
                 Recommender.load(tmp_path / "a.pth")
 
 
@@ -191,5 +191,5 @@ def test_models_that_do_not_diffuse(saved: Callable[..., Saved], model: str) -> 
 
 def test_half_of_the_best_weights_is_none(tmp_path: Path, file: Path) -> None:
     checkpoint.save(tmp_path / "a.pth", {**checkpoint.load(file), "best_state_dict": {}, "best_other_parameter": None})
-    with pytest.raises(UserError, match="damaged: its best_other_parameter is missing or of another form"):
+    with pytest.raises(UserError, match="damaged, as its best_other_parameter is missing or of another form"):
         Recommender.load(tmp_path / "a.pth")
