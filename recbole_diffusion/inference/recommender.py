@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +81,7 @@ class Options:
         """
         _require("topk", self.topk, 1 <= self.topk <= n_items, f"be from 1 to {n_items}, the number of items")
         _require("batch_size", self.batch_size, self.batch_size >= 1, "be positive")
-        _require("temperature", self.temperature, 0 <= self.temperature < inf, "be finite and at least 0")
+        _require("temperature", self.temperature, self.temperature >= 0, "be at least 0")
         if not _diffuses(model):
             self._require_no_noise(type(model).__name__)
             return

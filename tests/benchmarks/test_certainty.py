@@ -193,7 +193,7 @@ def test_the_report_holds_both_studies(saved: Callable[..., Saved], capsys: pyte
         (["--inference_seeds=1"], "--inference_seeds positive ones, one of 2 or more"),
         (["--inference_seeds=0,2"], "--inference_seeds positive ones, one of 2 or more"),
         (["--output=/dev/null/a"], "/dev/null/a: the report cannot be written there"),
-        (["--noise_scales=-1"], "temperature must be finite and at least 0, got -1.0"),
+        (["--noise_scales=-1"], "temperature must be at least 0, got -1.0"),
     ],
 )
 def test_mistakes(saved: Callable[..., Saved], flags: list[str], message: str) -> None:

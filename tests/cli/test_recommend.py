@@ -234,7 +234,7 @@ def test_titles_of_a_file_of_ones_own(ask: Callable[..., int], capsys: pytest.Ca
         (["--history=50", "--output=/proc/a/b.csv"], "/proc/a/b.csv: cannot be written (No such file or directory)"),
         (["--history=50", "--output=.", "--output_format=csv"], "output must be the name of a file, or - for stdout"),
         (["--users=,"], "users must be users of the dataset, separated by commas, or all, got ','"),
-        (["--history=50", "--temperature=inf"], "temperature must be finite and at least 0, got inf"),
+        (["--history=50", "--temperature=inf"], "temperature must be a number, got inf"),
         (["--history=50", "--inference_seeds=0"], "inference_seeds must be from 1 to 10000, got 0"),
     ],
 )
