@@ -144,7 +144,7 @@ class Dropout(nn.Module):
         self.probability = probability
 
     def forward(self, x: Tensor) -> Tensor:
-        threshold = round(self.probability * 2**16)
+        threshold = min(round(self.probability * 2**16), 2**16 - 1)
         if not self.training or threshold == 0:
             return x
         if x.device.type != "cpu" or torch.compiler.is_compiling():

@@ -62,6 +62,10 @@ def test_dropout_draws_every_element_and_every_call_on_its_own() -> None:
     assert correlation.abs().max() < 6 / math.sqrt(4000)
 
 
+def test_dropout_of_nearly_all_is_finite() -> None:
+    assert Dropout(1 - 2**-20)(torch.ones(100)).isfinite().all()
+
+
 def test_dropout_is_off_in_evaluation() -> None:
     x = torch.randn(5, 5)
     assert torch.equal(Dropout(0.9).eval()(x), x)
