@@ -161,10 +161,6 @@ def how_noise(results: Mapping[str, Any]) -> str:
     )
 
 
-def _noise_table(results: Mapping[str, Any]) -> str:
-    return _table(noise_rows(results), names=2 if has_controls(results) else 1)
-
-
 def _one_seed(results: Mapping[str, Any]) -> str:
     """What tests of a single training leave open."""
     open_ = " One seed: what is tested is these trained models; with another seed the difference may be another."
@@ -241,7 +237,8 @@ def to_markdown(results: Mapping[str, Any], plots: Mapping[str, Path]) -> str:
         parts += [f"## Test metrics{title}", _table(metric_rows(of_ranking)), how_measured(of_ranking)]
     for title, _, of_ranking in _rankings(results):
         if of_ranking["noise"]:
-            parts += [f"## What the noise is worth{title}", _noise_table(of_ranking), how_noise(of_ranking)]
+            table = _table(noise_rows(of_ranking), names=2 if has_controls(of_ranking) else 1)
+            parts += [f"## What the noise is worth{title}", table, how_noise(of_ranking)]
     failed = [
         f"- {row['name']}, seed {seed}: {_code(why)}" for row in results["rows"] for seed, why in row["failed"].items()
     ]

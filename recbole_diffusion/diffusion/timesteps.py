@@ -161,6 +161,10 @@ class FixStepSampler(_FixedSampler):
         super().__init__(0.5 + 0.5 * early)
 
 
+# Of the uniform distribution, so that no step is left out for good.
+_UNIFORM_PART = 0.001
+
+
 class LossAwareSampler(StepSampler):
     """Importance sampling, p_t proportional to sqrt(E[L_t^2]): Nichol & Dhariwal (2021), equation 18.
 
@@ -171,10 +175,9 @@ class LossAwareSampler(StepSampler):
     history: Tensor
     seen: Tensor
 
-    def __init__(self, diffusion_steps: int, history_size: int = 10, uniform_part: float = 0.001) -> None:
+    def __init__(self, diffusion_steps: int, history_size: int = 10) -> None:
         super().__init__(diffusion_steps)
         self.history_size = history_size
-        self.uniform_part = uniform_part
         # The n-th loss of a step (from 0) stands in slot n modulo history_size.
         self.register_buffer("history", torch.zeros(diffusion_steps, history_size))
         self.register_buffer("seen", torch.zeros(diffusion_steps, dtype=torch.int64))
@@ -183,7 +186,7 @@ class LossAwareSampler(StepSampler):
         # Losses that are all 0 give the uniform distribution, not 0 / 0.
         size = self.history.square().mean(1).sqrt().clamp(min=torch.finfo(self.history.dtype).tiny)
         uniform = torch.full_like(size, 1 / self.diffusion_steps)
-        mixed = (1 - self.uniform_part) * size / size.sum() + self.uniform_part * uniform
+        mixed = (1 - _UNIFORM_PART) * size / size.sum() + _UNIFORM_PART * uniform
         # Chosen on the device: a branch in Python would wait for the GPU.
         return torch.where(self.seen.min() >= self.history_size, mixed, uniform)
 

@@ -21,7 +21,7 @@ def item_vectors(
     weight : Tensor [V, d]
     bias : Tensor [V] or None
     similarity : {'dot', 'cosine', 'l2'}
-        The dot product, the cosine, or the negative squared distance less |x|², which is the same for every item.
+        The dot product, the cosine, or the negative squared distance without its -|x|², the same for every item.
     temperature : float
         The similarity is divided by it; the bias is not.
     """

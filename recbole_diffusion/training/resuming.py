@@ -190,7 +190,9 @@ class ResumableTrainer(EvaluatingTrainer):
 
     def _write(self, path: str | Path) -> None:
         # Of split items, every process gives its part.
-        learnt = None if self.own_items is None else self._gathered(Path(path).parent)
+        learnt: Any = None
+        if self.own_items is not None:
+            learnt = splitting.gathered(self._learnt(), self.model, self._optimizers(), Path(path).parent)
 
         def write() -> None:
             checkpoint.save(path, self._state(learnt or self._learnt()))
@@ -198,9 +200,6 @@ class ResumableTrainer(EvaluatingTrainer):
 
         self.processes.first(write)
         self.last_checkpoint = Path(path)
-
-    def _gathered(self, folder: Path) -> dict[str, Any]:
-        return splitting.gathered(self._learnt(), self.model, self._optimizers(), folder)
 
     def _read(self, path: str | Path) -> dict[str, Any]:
         """A checkpoint, and of split items those of this process."""

@@ -21,7 +21,7 @@ from .recording import RecordedSteps, obstacle
 LOOK_EVERY = 50
 
 
-class Losses:
+class EpochLosses:
     """Sums the losses of an epoch, leaving their values on the device until somebody looks."""
 
     def __init__(self) -> None:

@@ -29,7 +29,7 @@ from . import checkpoint, distributed
 from .compiling import compile_network
 from .memory import FreedMemory
 from .resuming import ResumableTrainer, TrainingError
-from .steps import Losses
+from .steps import EpochLosses
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -298,7 +298,7 @@ class Trainer(ResumableTrainer):
             Naming the first batch whose loss is not finite.
         """
         self.model.train()
-        losses = Losses()
+        losses = EpochLosses()
 
         def look() -> float:
             mean, bad = losses.look()
