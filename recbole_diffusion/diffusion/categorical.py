@@ -75,11 +75,21 @@ class CategoricalProcess(Process):
         noise: Noise,
         end: Tensor | None = None,
     ) -> Tensor:
-        """Ids int64 [B] from `posterior`; the last step keeps x0_hat, the log-probabilities [B, K]."""
+        """Ids int64 [B] by `earlier`; the last step keeps x0_hat, the log-probabilities [B, K]."""
         if next_timestep is None:
             return x0_hat
         probabilities = self.posterior(x0_hat.exp(), x_t, int(timestep), int(next_timestep))
-        return noise.choice("reverse", probabilities, tuple(x_t.shape))
+        return self.earlier(probabilities, x_t, self.prior_of(end), noise)
+
+    @staticmethod
+    def earlier(probabilities: Tensor, x_t: Tensor, prior: Tensor, noise: Noise) -> Tensor:
+        """Ids int64 [B] before x_t [B], by probabilities [B, K] of any sum.
+
+        One to which the prior gives nothing was never drawn anew, and was there before. A network may find it so
+        unlikely that its probability is 0.
+        """
+        chosen = noise.choice("reverse", probabilities, tuple(x_t.shape))
+        return torch.where(prior.to(x_t.device)[x_t] > 0, chosen, x_t)
 
     def chain(self, steps: int) -> list[int] | list[float]:
         return sub_chain(self.longest_chain, steps)

@@ -132,4 +132,4 @@ class ScoreEntropyProcess(CategoricalProcess):
         if next_timestep is None:
             return self.log_x_0(x0_hat, x_t, timestep, prior)
         gap = float(self.sigma[int(timestep)] - self.sigma[int(next_timestep)])
-        return noise.choice("reverse", self.weights(x0_hat, x_t, gap, prior), tuple(x_t.shape))
+        return self.earlier(self.weights(x0_hat, x_t, gap, prior), x_t, prior, noise)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from recbole_diffusion.diffusion.categorical import CategoricalProcess
 from recbole_diffusion.diffusion.noise import FreshNoise, GivenNoise, HashedNoise
+from recbole_diffusion.diffusion.score_entropy import ScoreEntropyProcess
 
 PRIORS = {
     "mask": [1.0, 0.0, 0.0, 0.0],
@@ -78,6 +79,15 @@ def test_a_chain_ends_in_the_log_probabilities_and_is_repeatable() -> None:
     assert torch.equal(first, again) and first.dtype == torch.int64
     assert process("any").step(log_p, x_T, 0, None, noise) is log_p
     assert process("any").chain(2) == [3, 0]
+
+
+def test_an_id_that_is_never_drawn_anew_stays_however_unlikely_the_network_finds_it() -> None:
+    process = CategoricalProcess(torch.full((16,), 0.2), torch.tensor([1.0, 0.0, 0.0, 0.0, 0.0]))
+    noise, x_t = HashedNoise(0).source(torch.arange(2)), torch.tensor([2, 3])
+    x0_hat = torch.tensor([[-300.0, 0.0, -300.0, -300.0, -300.0]]).expand(2, 5)
+    assert torch.equal(process.step(x0_hat, x_t, 10, 5, noise), x_t)
+    ratios = ScoreEntropyProcess(torch.full((16,), 0.2))
+    assert torch.equal(ratios.step(x0_hat, x_t, 10, 5, noise, end=process.prior), x_t)
 
 
 def test_every_place_may_have_a_timestep_of_its_own() -> None:
