@@ -35,7 +35,7 @@ def labelled(histories: Any, columns: Mapping[str, str]) -> Labelled:
     Raises
     ------
     UserError
-        Where it is none of these.
+        Where it is none of these, or a DataFrame lacks a column, or a row a user or a time.
     """
     if isinstance(histories, pd.DataFrame):
         return _of_frame(histories, columns)
@@ -58,6 +58,10 @@ def _of_frame(frame: pd.DataFrame, columns: Mapping[str, str]) -> Labelled:
         if column not in frame:
             there = ", ".join(map(str, frame.columns))
             raise UserError(f"the DataFrame has no column {column} (there are: {there})")
+    for column in (columns["user"], columns["time"]):
+        # pandas would drop rows without a user, and take those without a time for the newest.
+        if column in frame and frame[column].isna().any():
+            raise UserError(f"the DataFrame has rows without {column}")
     if columns["time"] in frame:
         frame = frame.sort_values(columns["time"], kind="stable")
     groups = frame.groupby(columns["user"], sort=False)[columns["item"]]

@@ -9,7 +9,7 @@ from recbole.data import dataset as recbole_dataset
 
 from recbole_diffusion.errors import UserError
 from recbole_diffusion.inference import Recommender
-from recbole_diffusion.inference.histories import UserHistories, read_users
+from recbole_diffusion.inference.histories import UserHistories, labelled, read_users
 from recbole_diffusion.training import checkpoint
 
 ML_100K = Path(recbole_dataset.__file__).parents[2] / "dataset_example" / "ml-100k" / "ml-100k.inter"
@@ -59,3 +59,13 @@ def test_an_item_that_came_later_may_be_skipped(diffurec: Recommender, atomic: C
     assert later.of(user, skip_unknown=True).tolist() == diffurec.users.of(user).tolist()
     other = diffurec.users.tokens[1]
     assert later.of(other).tolist() == diffurec.users.of(other).tolist()
+
+
+@pytest.mark.parametrize("column", ["user_id", "timestamp"])
+def test_rows_of_a_table_without_a_user_or_a_time_are_refused(column: str) -> None:
+    table = pd.DataFrame({"user_id": ["7", "7", "8"], "item_id": ["50", "172", "1"], "timestamp": [1.0, 2.0, 3.0]})
+    columns = {"user": "user_id", "item": "item_id", "time": "timestamp"}
+    assert labelled(table, columns).users == ["7", "8"]
+    table.loc[1, column] = None
+    with pytest.raises(UserError, match=f"^the DataFrame has rows without {column}$"):
+        labelled(table, columns)
