@@ -81,7 +81,7 @@ class Parser(argparse.ArgumentParser):
         return {option[2:] for option in self._option_string_actions if option.startswith("--")}
 
 
-class Setting(argparse.Action):
+class SettingFlag(argparse.Action):
     """A documented flag that is a setting like all others: kept as text, and given once."""
 
     def __init__(self, **options: Any) -> None:

@@ -38,7 +38,7 @@ def run(argv: Sequence[str]) -> None:
         hidden = None if args.include_seen else ids[None]
         traced = trajectory.trace(model, ids, args.topk, args.inference_steps, args.seed, args.temperature, hidden)
         names = vocabulary.names()
-        trajectory.draw(args.output, traced, model, history, names)
+        trajectory.plot(args.output, traced, model, history, names)
     rows = []
     for timestep, items, distances in zip(traced.timestep, traced.items, traced.distance, strict=True):
         near = [f"{names[item]} ({distance:.3g})" for item, distance in zip(items, distances, strict=True)]

@@ -7,7 +7,7 @@ import re
 from collections.abc import Collection
 
 from ..host.registry import PROPERTIES, our_models
-from .arguments import ConfigFiles, Parser, Setting, number
+from .arguments import ConfigFiles, Parser, SettingFlag, number
 
 PROGRAM = "recbole-diffusion"
 SCRIPT = "python run_recbole_diffusion.py"
@@ -148,12 +148,12 @@ def script_parser() -> Parser:
 def settings_parser(command: str, about: str = "", examples: str = "") -> Parser:
     """A parser of settings, with the flags that each such command has."""
     parser = Parser(command, about, examples, add_help=False, usage=f"{command} [--KEY=VALUE ...]")
-    parser.add_argument("-d", "--dataset", action=Setting, metavar="NAME", help=_with_default("dataset", "dataset"))
+    parser.add_argument("-d", "--dataset", action=SettingFlag, metavar="NAME", help=_with_default("dataset", "dataset"))
     parser.add_argument(
         "--config_files", action=ConfigFiles, metavar="FILES", help="yaml files of settings, the later the stronger"
     )
     parser.add_argument(
-        "--verbose", action=Setting, nargs="?", const="True", metavar="BOOL", help="show settings and layers, too"
+        "--verbose", action=SettingFlag, nargs="?", const="True", metavar="BOOL", help="show settings and layers, too"
     )
     parser.add_argument("--keys", action="store_true", help="print every setting, its default and what it does")
     parser.add_argument("--version", action="store_true", help="print the version")
@@ -285,19 +285,23 @@ def _add_loading(group: argparse._ArgumentGroup) -> None:
 def add_model(parser: Parser) -> None:
     """Add the flag that says which model."""
     parser.add_argument(
-        "-m", "--model", action=Setting, metavar="NAME", help=_with_default("model or FILE.py:CLASS", "model")
+        "-m", "--model", action=SettingFlag, metavar="NAME", help=_with_default("model or FILE.py:CLASS", "model")
     )
 
 
 def _add_training(parser: Parser) -> None:
     parser.add_argument(
-        "--resume", action=Setting, metavar="PATH", help="go on with the run that wrote this checkpoint"
+        "--resume", action=SettingFlag, metavar="PATH", help="go on with the run that wrote this checkpoint"
     )
     group = parser.add_argument_group("several processes, as in RecBole's script; torchrun starts them as well")
     for flag, (metavar, text) in PROCESSES.items():
-        group.add_argument(f"--{flag}", action=Setting, metavar=metavar, help=text)
+        group.add_argument(f"--{flag}", action=SettingFlag, metavar=metavar, help=text)
     group.add_argument(
-        "--group_offset", dest="offset", action=Setting, metavar="N", help="processes on the machines before this one"
+        "--group_offset",
+        dest="offset",
+        action=SettingFlag,
+        metavar="N",
+        help="processes on the machines before this one",
     )
 
 
@@ -309,7 +313,7 @@ def _add_comparison(parser: Parser, title: str, without: Collection[str] = ()) -
         if key not in without:
             text = re.sub(r"\s*\n\s*#\s*", " ", comment).replace("%", "%%")
             shown = "" if default in ("~", "[]", "{}") else f" (default {default})"
-            group.add_argument(f"--{key}", action=Setting, metavar="VALUE", help=text + shown)
+            group.add_argument(f"--{key}", action=SettingFlag, metavar="VALUE", help=text + shown)
 
 
 def _add_number(

@@ -14,7 +14,7 @@ from ..errors import SettingError, UserError
 from ..evaluation.environment import commit_of, machine, versions
 from ..host.registry import find_model
 from ..inference.restoring import class_of
-from ..inference.testing import changeable, changed_config, metrics_of, reopen, write_ranks
+from ..inference.testing import changeable_in_test, changed_config, metrics_of, reopen, write_ranks
 from ..training import checkpoint
 from ..training.process import process_as_found
 from .one import accuracy_by_steps, timed
@@ -98,7 +98,7 @@ def reevaluate(
         if not (run.folder / "model.pth").is_file():
             way_out = "archives leave models out; a comparison in another folder without --archive trains it again"
             raise UserError(f"{run.folder}: no model.pth is kept of {run.title}; {way_out}")
-    known = {key for variant in plan.variants for key in changeable(_class_of(variant, model))}
+    known = {key for variant in plan.variants for key in changeable_in_test(_class_of(variant, model))}
     for key, value in changes.items():
         if key not in known:
             raise SettingError(key, value, must=f"be one that may change after training: {', '.join(sorted(known))}")
@@ -124,7 +124,7 @@ def _test(run: Run, new: Path, changes: Mapping[str, Any], model: str | None, co
     path = run.folder / "model.pth"
     state = checkpoint.load_model(path)
     model_class = _class_of(run.variant, model)
-    own = {key: value for key, value in changes.items() if key in changeable(model_class)}
+    own = {key: value for key, value in changes.items() if key in changeable_in_test(model_class)}
     config = changed_config(path, state, model_class, own)
     modes = config["eval_args"]["mode"]
     if set(modes.values()) != {"full"}:

@@ -46,7 +46,7 @@ class DatasetSizes:
         return scipy.sparse.coo_matrix((self.user_num, self.item_num)).asformat(form)
 
 
-def pick_device(device: str | torch.device | None) -> torch.device:
+def device_named(device: str | torch.device | None) -> torch.device:
     """The device of that name; by default a GPU where there is one.
 
     Raises
@@ -72,7 +72,7 @@ def restore(
 
     Parameters and errors are those of `build`.
     """
-    chosen = pick_device(device)
+    chosen = device_named(device)
     built = build(path, state, chosen, model, settings)
     checkpoint.use_best(path, state, built, chosen)
     return built

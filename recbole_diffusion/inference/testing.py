@@ -56,7 +56,7 @@ class Reopened(NamedTuple):
     trainer: EvaluatingTrainer
 
 
-def changeable(model: type) -> dict[str, Setting]:
+def changeable_in_test(model: type) -> dict[str, Setting]:
     """The settings of a saved model of that class that a test may change."""
     own = {key: row for key, row in table_of(model).items() if row.at_inference}
     run = {key: row for key, row in RUN.items() if key not in OF_TRAINING}
@@ -85,7 +85,7 @@ def changed_config(
         Where a setting is none that may change, or has a value that cannot be.
     """
     model_class = class_of(path, state["model"], model)
-    free = changeable(model_class)
+    free = changeable_in_test(model_class)
     changes, renamed = rename(changes, model_class, free)
     for key, value in changes.items():
         if key not in free:

@@ -157,7 +157,7 @@ def distances(trajectory: Trajectory, points: Tensor, items: np.ndarray) -> Dist
     return Distances(to_items.numpy(), torch.cdist(x, points[1:]).median(dim=1).values.numpy())
 
 
-def draw(path: str | Path, trajectory: Trajectory, model: Any, history: np.ndarray, names: np.ndarray) -> None:
+def plot(path: str | Path, trajectory: Trajectory, model: Any, history: np.ndarray, names: np.ndarray) -> None:
     """Write the picture: distances by step, and a map of the items with history, trajectory and recommendations.
 
     Both show directions, see `directions`.

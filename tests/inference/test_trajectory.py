@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from recbole_diffusion.errors import UserError
 from recbole_diffusion.inference import Recommender
-from recbole_diffusion.inference.trajectory import STEPS, directions, draw, embeddings, plane, principal_axes, trace
+from recbole_diffusion.inference.trajectory import STEPS, directions, embeddings, plane, plot, principal_axes, trace
 
 
 def ids(recommender: Recommender, *tokens: str) -> torch.Tensor:
@@ -79,14 +79,14 @@ def test_the_picture_is_one(diffurec: Recommender) -> None:
     names = diffurec.vocabulary.names().copy()
     # Would be a formula that does not parse.
     names[traced.items[-1][0]] = "$x^$ a name that is longer than there is room for"
-    draw("a.png", traced, diffurec.model, history.numpy(), names)
+    plot("a.png", traced, diffurec.model, history.numpy(), names)
     picture = matplotlib.image.imread("a.png")
     assert picture.shape[:2] == (780, 1690) and picture.std() > 0.01
-    draw("folder/b", traced, diffurec.model, history.numpy(), names)
+    plot("folder/b", traced, diffurec.model, history.numpy(), names)
     assert Path("folder/b").read_bytes() == Path("a.png").read_bytes()
     for path, problem in (("folder", "cannot be written"), ("a.xyz", "the picture cannot be written")):
         with pytest.raises(UserError, match=f"^{path}: {problem}"):
-            draw(path, traced, diffurec.model, history.numpy(), names)
+            plot(path, traced, diffurec.model, history.numpy(), names)
     assert sorted(path.name for path in Path().rglob("*")) == ["a.png", "b", "folder"]
 
 
