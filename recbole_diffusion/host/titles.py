@@ -15,7 +15,11 @@ NAME_LIKE = ("title", "name")
 
 
 def read_titles(
-    path: str | Path, column: str | None = None, encoding: str | None = None, item_column: str = "item_id"
+    path: str | Path,
+    column: str | None = None,
+    encoding: str | None = None,
+    item_column: str = "item_id",
+    separator: str = "\t",
 ) -> dict[str, str]:
     """Titles by item token, from an atomic file of RecBole's, a tab-separated or a comma-separated file with a header.
 
@@ -29,6 +33,8 @@ def read_titles(
         UTF-8 if not given.
     item_column : str
         The dataset's ITEM_ID_FIELD.
+    separator : str
+        The dataset's field_separator, one character; a header without it and without tabs has commas.
 
     Returns
     -------
@@ -45,10 +51,10 @@ def read_titles(
     try:
         with open(path, encoding=encoding) as file:
             header = file.readline().rstrip("\r\n")
-        tabs = "\t" in header
+        separator = next((mark for mark in (separator, "\t") if len(mark) == 1 and mark in header), ",")
         # In an atomic file a quotation mark is a letter like any other.
-        quoting: Literal[0, 3] = csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL
-        cells = next(csv.reader([header], delimiter="\t" if tabs else ",", quoting=quoting), [])
+        quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if separator == "," else csv.QUOTE_NONE
+        cells = next(csv.reader([header], delimiter=separator, quoting=quoting), [])
         names = [cell.partition(":")[0] for cell in cells]
         found = _title_column(names) if column is None else column
         if found is None:
@@ -60,7 +66,7 @@ def read_titles(
         where = [names.index(items), names.index(found)]
         table = pd.read_csv(
             path,
-            sep="\t" if tabs else ",",
+            sep=separator,
             # By place: pandas gives an empty name, and one that stands there twice, another.
             header=None,
             skiprows=1,
@@ -74,7 +80,7 @@ def read_titles(
         )
     except OSError as error:
         raise UserError(f"{path}: the titles cannot be read ({error.strerror})") from error
-    except (UnicodeDecodeError, csv.Error, pd.errors.ParserError) as error:
+    except (UnicodeError, csv.Error, pd.errors.ParserError) as error:
         raise UserError(f"{path}: the titles cannot be read ({' '.join(str(error).split())})") from error
     return dict(zip(table[where[0]], table[where[1]], strict=True))
 

@@ -315,15 +315,15 @@ def tokens(dataset: Any) -> dict[str, list[str] | None]:
     """
     names = _tokens(dataset)
     file = Path(dataset.dataset_path) / f"{dataset.dataset_name}.item"
-    titles = _titles(file, dataset.config["encoding"], dataset.iid_field)
+    titles = _titles(file, dataset.config["encoding"], dataset.iid_field, dataset.config["field_separator"])
     return {**names, "item_titles": [titles.get(token, "") for token in names["item_tokens"]] if titles else None}
 
 
 # Needed at every epoch.
 @functools.lru_cache(maxsize=1)
-def _titles(path: Path, encoding: str | None, item_column: str) -> dict[str, str]:
+def _titles(path: Path, encoding: str | None, item_column: str, separator: str) -> dict[str, str]:
     try:
-        return read_titles(path, encoding=encoding, item_column=item_column) if path.is_file() else {}
+        return read_titles(path, None, encoding, item_column, separator) if path.is_file() else {}
     except UserError:
         return {}
 

@@ -63,7 +63,7 @@ def test_a_checkpoint_reads_titles_by_the_datasets_own_names(atomic: Callable[..
         field2id_token={"product_id": ["[PAD]", "9", "7"], "user_id": ["[PAD]", "u"]},
         dataset_path=f"{path}/made",
         dataset_name="made",
-        config={"encoding": None},
+        config={"encoding": None, "field_separator": "\t"},
     )
     assert checkpoint.tokens(dataset)["item_titles"] == ["", "nine", "seven"]
 
@@ -73,6 +73,13 @@ def test_titles_in_another_encoding(tmp_path: Path) -> None:
     assert read_titles(tmp_path / "a.item", encoding="latin-1") == {"1": "é"}
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "ascii"])
+def test_titles_that_are_not_in_the_encoding_are_told(tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "a.item").write_text("item_id:token\tname:token\n1\té\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"a\.item: the titles cannot be read"):
+        read_titles(tmp_path / "a.item", encoding=encoding)
+
+
 @pytest.mark.parametrize(
     ("item", "titles"),
     [
@@ -80,6 +87,7 @@ def test_titles_in_another_encoding(tmp_path: Path) -> None:
         ("item_id:token\tprice:float\n7\t1\n", None),
         (None, None),
         ("item_id:token\ttitle:token\n7\t\ud800seven\n", None),
+        ('item_id:token|title:token\n7|"seven, 7\n', ["", '"seven, 7', ""]),
     ],
 )
 def test_a_checkpoint_keeps_the_titles_that_its_dataset_has(
@@ -89,7 +97,7 @@ def test_a_checkpoint_keeps_the_titles_that_its_dataset_has(
     if item is not None:
         (folder / "made.item").write_bytes(item.encode("utf-8", "surrogatepass"))
     ids = {"item_id": ["[PAD]", "7", "8"], "user_id": ["[PAD]", "u"]}
-    settings: dict[str, Any] = {"encoding": None}
+    settings: dict[str, Any] = {"encoding": None, "field_separator": "|"}
     dataset = SimpleNamespace(
         iid_field="item_id",
         uid_field="user_id",
