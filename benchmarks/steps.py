@@ -41,7 +41,8 @@ Rank the test users of trained models with 1, 2, 4, ... reverse steps, several n
 usage: python -m benchmarks.steps --checkpoint=PATH[,PATH ...] [--KEY=VALUE ...]
 
   --checkpoint PATHS   models of this package, trained (saved/NAME.pth)
-  --steps LIST         numbers of reverse steps (default 1,2,4,8,16,32, as far as the model has so many)
+  --steps LIST         numbers of reverse steps (default 1,2,4,8,16,32, as far as the model has so many); against
+                       all steps of the model, of a flow against the last of the list
   --noise_seeds LIST   seeds of the evaluation's noise (default 1,2,3)
   --output FOLDER      where steps.json and steps.png go (default the current folder)
   --KEY VALUE          settings in the place of the checkpoint's, such as data_path
@@ -230,7 +231,8 @@ def run(argv: Sequence[str]) -> None:
     results = []
     for path in paths.split(","):
         config, prepared = read(path, settings)
-        whole = config["diffusion_steps"]
+        # A flow has no number of its own: its longest chain here is the longest that was asked for.
+        whole = config.get("diffusion_steps") or steps[-1]
         lines = measure(prepared, [*(count for count in steps if count < whole), whole], seeds)
         named = {key: config[key] for key in ("model", "dataset", "seed")}
         results.append({**named, "noise_seeds": seeds, "lines": lines, "fewest": fewest(lines), "config": config})

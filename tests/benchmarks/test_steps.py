@@ -52,6 +52,15 @@ def test_a_trained_model_is_measured_with_each_number_of_steps(
     assert len(list(tmp_path.glob("*.pth"))) == 2
 
 
+def test_a_flow_is_measured_against_the_longest_chain_that_was_asked_for(tmp_path: Path) -> None:
+    settings = {**SMALL_RUN, "epochs": 1, "checkpoint_dir": str(tmp_path)}
+    trained = train_and_test("RFMRec", "ml-100k", None, settings)
+    steps.run([f"--checkpoint={trained.model_file}", "--steps=1,4", "--noise_seeds=1", f"--output={tmp_path}"])
+    (result,) = json.loads((tmp_path / "steps.json").read_text())["results"]
+    assert [entry["steps"] for entry in result["lines"]] == [1, 4]
+    assert result["lines"][0]["ndcg"] != result["lines"][1]["ndcg"]
+
+
 def test_mistakes_are_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--checkpoint must name a trained model"):
         steps.run([])
