@@ -52,7 +52,8 @@ def test_metrics_of_the_archived_ranks_are_those_recorded(archive: str) -> None:
         with np.load(io.BytesIO(members(archive)[f"{folder}/ranks.npz"])) as columns:
             assert (len(np.unique(columns["user"])) == len(columns["rank"])) == (archive not in SUCCESSIVE)
             ranks = {"": columns["rank"]}
-            if archive in BOTH:
+            assert "rank_out" in columns or archive not in BOTH
+            if "rank_out" in columns:
                 ranks["_history_out"] = columns["rank_out"]
         # Records have four places.
         for suffix, rank in ranks.items():
