@@ -40,10 +40,12 @@ def parse_once(path: str, read_by: str, parse: Callable[[], pd.DataFrame], logge
     file = Path(path)
     if file.stat().st_size < SMALLEST:
         return parse()
-    read_by = f"{FORM} {pd.__version__} {read_by}"
-    kept = file.with_name(f"{file.name}.{hashlib.sha256(read_by.encode()).hexdigest()[:8]}.npz")
+    digest = hashlib.sha256(f"{FORM} {pd.__version__} {read_by}".encode())
+    kept = file.with_name(f"{file.name}.{digest.hexdigest()[:8]}.npz")
     with open(file, "rb") as content:
-        key = hashlib.sha256(read_by.encode() + _digest(content.read)).hexdigest()
+        while block := content.read(2**20):
+            digest.update(block)
+    key = digest.hexdigest()
     # What is damaged, or is no such file at all, is written anew; numpy and zipfile raise errors of many kinds over it.
     with suppress(Exception), open(kept, "rb") as content, np.load(content) as arrays:
         if arrays["key"] == key:
@@ -55,13 +57,6 @@ def parse_once(path: str, read_by: str, parse: Callable[[], pd.DataFrame], logge
             np.savez(target, key=np.array(key), **_arrays(table))
         logger.info(f"the parsed columns of {path} are kept in {kept.name} (cache_data=False keeps none)")
     return table
-
-
-def _digest(read: Callable[[int], bytes]) -> bytes:
-    digest = hashlib.sha256()
-    while block := read(2**20):
-        digest.update(block)
-    return digest.digest()
 
 
 def _arrays(table: pd.DataFrame) -> dict[str, Any]:
