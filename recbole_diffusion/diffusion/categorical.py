@@ -21,6 +21,8 @@ class CategoricalProcess(Process):
         prior is the end point, which every method is given: one that training changes.
     """
 
+    draws = "uniform"
+
     def __init__(self, betas: Tensor, prior: Tensor | None) -> None:
         self.abar = running_product(betas)
         self._abar = Tables(self.abar)

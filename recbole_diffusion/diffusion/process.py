@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,6 +28,8 @@ class Process:
 
     # Whether `sample` and `start` read the end point.
     has_end: bool = False
+    # Which random numbers the reverse process takes: normal ones, which a temperature can multiply; uniform ones; none.
+    draws: Literal["normal", "uniform"] | None = "normal"
     # The most steps that a chain can have.
     longest_chain: int
 
@@ -77,6 +79,7 @@ class NoProcess(Process):
         0 for vectors; for states that are ids the one that says nothing.
     """
 
+    draws = None
     longest_chain = 1
 
     def __init__(self, fill: float = 0, has_end: bool = False, dtype: torch.dtype = torch.float32) -> None:

@@ -20,6 +20,7 @@ class SphereFlow(Process):
     """
 
     has_end = True
+    draws = None
     longest_chain = MOST_EULER_STEPS
 
     def noise_like(self, x_0: Tensor, noise: Noise) -> Tensor:

@@ -57,10 +57,12 @@ def sliders_of(model: Any) -> list[Slider]:
         base = model.noise_scale or 1.0
         stops = [base * factor for factor in FACTORS if base * factor <= max(1.0, 10 * base)]
         made.append(_slider("noise_scale", "Noise scale", "what x_t is multiplied by", stops, model.noise_scale))
-    about = "multiplies the start x_T and the noise of the steps; 0: no noise"
-    made.append(_slider("temperature", "Temperature", about, TEMPERATURES, 1.0))
-    about = "noises whose answers are averaged; two or more say how sure the model is"
-    made.append(_slider("inference_seeds", "Noises", about, SEEDS, model.inference_seeds))
+    if model.process.draws == "normal":
+        about = "multiplies the start x_T and the noise of the steps; 0: no noise"
+        made.append(_slider("temperature", "Temperature", about, TEMPERATURES, 1.0))
+    if model.process.draws:
+        about = "noises whose answers are averaged; two or more say how sure the model is"
+        made.append(_slider("inference_seeds", "Noises", about, SEEDS, model.inference_seeds))
     return made
 
 

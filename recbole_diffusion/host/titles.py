@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from pathlib import Path
 from typing import Literal
 
@@ -12,6 +13,8 @@ from ..errors import UserError, suggestion
 
 # A column whose name holds one of these is taken for the items' titles, the first the best.
 NAME_LIKE = ("title", "name")
+# What would move the cursor of a terminal or change its colours.
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 def read_titles(
@@ -82,7 +85,8 @@ def read_titles(
         raise UserError(f"{path}: the titles cannot be read ({error.strerror})") from error
     except (UnicodeError, csv.Error, pd.errors.ParserError) as error:
         raise UserError(f"{path}: the titles cannot be read ({' '.join(str(error).split())})") from error
-    return dict(zip(table[where[0]], table[where[1]], strict=True))
+    titles = (CONTROL.sub(" ", title) for title in table[where[1]])
+    return dict(zip(table[where[0]], titles, strict=True))
 
 
 def _title_column(names: list[str]) -> str | None:

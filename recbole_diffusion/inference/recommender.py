@@ -94,6 +94,9 @@ class Options:
         must = f"be from 1 to {longest}, the model's longest chain"
         _require("inference_steps", steps, steps is None or 1 <= steps <= longest, must)
         _require("seed", seed, seed is None or 0 <= seed < 2**63, "be from 0 to below 2**63")
+        if self.temperature != 1 and model.process.draws != "normal":
+            name = type(model).__name__
+            raise SettingError("temperature", self.temperature, f"{name} draws no normal numbers, so leave it out")
 
     def _require_no_noise(self, name: str) -> None:
         given = {key: getattr(self, key) for key in ("inference_steps", "inference_seeds", "seed")}
@@ -140,7 +143,7 @@ class Recommender:
         self.dataset: str = state["dataset"]
         self._data_path = data_path
         self._users: UserHistories | None = None
-        self._warned_of_cut = False
+        self._warned_of_cut = self._warned_of_no_noise = False
 
     @classmethod
     def load(
@@ -282,6 +285,7 @@ class Recommender:
         With `targets`, an id for each history, the answer says where that item stands among all.
         """
         self.warn_of_cut(histories)
+        self._warn_of_no_noise(options)
         rows = [torch.from_numpy(history) for history in histories]
         # Batches of like length have little padding.
         order = sorted(range(len(rows)), key=lambda row: min(len(rows[row]), self.model.max_seq_length))
@@ -309,6 +313,15 @@ class Recommender:
         if not self._warned_of_cut and any(len(history) > longest for history in histories):
             self._warned_of_cut = True
             logger.warning("histories are cut to their newest %d items, the model's maximum", longest)
+
+    def _warn_of_no_noise(self, options: Options) -> None:
+        """Warn once that samples which are all alike do not say how sure the model is."""
+        seeds = options.seeds_of(self.model)
+        if self._warned_of_no_noise or seeds == 1 or not _diffuses(self.model) or self.model.process.draws:
+            return
+        self._warned_of_no_noise = True
+        name = type(self.model).__name__
+        logger.warning("%s draws no noise, so that its %d samples are alike and say nothing of certainty", name, seeds)
 
     def _empty(self, topk: int) -> Recommendations:
         return Recommendations([], np.empty((0, topk), dtype=object), np.empty((0, topk), dtype=np.float32))

@@ -103,9 +103,10 @@ class ADRec(GaussianRecommender):
 
     @classmethod
     def unread(cls, settings: Mapping[str, Any]) -> set[str]:
+        unread = set() if settings["decoder"] == "attention" else {"decoder_layers"}
         if settings["process"] == "bridge":
-            return {"noise_schedule", "reverse_variance", "ddim_eta"}
-        return {"bridge_variance", *super().unread(settings)}
+            return unread | {"noise_schedule", "reverse_variance", "ddim_eta"}
+        return unread | {"bridge_variance"} | super().unread(settings)
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)

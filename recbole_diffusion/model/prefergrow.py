@@ -68,6 +68,11 @@ class PreferGrow(DiscreteRecommender):
         if config["diffusion_steps"] < 2:
             raise SettingError("diffusion_steps", config["diffusion_steps"], must="be at least 2")
 
+    @classmethod
+    def unread(cls, settings: Mapping[str, Any]) -> set[str]:
+        """The settings of the class that have no effect as the others are."""
+        return set() if settings["prior"] == "hybrid" else {"hybrid_share"}
+
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
         d = self.hidden_size

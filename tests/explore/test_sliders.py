@@ -16,7 +16,9 @@ from recbole_diffusion.inference import Recommender
     [
         ("DiffuRec", ["inference_steps", "noise_scale", "temperature", "inference_seeds"]),
         ("DreamRec", ["inference_steps", "guidance_scale", "noise_scale", "temperature", "inference_seeds"]),
-        ("PreferGrow", ["inference_steps", "guidance_scale", "temperature", "inference_seeds"]),
+        # A temperature multiplies normal numbers; PreferGrow draws ids, RFMRec nothing.
+        ("PreferGrow", ["inference_steps", "guidance_scale", "inference_seeds"]),
+        ("RFMRec", ["inference_steps"]),
         ("SASRec", []),
     ],
 )

@@ -24,6 +24,7 @@ from recbole_diffusion.training import checkpoint
         ("item_id:token\tcategories:token_seq\n1\ta b\n", None, {}),
         (",title\n7,x\n", None, {"7": "x"}),
         ("id,title,id\n7,x,8\n", None, {"7": "x"}),
+        ("id,title\n7,a\x1b[2Jb\u200dc\n", None, {"7": "a [2Jb\u200dc"}),
         ("id,title\n", None, {}),
         ("", None, {}),
     ],

@@ -11,7 +11,7 @@ import pytest
 import torch
 from saved_models import Saved
 
-from recbole_diffusion.errors import UserError
+from recbole_diffusion.errors import SettingError, UserError
 from recbole_diffusion.inference import Recommender
 from recbole_diffusion.inference.recommender import Options
 from recbole_diffusion.inference.results import joined
@@ -180,6 +180,31 @@ def test_only_the_newest_items_count_and_that_is_said_once(
         f"histories are cut to their newest {longest} items, the model's maximum"
     ]
     np.testing.assert_array_equal(cut.scores, recommender.recommend(long[-longest:], exclude_seen=False).scores)
+
+
+@pytest.mark.parametrize(("model", "settings"), [("RFMRec", {}), ("DiffuRec", {"diffusion": False})])
+def test_samples_that_are_all_alike_are_warned_of_once(
+    saved: Callable[..., Saved], caplog: pytest.LogCaptureFixture, model: str, settings: dict[str, Any]
+) -> None:
+    recommender = Recommender.load(saved(model, **settings).path, device="cpu")
+    with caplog.at_level(logging.WARNING):
+        # What the training said.
+        caplog.clear()
+        recommender.recommend(["50"])
+        assert not caplog.records
+        alike = recommender.recommend(["50"], inference_seeds=3)
+        recommender.recommend(["258"], inference_seeds=3)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{model} draws no noise, so that its 3 samples are alike and say nothing of certainty"
+    ]
+    assert alike.certainty is not None and not alike.certainty.spread.any()
+    with pytest.raises(SettingError, match=f"temperature=2.0: {model} draws no normal numbers, so leave it out"):
+        recommender.recommend(["50"], temperature=2.0)
+
+
+def test_a_temperature_is_for_normal_numbers(loaded: Callable[[str], Recommender]) -> None:
+    with pytest.raises(SettingError, match=r"temperature=0\.5: PreferGrow draws no normal numbers, so leave it out"):
+        loaded("PreferGrow").recommend(["50"], temperature=0.5)
 
 
 def test_items_of_the_history_are_left_out_beyond_what_the_model_reads(diffurec: Recommender) -> None:
