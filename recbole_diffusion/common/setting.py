@@ -22,7 +22,7 @@ class Setting(NamedTuple):
         The type, as the yaml comment beside the key opens with it: `int`, `float`, `bool`, `str`, `path`, `list`,
         `list of int`, `dict`, or several, as in `str or list`; with ` or ~` where the setting may be absent.
     must : str
-        What must hold, so that "KEY must MUST, got VALUE" is a sentence: "be positive".
+        What must hold beyond the type, so that "KEY must MUST, got VALUE" is a sentence: "be positive".
     holds : callable
         Whether it holds for a value of that type.
     at_inference : bool
@@ -34,7 +34,7 @@ class Setting(NamedTuple):
     """
 
     kind: str
-    must: str = "be of that type"
+    must: str = ""
     holds: Callable[[Any], bool] = _anything
     at_inference: bool = False
     changes_results: bool = True

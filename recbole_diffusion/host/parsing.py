@@ -195,7 +195,7 @@ KINDS = {
 }
 
 
-def typed(key: str, value: Any, kind: str) -> Any:
+def typed(key: str, value: Any, kind: str, must: str | None = None) -> Any:
     """A value in the type of its setting; containers are copied.
 
     Parameters
@@ -206,6 +206,8 @@ def typed(key: str, value: Any, kind: str) -> Any:
         As a yaml file, the command line or a caller gives it.
     kind : str
         See `common.setting.Setting`.
+    must : str, optional
+        What must hold of a text; the message has it in place of "be a text".
 
     Raises
     ------
@@ -233,6 +235,8 @@ def typed(key: str, value: Any, kind: str) -> Any:
     number = parse(value) if isinstance(value, str) else value
     if "int" in kinds and isinstance(number, int) and abs(number) >= LARGEST:
         raise SettingError(key, value, must="be below 2**63")
+    if must and kinds == ["str"]:
+        raise SettingError(key, value, must=must)
     nouns = [noun for name, (_, noun) in KINDS.items() if name in kinds] + ["~"] * kind.endswith(" or ~")
     raise SettingError(key, value, must=f"be {' or '.join(nouns)}")
 

@@ -24,6 +24,8 @@ from .parsing import SettingsLoader, read_yaml, require_names, typed  # noqa: E4
 from .registry import find_model, model_name, property_files, recbole_folder, recbole_name  # noqa: E402
 from .table import COMPUTED, DATA, EVALUATION, NAMES, RUN, TRAINING, rename, settings_table  # noqa: E402
 
+# The row of a key that no table has.
+ANY = Setting("any or ~")
 # Of a user's value for these maps the keys count one by one; any other map is replaced as a whole.
 MERGED = ("eval_args", "train_neg_sample_args", "load_col")
 Files = Sequence[str | os.PathLike[str]] | str | os.PathLike[str] | None
@@ -181,13 +183,8 @@ def resolve(
     for layer in layers:
         layer, renamed = rename(layer, model_class, known)
         warnings |= dict.fromkeys([*renamed.values(), *checks.check_names(layer, known, model_class)])
-        given_layers.append(
-            {
-                key: typed(key, value, table[key].kind if key in table else "any or ~")
-                for key, value in layer.items()
-                if key not in (*COMPUTED, "model", "dataset")
-            }
-        )
+        rows = {key: table.get(key, ANY) for key in layer if key not in (*COMPUTED, "model", "dataset")}
+        given_layers.append({key: typed(key, layer[key], row.kind, row.must) for key, row in rows.items()})
 
     # Merge.
     given = merge(*given_layers)

@@ -253,6 +253,7 @@ def test_of_a_metric_that_is_to_be_small_the_smallest_score_is_the_best(
     assert page.locator("#curves tbody tr").first.inner_text().split("\t")[1:6] == ["4", "3", "4.0", "3", "0.1000"]
     near(page, "tuning")
     assert page.evaluate("document.querySelector('#tuning .chart').data.at(-1).y") == [1.0, 1.0]
+    assert column(page, 1, "tuning") == ["0", "1"]
 
 
 def test_curves_switch_off_and_on(report: Callable[..., Any]) -> None:

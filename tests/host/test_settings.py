@@ -331,6 +331,20 @@ def test_what_a_process_does_not_read_is_warned_of(model: str, given: dict[str, 
     assert load_config(model, "ml-100k", config_dict=load_config(model, "ml-100k").plain()).warnings == []
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("history_in_ranking", False, "history_in_ranking must be one of in, out, both, got False"),
+        ("user_inter_num_interval", [5, 10], "user_inter_num_interval must be an interval such as [5,inf), or several"),
+        ("learning_rate", "fast", "learning_rate must be a number, got 'fast'"),
+        ("checkpoint_dir", [1], "checkpoint_dir must be a path, got [1]"),
+    ],
+)
+def test_what_is_no_text_is_told_what_the_text_must_be(key: str, value: Any, message: str) -> None:
+    with pytest.raises(SettingError, match=re.escape(message)):
+        sasrec(**{key: value})
+
+
 def test_what_is_frozen_for_no_epoch_is_warned_of() -> None:
     assert sasrec(frozen="trm_encoder").warnings == ["frozen=['trm_encoder'] has no effect without frozen_epochs"]
     assert sasrec().warnings == sasrec(frozen="trm_encoder", frozen_epochs=1).warnings == []

@@ -180,13 +180,14 @@ section("steps", "Denoising steps", () => {
   ];
 });
 
-const tuning = { name: null, setting: null, sort: { key: "value", down: true } };
+const tuning = { name: null, setting: null, sort: null };
 const STATES = { complete: ["circle", "●"], pruned: ["x-thin-open", "✕"], fail: ["square-open", "□"], running: ["diamond-open", "◇"] };
 
 section("tuning", "Tuning", () => {
   const tuned = shown()?.tuning ?? {};
   if (!Object.keys(tuned).length) return null;
   if (!(tuning.name in tuned)) [tuning.name] = Object.keys(tuned);
+  tuning.sort ??= { key: "value", down: shown().valid_metric_bigger };
   const trials = tuned[tuning.name];
   const settings = [...new Set(trials.flatMap((trial) => Object.keys(trial.settings)))];
   if (!settings.includes(tuning.setting)) [tuning.setting] = settings;
