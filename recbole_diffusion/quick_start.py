@@ -10,13 +10,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from .config import Config
-from .host.dataset import build_dataset
-from .host.loaders import build_loaders
 from .host.settings import Files, load_config
 from .inference.restoring import class_of
+from .inference.testing import rebuild
 from .training import checkpoint
-from .training.run import build_model, run_config
-from .utils import init_seed
+from .training.run import run_config
 
 __all__ = ["load_data_and_model", "objective_function", "run", "run_recbole_diffusion"]
 
@@ -133,12 +131,5 @@ def load_data_and_model(
     state = checkpoint.load_model(path)
     settings = {key: value for key, value in state["config"].items() if key not in OF_THE_RUN}
     config = load_config(class_of(path, state["model"], model), state["dataset"], None, settings)
-    init_seed(config["seed"], config["reproducibility"])
-    dataset = build_dataset(config)
-    train_data, valid_data, test_data = build_loaders(config, dataset)
-    checkpoint.require_catalogue(path, state, train_data.dataset)
-    init_seed(config["seed"], config["reproducibility"])
-    trained = build_model(config, train_data.dataset)
-    checkpoint.require_model(path, state, trained, config)
-    checkpoint.use_best(path, state, trained, config["device"])
+    dataset, train_data, valid_data, test_data, trained = rebuild(path, state, config)
     return config, trained, dataset, train_data, valid_data, test_data

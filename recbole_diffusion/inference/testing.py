@@ -126,8 +126,18 @@ def _choose_valid_metric(settings: dict[str, Any]) -> None:
         settings["valid_metric"] = known[0]
 
 
-def reopen(path: str | Path, state: Mapping[str, Any], config: DiffusionConfig) -> Reopened:
-    """Build data and model of a checkpoint as `changed_config` describes them.
+class Rebuilt(NamedTuple):
+    """Data, split as in training, and the model with its best weights."""
+
+    dataset: Any
+    train_data: Any
+    valid_data: Any
+    test_data: Any
+    model: Any
+
+
+def rebuild(path: str | Path, state: Mapping[str, Any], config: DiffusionConfig) -> Rebuilt:
+    """Build data and model of a checkpoint by its settings.
 
     Raises
     ------
@@ -135,13 +145,25 @@ def reopen(path: str | Path, state: Mapping[str, Any], config: DiffusionConfig) 
         Where the data has other items, or users that the model knows, than the checkpoint, or the weights do not fit.
     """
     init_seed(config["seed"], config["reproducibility"])
-    data = build_dataset(config)
-    checkpoint.require_catalogue(path, state, data)
-    train_data, valid_data, test_data = build_loaders(config, data)
+    dataset = build_dataset(config)
+    checkpoint.require_catalogue(path, state, dataset)
+    train_data, valid_data, test_data = build_loaders(config, dataset)
     model = build_model(config, train_data._dataset)
     compat.undo_anomaly_detection()
     checkpoint.require_model(path, state, model, config)
     checkpoint.use_best(path, state, model, config["device"])
+    return Rebuilt(dataset, train_data, valid_data, test_data, model)
+
+
+def reopen(path: str | Path, state: Mapping[str, Any], config: DiffusionConfig) -> Reopened:
+    """Build data and model of a checkpoint as `changed_config` describes them, to be tested.
+
+    Raises
+    ------
+    UserError
+        See `rebuild`.
+    """
+    _, train_data, valid_data, test_data, model = rebuild(path, state, config)
     config["checkpoint_dir"] = str(Path(path).parent)
     trainer = EvaluatingTrainer(config, model)
     trainer.check_catalogue(train_data)
