@@ -1,6 +1,6 @@
 """What the noise is worth in several comparisons, as one picture and one table of counts.
 
-`python -m benchmarks.noise_worth compare/ml-100k compare/amazon-beauty --output=noise.png` reads the `results.json` of
+`python -m benchmarks.noise_worth compare/ml-100k compare/amazon-beauty --output=noise.webp` reads the `results.json` of
 each folder that `recbole-diffusion compare` has written. A line is a model of a comparison against its `-off` row;
 controls are left out. The table counts a model with the same settings on the same data once, by the comparison with
 most seeds.
@@ -28,7 +28,7 @@ from recbole_diffusion.errors import SettingError
 from recbole_diffusion.evaluation.statistics import LEVEL, MARGIN, holm
 from recbole_diffusion.host.temporal import SCHEME
 
-COLOURS = 64
+COLOURS = 32
 # Settings by which the same training may differ from comparison to comparison.
 BESIDE_TRAINING = ("data_path", "history_in_ranking")
 COUNTED = ("helps", "costs", f"equal within {MARGIN:.0%}", "undecided")
@@ -117,7 +117,7 @@ def run(argv: Sequence[str]) -> None:
     """
     parser = argparse.ArgumentParser(prog="python -m benchmarks.noise_worth", description=__doc__.splitlines()[0])
     parser.add_argument("folder", nargs="+", type=Path, help="folder of a comparison")
-    parser.add_argument("--output", type=Path, default=Path("noise.png"), help="the picture (default: %(default)s)")
+    parser.add_argument("--output", type=Path, default=Path("noise.webp"), help="the picture (default: %(default)s)")
     args = parser.parse_args(argv)
     comparisons = {folder.name: read_results(folder) for folder in args.folder}
     rows: dict[str, dict[str, Any]] = {}
@@ -130,8 +130,9 @@ def run(argv: Sequence[str]) -> None:
     drawn = io.BytesIO()
     noise_forest(rows).savefig(drawn, dpi=DPI)
     with atomic_write(args.output) as part, Image.open(drawn) as picture:
-        # A third of the bytes, and lines and letters need no more colours.
-        picture.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE).save(part, "PNG", optimize=True)
+        # A fraction of the bytes, and lines and letters need no more colours.
+        few = picture.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE).convert("RGB")
+        few.save(part, "WEBP", lossless=True, quality=100, method=6)
     print(f"{counts(once(comparisons))}\n\npicture: {args.output}")
 
 

@@ -74,11 +74,11 @@ def test_several_comparisons_give_one_picture(tmp_path: Path, capsys: pytest.Cap
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "results.json").write_text(json.dumps(RESULTS))
-    picture = tmp_path / "noise.png"
+    picture = tmp_path / "noise.webp"
     folders = [str(tmp_path / name) for name in ("a", "b")]
     assert run_command(lambda: noise_worth.run([*folders, f"--output={picture}"])) == 0
     printed = capsys.readouterr().out
-    assert picture.read_bytes().startswith(b"\x89PNG") and printed.endswith(f"pairs: none\n\npicture: {picture}\n")
+    assert picture.read_bytes()[8:12] == b"WEBP" and printed.endswith(f"pairs: none\n\npicture: {picture}\n")
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_mistakes_are_one_line(
 ) -> None:
     if results is not None:
         (tmp_path / "results.json").write_text(json.dumps(results))
-    assert run_command(lambda: noise_worth.run([str(tmp_path), f"--output={tmp_path / 'noise.png'}"])) == 2
+    assert run_command(lambda: noise_worth.run([str(tmp_path), f"--output={tmp_path / 'noise.webp'}"])) == 2
     out, err = capsys.readouterr()
     assert out == "" and err.count("\n") == 1 and message in err
-    assert not (tmp_path / "noise.png").exists()
+    assert not (tmp_path / "noise.webp").exists()
