@@ -84,12 +84,6 @@ class ADRec(GaussianRecommender):
     scales_x_t = True
 
     @classmethod
-    def check_settings(cls, config: Any) -> None:
-        super().check_settings(config)
-        if config["pcgrad"] and config["step_sampler"] == "lossaware":
-            raise SettingError("step_sampler", "lossaware", must="be uniform or fixstep with pcgrad")
-
-    @classmethod
     def check_process(cls, config: Any) -> None:
         super().check_process(config)
         bridge = config["process"] == "bridge"
@@ -247,9 +241,11 @@ class ADRec(GaussianRecommender):
         """Cross-entropy and squared error at every place; the target embeddings take part in the gradient."""
         ce = self.ce_weight * self.ranking_loss(step.x0_hat, step.target, step.interaction)
         mse = self.mse_weight * mean_by_row((step.x0_hat - step.x_0).square().mean(dim=-1), step)
-        if self.pcgrad and torch.is_grad_enabled():
-            return Losses(self.projected(step.batch.loss(ce), step.batch.loss(mse), step.batch.added))
-        return Losses(ce + mse)
+        if not (self.pcgrad and torch.is_grad_enabled()):
+            return Losses(ce + mse)
+        first, second = (step.batch.loss(step.weight * loss) for loss in (ce, mse))
+        projected = self.projected(first, second, step.batch.added)
+        return Losses(torch.zeros_like(ce), unweighted=projected, learns_from=ce + mse)
 
     def projected(
         self, first: Tensor, second: Tensor, added: Callable[[Tensor], Tensor] = torch.Tensor.detach

@@ -40,6 +40,7 @@ class TrainingStep(NamedTuple):
     history : History
     target : int64 [B], the next items
     timestep : int64 or float [B]
+    weight : [B], by which the timestep sampler weights the losses of each row
     x_0, x_t : where the process starts, and the noised state
     noise_used : the random numbers that made x_t
     condition : what `denoise` was given
@@ -53,6 +54,7 @@ class TrainingStep(NamedTuple):
     history: History
     target: Tensor
     timestep: Tensor
+    weight: Tensor
     x_0: Tensor
     x_t: Tensor
     noise_used: Tensor
@@ -411,7 +413,19 @@ class DiffusionRecommender(SequentialRecommender):
         self.check_output(output, x_0)
         x0_hat = self.to_x_0(output, x_t, timestep)
         step = TrainingStep(
-            interaction, history, target, timestep, x_0, x_t, noise_used, condition, output, x0_hat, noise, batch
+            interaction,
+            history,
+            target,
+            timestep,
+            weight,
+            x_0,
+            x_t,
+            noise_used,
+            condition,
+            output,
+            x0_hat,
+            noise,
+            batch,
         )
         losses = self.all_losses(step)
         if not isinstance(losses, Losses):

@@ -13,6 +13,7 @@ from recbole_diffusion.errors import SettingError
 from recbole_diffusion.model.base import TrainingStep
 from recbole_diffusion.model.prefergrow import PRIORS, PreferGrow
 
+ONE = torch.ones(1)
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attn_dropout_prob": 0.0}
 
 
@@ -105,7 +106,7 @@ def test_the_loss_is_that_of_the_process(prior: str, similarity: str) -> None:
     x_0, x_t = torch.tensor([3, 7, 7, 12]), torch.tensor([3, other, 7, other])
     timestep = torch.tensor([0, 20, 11, 4])
     output = torch.randn(4, 16, dtype=torch.float64, requires_grad=True)
-    step = TrainingStep(None, None, x_0, timestep, x_0, x_t, x_t, None, output, output, Noise(), None)
+    step = TrainingStep(None, None, x_0, timestep, ONE, x_0, x_t, x_t, None, output, output, Noise(), None)
     rows = model.losses(step).rows
     expected = score_entropy(model.process, model.ratios(output, x_t), x_0, x_t, timestep, model.prior())
     torch.testing.assert_close(rows, expected)
@@ -122,7 +123,7 @@ def test_rows_whose_state_is_not_of_the_prior_count_for_nothing() -> None:
     model = make(prior="point")
     x_0, timestep = torch.tensor([3, 7]), torch.tensor([1, 20])
     output = (1e4 * torch.randn(2, 16)).requires_grad_()
-    step = TrainingStep(None, None, x_0, timestep, x_0, x_0, x_0, None, output, output, Noise(), None)
+    step = TrainingStep(None, None, x_0, timestep, ONE, x_0, x_0, x_0, None, output, output, Noise(), None)
     rows = model.losses(step).rows
     gradients = torch.autograd.grad(rows.sum(), [output, model.item_embedding.weight])
     assert not rows.any() and not any(gradient.any() for gradient in gradients)
@@ -132,7 +133,7 @@ def test_under_autocast_the_loss_is_computed_in_full_precision() -> None:
     model = make()
     x_0, x_t, timestep = torch.tensor([3, 7]), torch.tensor([5, 7]), torch.tensor([11, 20])
     output = torch.randn(2, 16)
-    step = TrainingStep(None, None, x_0, timestep, x_0, x_t, x_t, None, output, output, Noise(), None)
+    step = TrainingStep(None, None, x_0, timestep, ONE, x_0, x_t, x_t, None, output, output, Noise(), None)
     expected = model.losses(step).rows
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(model.losses(step).rows, expected)
@@ -153,7 +154,9 @@ def test_the_prior_gets_the_gradient_of_the_whole_expected_loss() -> None:
     torch.testing.assert_close(chance.sum(), torch.ones((), dtype=torch.float64))
     mean = (chance * score_entropy(model.process, s, target, states, shared, prior)).sum()
     (expected,) = torch.autograd.grad(mean, model.prior_logits)
-    step = TrainingStep(None, None, target, shared, target, states, states, condition, output, output, Noise(), None)
+    step = TrainingStep(
+        None, None, target, shared, ONE, target, states, states, condition, *[output] * 2, Noise(), None
+    )
     rows = model.losses(step).rows
     (got,) = torch.autograd.grad((chance.detach() * rows).sum(), model.prior_logits)
     torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-9)
