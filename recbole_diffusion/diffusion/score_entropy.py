@@ -115,8 +115,11 @@ class ScoreEntropyProcess(CategoricalProcess):
         earlier = (log_ratio.exp() - (1 - shrunk) * prior).clamp_(min=0).log_()
         earlier = torch.maximum(earlier, log_ratio.add_(math.log(_LEAST)))
         here = x_t[:, None]
-        stays = self._stays(x_t, shrunk, prior).log()
-        return earlier.scatter(1, here, earlier.gather(1, here) + stays).log_softmax(dim=-1)
+        own = earlier.gather(1, here) + self._stays(x_t, shrunk, prior).log()
+        # Where all is its own it is the first, however large the s of others.
+        first = earlier.amax(dim=1, keepdim=True) + 1
+        own = torch.where(prior[here] > 0, own, own.maximum(first))
+        return earlier.scatter(1, here, own).log_softmax(dim=-1)
 
     def step(
         self,

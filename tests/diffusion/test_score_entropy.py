@@ -164,6 +164,14 @@ def test_far_apart_ratios_keep_the_order_of_all_items(name: str) -> None:
         assert torch.equal(log_p[x_t, others].argsort(), s[x_t, others].argsort())
 
 
+def test_a_state_of_no_prior_stays_the_first_however_large_the_ratios_of_others() -> None:
+    process, prior = ScoreEntropyProcess(BETAS), prior_of("point").float()
+    s = torch.tensor([[0.0, 0.0, -5.0, 300.0, 200.0]])
+    log_p = process.log_x_0(s, torch.tensor([1]), 3, prior)
+    assert log_p[0].argsort(descending=True).tolist()[:4] == [1, 3, 4, 0]
+    assert log_p.isfinite().all()
+
+
 def test_a_state_that_is_hardly_ever_drawn_came_from_itself() -> None:
     """Bayes' rule for x_t of a prior probability of 1e-12, which 1e-9 must not stand for."""
     process, gap = ScoreEntropyProcess(BETAS), 1e-3
