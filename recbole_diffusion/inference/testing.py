@@ -23,14 +23,22 @@ from ..host.settings import MERGED, DiffusionConfig, load_config, merge
 from ..host.table import COMPUTED, DATA, EVALUATION, RUN, rename, with_protocol
 from ..training import checkpoint
 from ..training.evaluating import EvaluatingTrainer
-from ..training.process import process_as_found
+from ..training.process import compute_as_set, process_as_found
 from ..training.run import RunResult, build_model, init_seed
 from .restoring import class_of
 
 logger = logging.getLogger(__name__)
 
-# What a saved model is tested with, unless it is given: nothing is written but what the user names.
-QUIET = {"log_dir": None, "tensorboard_dir": None, "log_wandb": False, "state": "warning", "resume": None}
+# What a saved model is tested with, unless it is given: nothing is written but what the user names, and training's
+# threads are those of its machine.
+QUIET = {
+    "log_dir": None,
+    "tensorboard_dir": None,
+    "log_wandb": False,
+    "state": "warning",
+    "resume": None,
+    "threads": None,
+}
 # Settings of where a run is computed that mean nothing without a training.
 OF_TRAINING = (
     *("resume", "cuda_graphs", "checkpoint_dir", "tensorboard_dir", "log_wandb", "wandb_project"),
@@ -156,13 +164,16 @@ def rebuild(path: str | Path, state: Mapping[str, Any], config: DiffusionConfig)
 
 
 def reopen(path: str | Path, state: Mapping[str, Any], config: DiffusionConfig) -> Reopened:
-    """Build data and model of a checkpoint as `changed_config` describes them, to be tested.
+    """Build data and model of a checkpoint as `changed_config` describes them, to be tested as a run tests.
+
+    The threads and the precision of the settings hold from here on.
 
     Raises
     ------
     UserError
         See `rebuild`.
     """
+    compute_as_set(config)
     _, train_data, valid_data, test_data, model = rebuild(path, state, config)
     config["checkpoint_dir"] = str(Path(path).parent)
     trainer = EvaluatingTrainer(config, model)

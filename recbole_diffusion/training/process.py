@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
 from ..host.compat import anomaly_detection_as_found
 from .checkpoint import random_state, set_random_state
+from .threads import use_threads
+
+
+def compute_as_set(config: Any) -> None:
+    """Compute with the threads and the precision that the settings say, from here on."""
+    use_threads(config["threads"])
+    torch.set_float32_matmul_precision(config["float32_matmul_precision"])
 
 
 @contextmanager

@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from tabulate import tabulate
 from torch import nn
 
@@ -30,9 +29,8 @@ from ..host.shared_data import SplitData  # noqa: E402
 from ..host.table import COMPUTED, RUN  # noqa: E402
 from ..model.splitting import split_weights  # noqa: E402
 from . import attributes, distributed, launch  # noqa: E402
-from .process import process_as_found  # noqa: E402
+from .process import compute_as_set, process_as_found  # noqa: E402
 from .splitting import KEY, split_items  # noqa: E402
-from .threads import use_threads  # noqa: E402
 from .trainer import Trainer, build_trainer  # noqa: E402
 
 logger = logging.getLogger(__name__)
@@ -148,8 +146,7 @@ def prepare(config: Any) -> Prepared:
     """
     if launch.starts_processes(config):
         raise SettingError("nproc", config["nproc"], must="be 1 where a run is one of many")
-    use_threads(config["threads"])
-    torch.set_float32_matmul_precision(config["float32_matmul_precision"])
+    compute_as_set(config)
     init_seed(config["seed"], config["reproducibility"])
     logger.info("%s: reading %s from %s", config["model"], config["dataset"], config["data_path"])
     processes = distributed.present()

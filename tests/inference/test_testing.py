@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from saved_models import SMALL, Saved
 
 from recbole_diffusion.errors import SettingError, UserError
 from recbole_diffusion.evaluation.protocols import SUFFIX
 from recbole_diffusion.evaluation.ranks import hit, load_ranks
+from recbole_diffusion.inference import testing
 from recbole_diffusion.inference.testing import evaluate
 from recbole_diffusion.training.run import train_and_test
 
@@ -62,6 +64,21 @@ def test_settings_of_inference_are_those_of_a_run_with_them(saved: Callable[...,
     assert metrics(trained.path, noise_scale="0")["test_result"] != trained.test_result
     guided = saved("PreferGrow")
     assert metrics(guided.path, guidance_scale="3")["test_result"] != guided.test_result
+
+
+def test_it_computes_as_the_settings_say(saved: Callable[..., Saved], monkeypatch: pytest.MonkeyPatch) -> None:
+    trained = saved("DiffuRec", float32_matmul_precision="high")
+    found, measure = [], testing.metrics_of
+
+    def watched(opened: testing.Reopened) -> Any:
+        found.append((torch.get_float32_matmul_precision(), torch.get_num_threads()))
+        return measure(opened)
+
+    monkeypatch.setattr(testing, "metrics_of", watched)
+    before = torch.get_float32_matmul_precision(), torch.get_num_threads()
+    assert metrics(trained.path, threads="3")["test_result"] == pytest.approx(trained.test_result, abs=1e-6)
+    assert found == [("high", 3)]
+    assert (torch.get_float32_matmul_precision(), torch.get_num_threads()) == before
 
 
 def test_other_metrics_modes_and_cut_offs(saved: Callable[..., Saved]) -> None:
