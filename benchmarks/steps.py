@@ -24,11 +24,10 @@ from recbole_diffusion.errors import SettingError, UserError
 from recbole_diffusion.evaluation.ranking import user_ranks
 from recbole_diffusion.evaluation.ranks import K, by_user, hit, ndcg
 from recbole_diffusion.evaluation.statistics import interval, resampled_means
-from recbole_diffusion.host.settings import load_config
 from recbole_diffusion.inference.sampling import overridden
+from recbole_diffusion.inference.testing import Reopened, changed_config, reopen
 from recbole_diffusion.model.base import DiffusionRecommender
 from recbole_diffusion.training import checkpoint
-from recbole_diffusion.training.run import Prepared, prepare
 
 STEPS = (1, 2, 4, 8, 16, 32)
 NOISE_SEEDS = (1, 2, 3)
@@ -45,7 +44,7 @@ usage: python -m benchmarks.steps --checkpoint=PATH[,PATH ...] [--KEY=VALUE ...]
                        all steps of the model, of a flow against the last of the list
   --noise_seeds LIST   seeds of the evaluation's noise (default 1,2,3)
   --output FOLDER      where steps.json and steps.png go (default the current folder)
-  --KEY VALUE          settings in the place of the checkpoint's, such as data_path
+  --KEY VALUE          settings that a test may change, such as data_path
 """
 
 
@@ -115,37 +114,33 @@ def lines_of(steps: Sequence[int], ranks: Sequence[np.ndarray], seconds: Sequenc
     return lines
 
 
-def measure(prepared: Prepared, steps: Sequence[int], noise_seeds: Sequence[int]) -> list[Line]:
+def measure(opened: Reopened, steps: Sequence[int], noise_seeds: Sequence[int]) -> list[Line]:
     """Evaluate a trained model with each number of steps and each seed of the noise."""
     ranks, seconds = [], []
     rounds = [(count, seed) for count in steps for seed in noise_seeds]
     for count, seed in tqdm(rounds, "Evaluate", ncols=100, leave=False, disable=not shows_progress()):
-        with overridden(prepared.model, count, seed):
+        with overridden(opened.model, count, seed):
             begin = perf_counter()
-            found = user_ranks(prepared.trainer, prepared.test_data)
+            found = user_ranks(opened.trainer, opened.test_data)
             seconds.append(perf_counter() - begin)
         ranks.append(by_user(found.user, found.rank[None]))
     by_steps = np.concatenate(ranks).reshape(len(steps), len(noise_seeds), -1)
     return lines_of(steps, list(by_steps), np.reshape(seconds, (len(steps), -1)).min(axis=1).tolist())
 
 
-def read(path: str, changes: dict[str, Any]) -> tuple[dict[str, Any], Prepared]:
-    """Settings of a checkpoint as plain data, and all that its run works with, holding the best weights.
+def read(path: str, changes: dict[str, Any]) -> Reopened:
+    """A trained model with its data.
 
     Raises
     ------
     UserError
         For a file that is no checkpoint, or of a model without reverse steps.
     """
-    state = checkpoint.load(path)
-    quiet = {"log_dir": None, "tensorboard_dir": None, "resume": None, "show_progress": False}
-    config = load_config(state["model"], state["dataset"], None, {**state["config"], **quiet, **changes})
+    state = checkpoint.load_model(path)
+    config = changed_config(path, state, None, changes)
     if config["diffusion"] is False or not issubclass(config.model_class, DiffusionRecommender):
         raise UserError(f"{path}: {state['model']} has no reverse steps, or was trained with diffusion: False")
-    prepared = prepare(config)
-    checkpoint.require_catalogue(path, state, prepared.data)
-    checkpoint.set_weights(prepared.model, checkpoint.best_weights(state), prepared.trainer.device)
-    return config.plain(), prepared
+    return reopen(path, state, config)
 
 
 def table(results: Sequence[dict[str, Any]]) -> str:
@@ -230,10 +225,12 @@ def run(argv: Sequence[str]) -> None:
     output = Path(settings.pop("output", "."))
     results = []
     for path in paths.split(","):
-        config, prepared = read(path, settings)
-        # A flow has no number of its own: its longest chain here is the longest that was asked for.
-        whole = config.get("diffusion_steps") or steps[-1]
-        lines = measure(prepared, [*(count for count in steps if count < whole), whole], seeds)
+        opened = read(path, settings)
+        # In continuous time any number will do: the longest chain here is the longest that was asked for.
+        flows = isinstance(opened.model.timesteps[0], float)
+        whole = steps[-1] if flows else opened.model.process.longest_chain
+        config = opened.config.plain()
+        lines = measure(opened, [*(count for count in steps if count < whole), whole], seeds)
         named = {key: config[key] for key in ("model", "dataset", "seed")}
         results.append({**named, "noise_seeds": seeds, "lines": lines, "fewest": fewest(lines), "config": config})
         print(table(results[-1:]), flush=True)

@@ -46,15 +46,16 @@ def test_a_trained_model_is_measured_with_each_number_of_steps(
     assert (tmp_path / "steps.png").stat().st_size > 1000
     assert "| 12 " in capsys.readouterr().out
     # Of the run's own noise and steps, the accuracy is that of the run.
-    _, prepared = steps.read(str(trained.model_file), {})
-    alone = steps.measure(prepared, [3], [2020])[0]
+    alone = steps.measure(steps.read(str(trained.model_file), {}), [3], [2020])[0]
     assert alone.ndcg == pytest.approx(trained.result["test_result"]["ndcg@10"], abs=1e-6)
     assert len(list(tmp_path.glob("*.pth"))) == 2
 
 
-def test_a_flow_is_measured_against_the_longest_chain_that_was_asked_for(tmp_path: Path) -> None:
-    settings = {**SMALL_RUN, "epochs": 1, "checkpoint_dir": str(tmp_path)}
-    trained = train_and_test("RFMRec", "ml-100k", None, settings)
+@pytest.mark.parametrize("model", ["RFMRec", "FMRec"])
+def test_a_flow_is_measured_against_the_longest_chain_that_was_asked_for(tmp_path: Path, model: str) -> None:
+    depth = {"decoder_depth": 0} if model == "FMRec" else {}
+    settings = {**SMALL_RUN, **depth, "noise_scale": 1.0, "epochs": 1, "checkpoint_dir": str(tmp_path)}
+    trained = train_and_test(model, "ml-100k", None, settings)
     steps.run([f"--checkpoint={trained.model_file}", "--steps=1,4", "--noise_seeds=1", f"--output={tmp_path}"])
     (result,) = json.loads((tmp_path / "steps.json").read_text())["results"]
     assert [entry["steps"] for entry in result["lines"]] == [1, 4]
