@@ -295,13 +295,6 @@ class GaussianProcess(Process):
         signal, spread = self.marginal(timestep, x_t)
         return signal * x_t - spread * output if prediction_type == "v" else (x_t - spread * output) / signal
 
-    def target(self, x_0: Tensor, noise: Tensor, timestep: Tensor, prediction_type: str) -> Tensor:
-        """What a network is to predict, like x_0: the inverse of `to_x_0`."""
-        if prediction_type == "x0":
-            return x_0
-        signal, spread = self.marginal(timestep, x_0)
-        return signal * noise - spread * x_0 if prediction_type == "v" else noise
-
     def step(
         self,
         x0_hat: Tensor,

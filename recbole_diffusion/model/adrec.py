@@ -75,8 +75,6 @@ class ADRec(GaussianRecommender):
         "ce_weight": at_least(0, "float"),
         "mse_weight": at_least(0, "float"),
         "pcgrad": switch(),
-        # Every place has a target.
-        "loss_type": one_of(("CE",)),
     }
     trains_on = "sequences"
     records_steps = True

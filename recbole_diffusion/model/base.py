@@ -226,6 +226,9 @@ class DiffusionRecommender(SequentialRecommender):
         for key in ("guidance_drop", "guidance_scale"):
             if config[key] and not guidable:
                 raise SettingError(key, config[key], must=f"be 0, as {cls.__name__} has no unconditional form")
+        if cls.trains_on == "sequences" and config["loss_type"] != "CE":
+            # A negative is drawn for each row.
+            raise SettingError("loss_type", config["loss_type"], must=f"be CE, as {cls.__name__} trains every place")
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)

@@ -45,7 +45,6 @@ class RFMRec(DiffusionRecommender):
     settings: ClassVar[Mapping[str, Setting]] = {
         **ENCODER,
         "embedding_dropout_prob": probability(),
-        "loss_type": one_of(("CE",)),
         "velocity_weight": at_least(0, "float"),
         "rank_by": one_of(RANK_BY, at_inference=True),
     }

@@ -13,6 +13,7 @@ from small_plans import InThisProcess
 from recbole_diffusion.cli.main import main
 from recbole_diffusion.compare import local
 from recbole_diffusion.diffusion.noise import GivenNoise
+from recbole_diffusion.errors import SettingError
 from recbole_diffusion.host.settings import load_config
 from recbole_diffusion.inference import Recommender
 from recbole_diffusion.training.checkpoint import load
@@ -66,6 +67,11 @@ def checkpoint_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], P
         return done[model]
 
     return train
+
+
+def test_a_target_at_every_place_has_no_negative_of_its_own() -> None:
+    with pytest.raises(SettingError, match=r"^loss_type must be CE, as EveryPlace trains every place, got 'BPR'$"):
+        load_config(path_of("EveryPlace"), "ml-100k", None, {**SMALL, "loss_type": "BPR"})
 
 
 @pytest.mark.parametrize("model", EXAMPLE_MODELS)

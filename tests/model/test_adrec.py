@@ -226,7 +226,7 @@ def test_neighbouring_steps_agree_place_by_place() -> None:
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"loss_type": "BPR"}, "loss_type must be CE, got 'BPR'"),
+        ({"loss_type": "BPR"}, "loss_type must be CE, as ADRec trains every place, got 'BPR'"),
         (
             {"process": "bridge", "diffusion_steps": 1, "inference_steps": 1},
             "diffusion_steps must be at least 2 with p",

@@ -162,7 +162,7 @@ def test_padding_is_never_trained() -> None:
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"loss_type": "BPR"}, "loss_type must be CE, got 'BPR'"),
+        ({"loss_type": "BPR"}, "loss_type must be CE, as RFMRec trains every place, got 'BPR'"),
         ({"hidden_size": 20, "n_heads": 4}, "hidden_size must be a multiple of 2 n_heads=8, got 20"),
         ({"velocity_weight": -1.0}, "velocity_weight must be at least 0, got -1.0"),
         ({"guidance_scale": 1.0}, "guidance_scale must be 0, as RFMRec has no unconditional form, got 1.0"),
