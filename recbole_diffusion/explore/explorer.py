@@ -26,7 +26,7 @@ from .sliders import chosen, sliders_of
 
 logger = logging.getLogger(__name__)
 
-# Items noted of each state of the reverse process.
+# Items noted of each state of the reverse process, where there are so many.
 OF_STATE = 5
 
 
@@ -236,7 +236,7 @@ class Explorer:
             traced = trajectory.trace(
                 one.model,
                 history,
-                OF_STATE,
+                min(OF_STATE, len(self.vocabulary)),
                 # A single step would show nothing.
                 steps if steps > 1 else None,
                 options.seed,

@@ -86,6 +86,14 @@ def test_the_process_is_that_of_explain(
         np.testing.assert_allclose(found["draws"][0], found["path"][-1], atol=1e-3)
 
 
+def test_of_a_small_catalogue_each_state_has_all_items(explorer: Explorer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("recbole_diffusion.explore.explorer.OF_STATE", 10**6)
+    process = explorer.process(read_request({"history": HISTORY, "include_seen": True}, 2))[0]
+    assert process is not None
+    items = {one["item"] for one in process["states"][0]}
+    assert len(items) == explorer.about()["items"] == len(process["states"][-1])
+
+
 def test_a_held_out_item_has_its_rank_in_each_list(explorer: Explorer) -> None:
     whole = explorer.answer(read_request({"history": HISTORY, "topk": 50}, 2))["lists"]
     for place in (0, 17):
