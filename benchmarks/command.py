@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from recbole_diffusion.cli.parsers import settings_parser
+from recbole_diffusion.errors import SettingError
 
 
 def print_measured(
@@ -27,3 +28,18 @@ def print_measured(
         print(help_text, end="")
         return
     print(json.dumps(measure(arguments.config_files, arguments.settings), indent=2))
+
+
+def whole_numbers(key: str, text: str | None, default: Sequence[int]) -> list[int]:
+    """Different positive numbers, ascending, of a flag such as `1,2,4`; the default where it is not given.
+
+    Raises
+    ------
+    SettingError
+    """
+    if text is None:
+        return list(default)
+    parts = [part.strip() for part in text.strip("[]").split(",")]
+    if not all(part.isdecimal() and int(part) for part in parts):
+        raise SettingError(key, text, must="be positive whole numbers, such as 1,2,4")
+    return sorted(set(map(int, parts)))

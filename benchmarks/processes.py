@@ -16,12 +16,11 @@ import psutil
 import torch.distributed as dist
 from recbole.utils import init_seed
 
-from benchmarks.command import print_measured
+from benchmarks.command import print_measured, whole_numbers
 from benchmarks.machine import device_name, peak_rss_mb
 from benchmarks.scale import DATASET, LENGTH, catalogue, made_up_batch, write_long_tailed
 from benchmarks.timing import spread_batches
 from recbole_diffusion.cli.exit_codes import run_command
-from recbole_diffusion.errors import SettingError
 from recbole_diffusion.host.parsing import typed
 from recbole_diffusion.host.settings import load_config
 from recbole_diffusion.training import launch
@@ -186,7 +185,7 @@ def measure(config_files: Sequence[str], settings: Mapping[str, Any]) -> dict[st
     chosen = dict(settings)
     interactions = typed("interactions", chosen.pop("interactions", None), "int or ~")
     items = typed("items", chosen.pop("items", None), "int or ~")
-    numbers = _numbers(chosen.pop("processes", None))
+    numbers = whole_numbers("processes", chosen.pop("processes", None), NUMBERS)
     with TemporaryDirectory() as folder:
         chosen |= {"checkpoint_dir": folder, "log_dir": None, "tensorboard_dir": None}
         if interactions is not None:
@@ -209,15 +208,6 @@ def measure(config_files: Sequence[str], settings: Mapping[str, Any]) -> dict[st
         "settings": {key: config[key] for key in names},
         "device": device_name(config["device"]),
     }
-
-
-def _numbers(text: str | None) -> Sequence[int]:
-    if text is None:
-        return NUMBERS
-    parts = text.split(",")
-    if not all(part.isdecimal() and int(part) for part in parts):
-        raise SettingError("processes", text, must="be positive whole numbers, such as 1,2,4")
-    return [int(part) for part in parts]
 
 
 def run(argv: Sequence[str]) -> None:

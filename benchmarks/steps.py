@@ -16,11 +16,12 @@ from matplotlib.ticker import NullLocator
 from tabulate import tabulate
 from tqdm import tqdm
 
+from benchmarks.command import whole_numbers
 from recbole_diffusion.cli.exit_codes import run_command
 from recbole_diffusion.cli.parsers import settings_parser
 from recbole_diffusion.common.files import atomic_write, write_json
 from recbole_diffusion.common.log import shows_progress
-from recbole_diffusion.errors import SettingError, UserError
+from recbole_diffusion.errors import UserError
 from recbole_diffusion.evaluation.ranking import user_ranks
 from recbole_diffusion.evaluation.ranks import K, by_user, hit, ndcg
 from recbole_diffusion.evaluation.statistics import interval, resampled_means
@@ -193,18 +194,6 @@ def plot(results: Sequence[dict[str, Any]], path: Path) -> None:
         figure.savefig(part, dpi=150, format="png")
 
 
-def _numbers(key: str, text: str | None, default: Sequence[int]) -> list[int]:
-    if text is None:
-        return list(default)
-    try:
-        numbers = sorted({int(word) for word in text.strip("[]").split(",")})
-    except ValueError:
-        numbers = [0]
-    if numbers[0] < 1:
-        raise SettingError(key, text, must="be positive whole numbers, such as 1,2,4")
-    return numbers
-
-
 def run(argv: Sequence[str]) -> None:
     """Do what the command line says.
 
@@ -220,8 +209,8 @@ def run(argv: Sequence[str]) -> None:
         if not arguments.help:
             raise UserError("--checkpoint must name a trained model, as in --checkpoint=saved/NAME.pth")
         return
-    steps = _numbers("steps", settings.pop("steps", None), STEPS)
-    seeds = _numbers("noise_seeds", settings.pop("noise_seeds", None), NOISE_SEEDS)
+    steps = whole_numbers("steps", settings.pop("steps", None), STEPS)
+    seeds = whole_numbers("noise_seeds", settings.pop("noise_seeds", None), NOISE_SEEDS)
     output = Path(settings.pop("output", "."))
     results = []
     for path in paths.split(","):
