@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from math import log, nan
+from math import inf, log, nan
 from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -227,11 +227,13 @@ def exponents(rows: Sequence[Mapping[str, float]]) -> str:
 
 
 def _measure_all(config: DiffusionConfig, settings: dict[str, Any], quick: bool) -> dict[str, list[dict[str, float]]]:
+    # Without a number of its own, as in a flow, a chain may have any.
+    longest = (config["diffusion_steps"] or inf) if config["inference_steps"] else 0
     planned = [
         (section, size)
         for section in SECTIONS
         for size in (section.quick if quick else section.points)
-        if section.measure is not steps_point or size <= (config["diffusion_steps"] or 0)
+        if section.measure is not steps_point or size <= longest
     ]
     tables: dict[str, list[dict[str, float]]] = {}
     bar = tqdm(planned, "Points", ncols=100, leave=False, disable=not shows_progress())

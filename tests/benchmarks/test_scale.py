@@ -66,6 +66,14 @@ def test_a_model_without_a_reverse_chain_has_no_steps(monkeypatch: pytest.Monkey
     assert [row["size"] for row in tables["interactions"]] == [10**5, 10**6, 10**7, 5 * 10**7]
 
 
+@pytest.mark.parametrize(("model", "longest"), [("DiffuRec", 32), ("PreferGrow", 16), ("RFMRec", 32)])
+def test_a_chain_is_as_long_as_the_process_allows(model: str, longest: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = load_config(model, "made-up", None, {"gpu_id": ""})
+    monkeypatch.setattr(scale, "_alone", lambda section, settings, size: {"size": size})
+    tables = scale._measure_all(config, {}, quick=False)
+    assert [row["size"] for row in tables["inference steps"]][-1] == longest
+
+
 def test_made_up_interactions_have_a_long_tail(tmp_path: Path) -> None:
     scale.write_long_tailed(tmp_path, 30_000)
     table = pd.read_csv(tmp_path / scale.DATASET / f"{scale.DATASET}.inter", sep="\t")
