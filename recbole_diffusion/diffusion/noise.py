@@ -53,7 +53,7 @@ class Noise:
         raise NotImplementedError(f"{type(self).__name__} needs a method 'normal(name, shape)'")
 
     def uniform(self, name: str, shape: Shape) -> Tensor:
-        """Uniform numbers between 0 and 1, both excluded, [B, ...]."""
+        """Uniform numbers from 0 to below 1, [B, ...]."""
         below_1 = 1 - 2.0**-24
         return torch.special.ndtr(self.normal(name, shape)).clamp(torch.finfo(torch.float32).tiny, below_1)
 
