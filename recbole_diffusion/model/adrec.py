@@ -17,7 +17,7 @@ from ..diffusion.noise import Noise, Shape
 from ..diffusion.process import GaussianProcess, Process
 from ..diffusion.timesteps import SharedSteps, StepSampler
 from ..errors import SettingError
-from .base import ENCODER, History, Losses, TrainingStep, mean_by_row
+from .base import ENCODER, History, Losses, TrainingStep, make_encoder, mean_by_row
 from .gaussian import GaussianRecommender, check_fixed, step_factor
 from .layers import Dropout, StepMLP
 from .padding import counted_keys, with_padding_place
@@ -116,12 +116,12 @@ class ADRec(GaussianRecommender):
         d, eps = self.hidden_size, config["layer_norm_eps"]
         self.embedding_dropout = Dropout(config["embedding_dropout_prob"])
         self.embedding_norm = nn.LayerNorm(d, eps=eps)
-        self.encoder = self.make_encoder(config, post_norm=True)
+        self.encoder = make_encoder(config, post_norm=True)
         self.step_mlp = StepMLP(d, step_factor(config))
         self.register_buffer("steps", torch.arange(config["diffusion_steps"]), persistent=False)
         self.attends: bool = config["decoder"] == "attention"
         self.decoder: nn.Module = (
-            self.make_encoder(config, "decoder_layers", post_norm=True)
+            make_encoder(config, "decoder_layers", post_norm=True)
             if self.attends
             else nn.Sequential(nn.Linear(d, 4 * d), nn.SiLU(), nn.Linear(4 * d, d), nn.LayerNorm(d))
         )

@@ -333,10 +333,6 @@ class DiffusionRecommender(SequentialRecommender):
         """`losses`, with what every model of the kind can add to its own."""
         return self.losses(step)
 
-    def make_encoder(self, config: Any, layers: str = "n_layers", **block: bool) -> Encoder:
-        """See the function of this name."""
-        return make_encoder(config, layers, **block)
-
     # Histories and noise.
 
     def history(self, interaction: Any) -> History:

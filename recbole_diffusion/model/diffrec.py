@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..common.setting import Setting, at_least, one_of
 from ..diffusion.noise import Noise
-from .base import ENCODER, History, Losses, TrainingStep
+from .base import ENCODER, History, Losses, TrainingStep, make_encoder
 from .discrete import mean_log_probability
 from .gaussian import GaussianRecommender
 from .layers import Dropout, step_angles
@@ -81,7 +81,7 @@ class DiffRec(GaussianRecommender):
         self.rounding = nn.Linear(self.hidden_size, self.n_items) if config["rounding"] == "linear" else None
         self.input_norm = nn.LayerNorm(self.hidden_size, eps=config["layer_norm_eps"])
         self.input_dropout = Dropout(config["hidden_dropout_prob"])
-        self.encoder = self.make_encoder(config)
+        self.encoder = make_encoder(config)
         self.output_norm = nn.LayerNorm(self.hidden_size, eps=config["layer_norm_eps"])
         self.output = nn.Linear(self.hidden_size, self.hidden_size)
 

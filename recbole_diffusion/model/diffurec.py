@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..common.setting import Setting, one_of, probability, switch
 from ..diffusion.noise import Noise
-from .base import ENCODER, History
+from .base import ENCODER, History, make_encoder
 from .gaussian import GaussianRecommender, step_factor
 from .layers import Dropout, StepMLP
 from .padding import counted_keys, with_padding_place
@@ -66,7 +66,7 @@ class DiffuRec(GaussianRecommender):
         self.embedding_dropout = Dropout(config["embedding_dropout_prob"])
         self.embedding_norm = nn.LayerNorm(self.hidden_size, eps=config["layer_norm_eps"])
         self.step_mlp = StepMLP(self.hidden_size, self.step_scale(config))
-        self.encoder = self.make_encoder(config)
+        self.encoder = make_encoder(config)
         self.output_dropout = Dropout(config["hidden_dropout_prob"])
         self.output_norm = nn.LayerNorm(self.hidden_size, eps=config["layer_norm_eps"])
 

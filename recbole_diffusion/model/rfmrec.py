@@ -15,7 +15,7 @@ from ..diffusion.process import Process
 from ..diffusion.sphere import SphereFlow
 from ..diffusion.timesteps import FlowSteps, StepSampler
 from ..errors import SettingError
-from .base import ENCODER, DiffusionRecommender, History, Losses, TrainingStep, mean_by_row
+from .base import ENCODER, DiffusionRecommender, History, Losses, TrainingStep, make_encoder, mean_by_row
 from .layers import Dropout, StepMLP
 
 RANK_BY = ("flow", "encoder")
@@ -67,7 +67,7 @@ class RFMRec(DiffusionRecommender):
         self.ranks_by_encoder: bool = config["rank_by"] == "encoder"
         self.embedding_dropout = Dropout(config["embedding_dropout_prob"])
         self.embedding_norm = nn.LayerNorm(d, eps=config["layer_norm_eps"])
-        self.encoder = self.make_encoder(config, post_norm=True, rotary=True)
+        self.encoder = make_encoder(config, post_norm=True, rotary=True)
         self.step_mlp = StepMLP(d, 1000.0)
         norm = nn.LayerNorm(d)
         # Else a velocity would start √d long, and steps would lead nowhere until training has shrunk it.
