@@ -18,7 +18,7 @@ from ..diffusion.process import NoProcess, Process
 from ..diffusion.samplers import Denoise, ReverseStep, ancestral
 from ..diffusion.timesteps import OneStep, StepSampler
 from ..errors import ModelError, SettingError, UserError
-from .layers import ACTIVATIONS, Encoder, item_table
+from .layers import ACTIVATIONS, Encoder, HistoryEncoder, item_table
 from .losses import catalogue_cross_entropy, place_cross_entropy
 from .sharing import Batch, History, Processes, counted_places, rows_of
 from .similarity import SIMILARITIES, item_queries, item_vectors, scores_of
@@ -142,6 +142,18 @@ def make_encoder(config: Any, layers: str = "n_layers", **block: bool) -> Encode
         hidden_act=config["hidden_act"],
         layer_norm_eps=config["layer_norm_eps"],
         **block,
+    )
+
+
+def make_history_encoder(config: Any, n_layers: int, n_heads: int, residual: bool = False) -> HistoryEncoder:
+    """The blocks of DreamRec, or with `residual` of PreferDiff, with the width and the dropout of the settings."""
+    return HistoryEncoder(
+        n_layers,
+        hidden_size=config["hidden_size"],
+        n_heads=n_heads,
+        hidden_dropout=config["hidden_dropout_prob"],
+        attn_dropout=config["attn_dropout_prob"],
+        residual=residual,
     )
 
 

@@ -14,7 +14,7 @@ from ..diffusion.folding import FoldedChain, fold
 from ..diffusion.noise import Noise
 from ..diffusion.samplers import chain_coefficients
 from ..errors import SettingError
-from .base import History, Losses, TrainingStep
+from .base import History, Losses, TrainingStep, make_history_encoder
 from .gaussian import GaussianRecommender
 from .layers import Dropout, GELUStepMLP, HistoryEncoder
 from .losses import DISTANCES, distances
@@ -82,14 +82,7 @@ class DreamRec(GaussianRecommender):
 
     def make_history_encoder(self, config: Any) -> HistoryEncoder:
         """One block with one head, without residuals."""
-        return HistoryEncoder(
-            1,
-            hidden_size=config["hidden_size"],
-            n_heads=1,
-            hidden_dropout=config["hidden_dropout_prob"],
-            attn_dropout=config["attn_dropout_prob"],
-            residual=False,
-        )
+        return make_history_encoder(config, n_layers=1, n_heads=1)
 
     def encode(self, history: History, noise: Noise) -> Tensor:
         """The part of the denoiser's first layer that reads the history, [B, d], or [B, 2d] for `mlp2`."""

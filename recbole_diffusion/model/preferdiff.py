@@ -13,7 +13,7 @@ from ..common.setting import Setting, at_least, one_of, positive, share
 from ..diffusion.noise import Noise
 from ..diffusion.samplers import Denoise, ReverseStep
 from ..errors import SettingError
-from .base import Losses, TrainingStep
+from .base import Losses, TrainingStep, make_history_encoder
 from .dreamrec import DreamRec
 from .layers import HistoryAttention, HistoryEncoder
 from .losses import distances
@@ -100,14 +100,7 @@ class PreferDiff(DreamRec):
 
     def make_history_encoder(self, config: Any) -> HistoryEncoder:
         """Blocks with residuals, whose attention starts Xavier-uniform with biases of 0."""
-        encoder = HistoryEncoder(
-            config["n_layers"],
-            hidden_size=config["hidden_size"],
-            n_heads=config["n_heads"],
-            hidden_dropout=config["hidden_dropout_prob"],
-            attn_dropout=config["attn_dropout_prob"],
-            residual=True,
-        )
+        encoder = make_history_encoder(config, config["n_layers"], config["n_heads"], residual=True)
         for module in encoder.modules():
             if isinstance(module, HistoryAttention):
                 module.start_xavier()

@@ -15,9 +15,9 @@ from ..diffusion.samplers import Denoise, ReverseStep
 from ..diffusion.schedules import betas_of
 from ..diffusion.score_entropy import ScoreEntropyProcess
 from ..errors import SettingError
-from .base import History, Losses, TrainingStep
+from .base import History, Losses, TrainingStep, make_history_encoder
 from .discrete import DiscreteRecommender
-from .layers import Dropout, HistoryEncoder, rotated, step_angles
+from .layers import Dropout, rotated, step_angles
 from .losses import catalogue_exp_sum
 from .similarity import scores_of
 
@@ -86,14 +86,7 @@ class PreferGrow(DiscreteRecommender):
         self.prior_logits = nn.Parameter(torch.zeros(self.n_items - 1)) if adapts else None
         self.no_history = nn.Parameter(torch.empty(d).normal_(std=config["initializer_range"]))
         self.embedding_dropout = Dropout(config["hidden_dropout_prob"])
-        self.encoder = HistoryEncoder(
-            config["n_layers"],
-            hidden_size=d,
-            n_heads=config["n_heads"],
-            hidden_dropout=config["hidden_dropout_prob"],
-            attn_dropout=config["attn_dropout_prob"],
-            residual=False,
-        )
+        self.encoder = make_history_encoder(config, config["n_layers"], config["n_heads"])
         self.sigma_mlp = nn.Sequential(nn.Linear(_SIGMA_WIDTH, d), nn.SiLU(), nn.Linear(d, d), nn.SiLU())
         # Over [x_t; history; σ].
         self.mix = nn.Linear(3 * d, d)
