@@ -116,7 +116,7 @@ class FlowSteps(StepSampler):
         self.logit_mean, self.logit_std = logit_mean, logit_std
 
     def sample(self, shape: Shape, noise: Noise) -> tuple[Tensor, Tensor]:
-        """Draw a time for each row, by the name 'timestep': a normal number for `logit_normal`, else a uniform one."""
+        """Draw times of `shape`, by the name 'timestep': from normal numbers for `logit_normal`, else uniform ones."""
         if self.name == "logit_normal":
             share = torch.sigmoid(self.logit_mean + self.logit_std * noise.normal("timestep", shape))
         else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import psutil
@@ -303,7 +303,7 @@ class EncoderBlock(nn.Module):
         x = x + self.dropout(self.contract(inner))
         return self.feed_forward_norm(x) if self.post_norm else self.dropout(x)
 
-    def at_place(self, x: Tensor, place: Tensor, key_value: Tensor, key_mask: Tensor) -> Tensor:
+    def at_place(self, x: Tensor, place: Tensor, key_value: Tensor, key_mask: Tensor | None) -> Tensor:
         """Output [B, 1, d] for x [B, 1, d] at `place` [B], given keys and values [B, L, 2d] of all other places."""
         queries = self.read(x)
         rows = torch.arange(x.shape[0], device=x.device)
@@ -367,10 +367,10 @@ class Encoder(nn.Module):
                 x = block(x, key_mask, None, None)
         return found
 
-    def at_place(self, x: Tensor, place: Tensor, keys_and_values: list[Tensor], key_mask: Tensor) -> Tensor:
+    def at_place(self, x: Tensor, place: Tensor, keys_and_values: Sequence[Tensor], key_mask: Tensor | None) -> Tensor:
         """Output [B, d] at `place` [B], which holds x [B, d] and which no other place sees.
 
-        `key_mask` [B, L] says what that place sees, as for `Attention`.
+        `key_mask` [B, L] says what that place sees, as for `Attention`; None means all.
         """
         x = x[:, None]
         for block, key_value in zip(self.blocks, keys_and_values, strict=True):
