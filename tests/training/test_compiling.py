@@ -60,6 +60,13 @@ def test_the_baselines_of_this_package_are_compiled_too(tmp_path: Path) -> None:
     assert isinstance(make(tmp_path, "SASRecPlus", compile=True).trainer.model.encoder.forward, Compiled)
 
 
+@needs_compiler
+def test_a_loss_with_two_gradients_is_trained_as_it_is(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run = make(tmp_path, "ADRec", compile=True, pcgrad=True, train_batch_size=50)
+    assert "the network is trained as it is, as pcgrad takes two gradients of one pass" in caplog.text
+    run.trainer.model.calculate_loss(next(iter(run.train))).backward()
+
+
 def test_where_compiling_fails_a_warning_says_it_once(caplog: pytest.LogCaptureFixture) -> None:
     def fails(*args: Any) -> Any:
         raise torch._dynamo.exc.TorchDynamoException("no triton here\nmore of it")
