@@ -53,8 +53,8 @@ class ADRec(GaussianRecommender):
     With `process: bridge` it is BBDRec (Bai et al., arXiv 2507.06121): x_t is a Brownian bridge from the next item to
     c, and the reverse process starts from c.
 
-    With `diffusion: False` the decoder reads c itself: neither x_t nor the step enters. What is left is a causal
-    transformer of all blocks with the same two losses.
+    With `diffusion: False` the decoder reads c itself: neither x_t nor the step enters, and nothing is guided. What is
+    left is a causal transformer of all blocks with the same two losses.
 
     With `attention_mask: counted` padding takes part as in the authors' code: it is attended to as often as it stands
     to the left of a history, and is a candidate of the softmax. See `DiffusionRecommender` for the parameters.
@@ -102,6 +102,11 @@ class ADRec(GaussianRecommender):
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
+        # A row without its history would read zeros alone, at which LayerNorms have gradients beyond all numbers.
+        if not (self.use_diffusion and self.noise_scale):
+            self.guidance_drop = 0.0
+        if not self.use_diffusion:
+            self.guidance_scale = 0.0
         self.geodesic: bool = config["geodesic"]
         # Looking padding up does not train it; the softmax does where it is a candidate.
         self.item_embedding.padding_idx = 0

@@ -145,6 +145,21 @@ def test_guidance_of_no_weight_is_none() -> None:
     assert not torch.allclose(make(guidance_scale=1.0).eval().full_sort_predict(interaction), plain, atol=1e-3)
 
 
+@pytest.mark.parametrize("changes", [{"diffusion": False}, {"noise_scale": 0.0}], ids=str)
+def test_where_x_t_is_not_read_no_row_loses_its_history(changes: dict[str, Any]) -> None:
+    """Else it would read zeros alone, of which a LayerNorm's gradient is 10^6, and four of them one of 10^21."""
+    losses = []
+    for guidance in ({}, {"guidance_drop": 0.3, "guidance_scale": 1.0}):
+        model = make(**guidance, **changes)
+        noise = FreshNoise("cpu", generator=torch.Generator().manual_seed(0))
+        losses.append(model.calculate_loss(random_batch(), noise))
+    gradients = torch.autograd.grad(losses[1], list(model.parameters()), allow_unused=True, materialize_grads=True)
+    assert max(float(gradient.abs().max()) for gradient in gradients) < 1e3
+    if "diffusion" in changes:
+        assert torch.equal(*losses)
+        assert torch.equal(*(make(**changes, **g).eval().full_sort_predict(random_batch()) for g in ({}, guidance)))
+
+
 def test_projected_gradients_do_not_contradict() -> None:
     """Against the definition, with gradients that do and do not contradict each other."""
     model = make(pcgrad=True)
