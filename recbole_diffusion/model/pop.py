@@ -40,8 +40,12 @@ class Pop(SequentialRecommender):
         return self.nothing.sum() * 0
 
     def predict(self, interaction: Any) -> Tensor:
-        """Popularity [B] of one item a row."""
-        return self.popularity[interaction[self.ITEM_ID]]
+        """The place [B] of one item a row in the order of popularity, the least popular first.
+
+        RecBole's sampled evaluation takes float32, in which equally popular items could have one popularity.
+        """
+        place = self.popularity.argsort().argsort()
+        return place[interaction[self.ITEM_ID]].float()
 
     def full_sort_predict(self, interaction: Any) -> Tensor:
         """Popularity of every item, the same for every row: [B, V]."""

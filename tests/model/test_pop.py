@@ -46,7 +46,21 @@ def test_pop_on_ml_100k_has_the_recall_of_true_popularity(length_batching: bool)
     batch = next(iter(test))[0]
     full = model.full_sort_predict(batch)
     assert full.shape == (len(batch), model.n_items)
-    assert torch.equal(model.predict(batch), full[torch.arange(len(batch)), batch["item_id"]])
+    one = full[torch.arange(len(batch)), batch["item_id"]]
+    assert torch.equal(model.predict(batch).argsort(stable=True), one.argsort(stable=True))
+
+
+def test_it_is_ranked_among_sampled_items_too() -> None:
+    """Some of the items that stand before the target are not sampled, and most of them are."""
+    results = []
+    for mode in ("full", "uni1500"):
+        settings = {"eval_args": {"mode": mode}, "history_in_ranking": "out", "metrics": ["NDCG"], "topk": [10]}
+        config = load_config("Pop", "ml-100k", None, {**settings, "gpu_id": ""})
+        train, _, test = build_loaders(config, build_dataset(config))
+        trainer = Trainer(config, Pop(config, train._dataset))
+        trainer.eval_collector.data_collect(train)
+        results.append(trainer.evaluate(test, load_best_model=False)["ndcg@10"])
+    assert results[0] < results[1] < 1.2 * results[0]
 
 
 def test_counts_are_part_of_a_saved_model() -> None:
