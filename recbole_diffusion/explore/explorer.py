@@ -93,7 +93,8 @@ class Explorer:
             "file": Path(*Path(one.path).parts[-3:]).as_posix(),
             "reads": int(one.model.max_seq_length),
             "sliders": [slider._asdict() for slider in sliders],
-            "seed": one.model.evaluation_noise.seed if sliders else None,
+            # Of a model that draws.
+            "seed": one.model.evaluation_noise.seed if "inference_seeds" in (each.key for each in sliders) else None,
             "map": self._maps[number] is not None,
         }
 

@@ -87,7 +87,7 @@ def chosen(model: Any, settings: Mapping[str, Any]) -> Chosen:
         For a key that the model does not have, and a value that it cannot take.
     """
     keys = [slider.key for slider in sliders_of(model)]
-    known = [*keys, "seed", "diversify"] if keys else []
+    known = [*keys, "seed", "diversify"] if "inference_seeds" in keys else keys
     options: dict[str, Any] = {}
     scales: dict[str, float] = {}
     for key, value in settings.items():

@@ -63,6 +63,7 @@ def test_settings_go_to_options_and_scales(diffurec: Recommender) -> None:
         ("DiffuRec", {"inference_steps": 1.5}, "inference_steps must be a whole number, got 1.5"),
         ("DiffuRec", {"seed": "1"}, "seed must be a finite number, got '1'"),
         ("DiffuRec", {"temperature": float("inf")}, "temperature must be a finite number, got inf"),
+        ("RFMRec", {"seed": 1}, "seed must be one of inference_steps, got 1"),
         ("SASRec", {"seed": 1}, "seed must be left out: the model has no settings"),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +32,20 @@ def explorer(saved: Callable[..., Saved]) -> Explorer:
     return made
 
 
-@pytest.fixture(scope="module")
-def server(explorer: Explorer) -> Iterator[Server]:
+@contextmanager
+def serving(explorer: Explorer) -> Iterator[Server]:
     with Server(explorer, "127.0.0.1", 0) as made:
         thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
         yield made
         made.shutdown()
         thread.join()
+
+
+@pytest.fixture(scope="module")
+def server(explorer: Explorer) -> Iterator[Server]:
+    with serving(explorer) as made:
+        yield made
 
 
 @pytest.fixture
@@ -113,6 +120,20 @@ def test_a_history_is_searched_for_built_and_asked(visit: Callable[..., Any], ex
     assert (
         page.locator("main img, main b, main script").count() == 0 and page.title() == "Explorer: A DiffuRec, B SASRec"
     )
+
+
+def test_a_model_that_draws_nothing_has_neither_seed_nor_diversity(
+    loaded: Callable[[str], Recommender], opened: Callable[..., Any]
+) -> None:
+    with serving(Explorer([loaded("RFMRec")])) as made:
+        page = opened(f"{made.url}{HISTORY}&0.seed=3&0.diversify=true&0.inference_steps=4")
+        assert len(listed(page)) == 10
+        panel = page.locator("#models article").first
+        assert panel.locator("label").all_inner_texts() == ["Steps"]
+        assert panel.get_by_label("Steps").get_attribute("aria-valuetext") == "4"
+        panel.get_by_role("button", name="Reset").click()
+        until(page, "!document.body.hasAttribute('aria-busy')")
+        assert "inference_steps" not in page.url
 
 
 def test_sliders_act_at_once(visit: Callable[..., Any], explorer: Explorer) -> None:

@@ -16,6 +16,8 @@ const shortest = (value) => String(Number(value.toPrecision(4)));
 /** The sliders of a model, at the values that hold. */
 function drawSliders(number) {
   const { sliders, seed, label } = models[number];
+  // Only where a model draws.
+  const noises = sliders.find(({ key }) => key === "inference_seeds");
   const made = sliders.map((slider) => {
     const id = `${slider.key}-${number}`;
     // A link may hold a value between two stops.
@@ -27,7 +29,7 @@ function drawSliders(number) {
         set(number, slider.key, value, slider.value);
         output.textContent = shortest(value);
         event.target.setAttribute("aria-valuetext", output.textContent);
-        diversify.disabled = !several();
+        if (noises) diversify.disabled = !several();
         changed(false);
       } });
     return [h("label", { for: id, title: slider.about }, slider.title), input, output];
@@ -36,7 +38,16 @@ function drawSliders(number) {
     fill(panels[number].sliders, h("p", { class: "note" }, "No noise enters this model's answers."));
     return;
   }
-  const several = () => setting(number, sliders.find(({ key }) => key === "inference_seeds")) > 1;
+  const reset = button("Reset", `Reset the settings of ${label}`, () => {
+    state.settings[number] = {};
+    drawSliders(number);
+    changed();
+  });
+  if (!noises) {
+    fill(panels[number].sliders, made.flat(), h("span"), h("span"), reset);
+    return;
+  }
+  const several = () => setting(number, noises) > 1;
   const seedInput = h("input", { type: "number", id: `seed-${number}`, min: 0, step: 1, value: state.settings[number].seed ?? seed, onchange: (event) => {
     set(number, "seed", Number(event.target.value), seed);
     changed();
@@ -46,11 +57,6 @@ function drawSliders(number) {
       set(number, "diversify", event.target.checked, false);
       changed();
     } });
-  const reset = button("Reset", `Reset the settings of ${label}`, () => {
-    state.settings[number] = {};
-    drawSliders(number);
-    changed();
-  });
   fill(panels[number].sliders, made.flat(), h("label", { for: `seed-${number}`, title: "of the noise" }, "Seed"), seedInput, h("span"),
     h("label", { for: `diversify-${number}`, title: "a list that covers the answers of several noises; needs two noises or more" }, "Diversify"),
     h("span", {}, diversify), reset);

@@ -25,9 +25,9 @@ function fromHash(hash) {
   Object.assign(state, fresh(), { history: parts.getAll("item"), heldOut: parts.get("held_out"), user: parts.get("user") });
   if (TOPK.includes(parts.get("topk"))) state.topk = parts.get("topk");
   state.includeSeen = parts.get("include_seen") === "true";
-  models.forEach(({ sliders }, number) => ["seed", "diversify", ...sliders.map(({ key }) => key)].forEach((key) => {
+  models.forEach(({ sliders, seed }, number) => [...(seed === null ? [] : ["seed", "diversify"]), ...sliders.map(({ key }) => key)].forEach((key) => {
     const value = parts.get(`${number}.${key}`);
-    if (value === null || sliders.length === 0) return;
+    if (value === null) return;
     if (key === "diversify") state.settings[number][key] = value === "true";
     else if (Number.isFinite(Number(value))) state.settings[number][key] = Number(value);
   }));
