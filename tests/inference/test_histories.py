@@ -36,6 +36,13 @@ def _read(model: Recommender, data_path: str) -> UserHistories:
     return read_users(model.path, checkpoint.load(model.path), model.model, model.vocabulary, data_path)
 
 
+def test_a_model_may_come_from_another_machine(diffurec: Recommender) -> None:
+    state = checkpoint.load(diffurec.path)
+    state["config"] |= {"device": "cuda:7", "gpu_id": "7", "resume": "absent.pth"}
+    users = read_users(diffurec.path, state, diffurec.model, diffurec.vocabulary)
+    assert users.tokens == diffurec.users.tokens
+
+
 def test_the_dataset_may_have_moved(diffurec: Recommender, atomic: Callable[..., str]) -> None:
     path = atomic("ml-100k", inter=ML_100K.read_text())
     moved = _read(diffurec, path)
