@@ -15,7 +15,7 @@ import yaml
 
 from ..errors import SettingError, UserError
 
-# What a whole number is below, as torch has it.
+# What a whole number is below, whatever its sign, as torch has it.
 LARGEST = 2**63
 
 
@@ -234,7 +234,7 @@ def typed(key: str, value: Any, kind: str, must: str | None = None) -> Any:
             continue
     number = parse(value) if isinstance(value, str) else value
     if "int" in kinds and isinstance(number, int) and abs(number) >= LARGEST:
-        raise SettingError(key, value, must="be below 2**63")
+        raise SettingError(key, value, must="be between -2**63 and 2**63")
     if must and kinds == ["str"]:
         raise SettingError(key, value, must=must)
     nouns = [noun for name, (_, noun) in KINDS.items() if name in kinds] + ["~"] * kind.endswith(" or ~")

@@ -22,7 +22,7 @@ def is_interval(value: Any) -> bool:
     for part in str(value).split(";"):
         found = re.fullmatch(r"\s*[\[(]([^,]*),([^,]*)[\])]\s*", part)
         try:
-            if found is None or float(found[1]) > float(found[2]):
+            if found is None or not float(found[1]) <= float(found[2]):
                 return False
         except ValueError:
             return False
@@ -224,7 +224,7 @@ MODEL: dict[str, Setting] = {
     "MAX_ITEM_LIST_LENGTH": positive("int"),
     "loss_type": Setting("str or ~"),
     "require_pow": switch(),
-    "transform": one_of(TRANSFORMS, "str or ~", ignore_case=True),
+    "transform": one_of(TRANSFORMS, "str or ~"),
 }
 GENERAL: dict[str, Setting] = {**RUN, **TRAINING, **EVALUATION, **DATA, **MODEL}
 # What names the run; `resolve` reads these by itself.

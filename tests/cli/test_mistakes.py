@@ -64,7 +64,7 @@ def one_line(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
         (["--n_layers=100000000"], "n_layers must be at most 1000, got 100000000"),
         (["--model=GRU4Rec", "--num_layers=100000000"], "num_layers must be at most 1000, got 100000000"),
         (["--inference_seeds=100000000"], "inference_seeds must be from 1 to 10000, got 100000000"),
-        (["--train_batch_size=1" + 30 * "0"], "train_batch_size must be below 2**63, got '1000"),
+        (["--train_batch_size=1" + 30 * "0"], "train_batch_size must be between -2**63 and 2**63, got '1000"),
         (["--seed=1" + 30 * "0"], "seed must be "),
         (["--encoding=klingon"], "encoding must be an encoding that Python knows, such as utf-8 or latin-1"),
         (["--field_separator="], "field_separator must be characters within a line, got ''"),

@@ -587,6 +587,8 @@ def test_configs_do_not_touch_one_another() -> None:
         ("BERT4Rec", {"transform": None}, "transform must be mask_itemseq, as BERT4Rec reads what that adds, got None"),
         ("SHAN", {"transform": "mask_itemseq", "mask_ratio": 0.5}, "transform must be inverse_itemseq, as SHAN reads"),
         ("SASRec", {"transform": "user_defined"}, "transform must be one of mask_itemseq, inverse_itemseq"),
+        ("SASRec", {"transform": "Crop_itemseq", "eta": 0.5}, "transform must be one of mask_itemseq, inverse_itemseq"),
+        ("SASRec", {"offset": -(2**63)}, "offset must be between -2**63 and 2**63, got -9223372036854775808"),
         (
             "SASRec",
             {"benchmark_filename": ["a", "b", "c"], "user_inter_num_interval": "[5,inf)"},

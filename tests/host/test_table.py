@@ -100,7 +100,15 @@ def test_a_key_without_a_row_has_the_type_of_its_default() -> None:
 
 @pytest.mark.parametrize(
     ("value", "holds"),
-    [("[5,inf)", True), ("(1,2];[4,5]", True), ("[5,", False), ("5", False), ("[5,2]", False), ("[a,b]", False)],
+    [
+        ("[5,inf)", True),
+        ("(1,2];[4,5]", True),
+        ("[5,", False),
+        ("5", False),
+        ("[5,2]", False),
+        ("[a,b]", False),
+        ("[nan,5)", False),
+    ],
 )
 def test_intervals(value: str, holds: bool) -> None:
     assert is_interval(value) is holds
