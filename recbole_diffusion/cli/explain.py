@@ -43,7 +43,8 @@ def run(argv: Sequence[str]) -> None:
     for timestep, items, distances in zip(traced.timestep, traced.items, traced.distance, strict=True):
         near = [f"{names[item]} ({distance:.3g})" for item, distance in zip(items, distances, strict=True)]
         rows.append(["x_0" if timestep is None else f"{timestep:.4g}", *near])
-    print(tabulate(rows, headers=["t", *(f"best {rank}" for rank in range(1, args.topk + 1))], disable_numparse=True))
+    headers = ["t", *(f"best {rank}" for rank in range(1, traced.items.shape[1] + 1))]
+    print(tabulate(rows, headers=headers, disable_numparse=True))
     default, steps = len(model.timesteps), len(traced.timestep) - 1
     print(
         "Best items by x_t, in brackets how far its direction is from theirs (0 the same, 2 opposite). "

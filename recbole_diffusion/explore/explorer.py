@@ -237,7 +237,7 @@ class Explorer:
             traced = trajectory.trace(
                 one.model,
                 history,
-                min(OF_STATE, len(self.vocabulary)),
+                OF_STATE,
                 # A single step would show nothing.
                 steps if steps > 1 else None,
                 options.seed,

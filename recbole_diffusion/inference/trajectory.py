@@ -62,7 +62,7 @@ def trace(
     history : int64 Tensor [L]
         Internal ids, oldest first.
     k : int
-        Items noted of each state.
+        Items noted of each state, or all that are left where these are fewer.
     steps : int, optional
         Reverse steps; by default at most `STEPS`.
     seed, temperature
@@ -73,7 +73,7 @@ def trace(
     Raises
     ------
     UserError
-        For a model without a reverse process, and for steps that it does not have.
+        For a model without a reverse process, for steps that it does not have, and where no item is left.
     """
     if not isinstance(model, DiffusionRecommender) or not model.use_diffusion:
         raise UserError(f"{type(model).__name__} has no reverse process to explain")
@@ -81,6 +81,9 @@ def trace(
     steps = min(STEPS, longest) if steps is None else steps
     if not 1 <= steps <= longest:
         raise SettingError("inference_steps", steps, must=f"be from 1 to {longest}, the model's longest chain")
+    k = min(k, model.n_items - 1 - (0 if hidden is None else len(hidden.unique())))
+    if not k:
+        raise UserError("no item is left: the history holds all of them")
     with sampling.overridden(model, steps, seed):
         read = model.history(sampling.batch(model, [history]))
         noise = sampling.stacked_noise(model, read, range(1), temperature)

@@ -95,6 +95,16 @@ def test_steps_that_the_model_has_not(diffurec: Recommender) -> None:
         trace(diffurec.model, ids(diffurec, "50"), steps=33)
 
 
+def test_what_is_left_out_is_noted_nowhere(diffurec: Recommender) -> None:
+    history, size = ids(diffurec, "50", "258"), diffurec.model.n_items
+    left = torch.tensor([3, size - 1])
+    hidden = torch.tensor([[item for item in range(1, size) if item not in left]])
+    traced = trace(diffurec.model, history, k=4, hidden=hidden)
+    assert traced.items.shape == traced.distance.shape == (STEPS + 1, 2) and set(traced.items.flat) == {3, size - 1}
+    with pytest.raises(UserError, match="no item is left"):
+        trace(diffurec.model, history, hidden=torch.arange(1, size)[None])
+
+
 @pytest.mark.parametrize("model", ["SASRec"])
 def test_models_without_a_reverse_process(loaded: Callable[[str], Recommender], model: str) -> None:
     recommender = loaded(model)
