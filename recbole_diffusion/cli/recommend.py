@@ -83,7 +83,7 @@ def _print_tables(args: argparse.Namespace, recommender: Recommender, options: O
             print("no item is left: the history holds all of them; --include_seen lists them again")
             continue
         columns: dict[str, Any] = {"item": record["items"], "score": record["scores"]}
-        columns |= {name: record[f"{name}s"] for name in ("title",) if f"{name}s" in record}
+        columns |= {"title": record["titles"]} if "titles" in record else {}
         columns |= {name: record[name] for name in ("share", "mean", "spread") if name in record}
         print(tabulate(columns, headers="keys", floatfmt=".4g", disable_numparse=[0]))
         if "distance" in record:

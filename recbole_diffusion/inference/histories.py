@@ -40,6 +40,10 @@ def labelled(histories: Any, columns: Mapping[str, str]) -> Labelled:
     if isinstance(histories, pd.DataFrame):
         return _of_frame(histories, columns)
     if isinstance(histories, Mapping):
+        for user, history in histories.items():
+            # A text would be read letter by letter.
+            if isinstance(history, str) or not isinstance(history, Iterable):
+                raise UserError(f"the history of {user!r} must be a list of item tokens, got {reprlib.repr(history)}")
         return Labelled(list(histories), list(histories.values()))
     if isinstance(histories, str) or not isinstance(histories, Sequence | np.ndarray | pd.Series):
         raise UserError(

@@ -259,6 +259,7 @@ class Recommender:
         Recommendations
         """
         chosen = self._options(topk, options)
+        _require("chunk_size", chunk_size, chunk_size >= 1, "be positive")
         for begin in range(0, len(self.users), chunk_size):
             rows = range(begin, min(begin + chunk_size, len(self.users)))
             yield self.recommend_ids(

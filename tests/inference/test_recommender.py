@@ -149,6 +149,8 @@ def test_histories_of_every_form(diffurec: Recommender) -> None:
         ("50,258", "histories must be a list of item tokens or a list of such lists, got '50,258'"),
         (["50", ["258"]], "histories must be a list of item tokens or a list of such lists, not a mix"),
         ([["50"], []], "a history must hold at least one item; it is empty"),
+        ({"a": ["50"], "b": "172"}, "the history of 'b' must be a list of item tokens, got '172'"),
+        ({"a": 50}, "the history of 'a' must be a list of item tokens, got 50"),
         (["50", "no such item"], "item 'no such item': not among the "),
         (pd.DataFrame({"user": [1], "item_id": [50]}), "the DataFrame has no column user_id"),
     ],
@@ -263,6 +265,9 @@ def test_all_users_come_in_lots(diffurec: Recommender) -> None:
     whole = joined(lots)
     assert whole.users == diffurec.users.tokens
     np.testing.assert_allclose(whole.scores, diffurec.recommend_users(whole.users, topk=3).scores, atol=1e-5)
+    for size in (0, -1):
+        with pytest.raises(SettingError, match=f"chunk_size must be positive, got {size}"):
+            list(diffurec.recommend_all(chunk_size=size))
 
 
 def test_a_dataset_of_other_items_is_refused(saved: Callable[..., Saved], atomic: Callable[..., str]) -> None:
