@@ -261,9 +261,9 @@ def read_request(settings: Mapping[str, Any], config_files: Sequence[str], datas
     UserError
     """
     given = {k: parse(v) if k in MERGED and isinstance(v, str) else v for k, v in settings.items()}
-    if isinstance(given.get("model_list"), str):
-        given["model_list"] = split_outside(given["model_list"])
     merged = merge(*(read_yaml(file) for file in config_files), given)
+    if isinstance(merged.get("model_list"), str):
+        merged["model_list"] = split_outside(merged["model_list"])
     own = DEFAULTS | {key: typed(key, value, OWN[key].kind) for key, value in merged.items() if key in OWN}
     for key, row in OWN.items():
         row.check(key, own[key])

@@ -95,6 +95,8 @@ def test_a_file_may_hold_it_all(tmp_path: Path) -> None:
     assert names(made) == ["Pop", "λ 0.1", "2024"] and [run.seed for run in made.runs] == [3, 3, 3]
     assert made.variants[1].config["noise_scale"] == 0.1
     assert made.variants[0].config["eval_args"]["split"] == {"LS": "valid_and_test"}
+    (tmp_path / "list.yaml").write_text("model_list: Pop, small=SASRec(hidden_size=16,n_layers=1)")
+    assert names(plan((str(tmp_path / "list.yaml"),))) == ["Pop", "small"]
 
 
 def test_our_models_get_a_row_with_their_diffusion_off() -> None:
