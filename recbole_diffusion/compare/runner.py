@@ -73,7 +73,7 @@ def live_table(plan: Plan, states: dict[Run, dict[str, Any]]) -> Table:
     table = Table(
         title=f"{escape(plan.dataset)}: {done} of {len(states)} runs ended, time left: {left}", title_justify="left"
     )
-    for heading in ("model", "seed", "state", "epoch", f"best valid {metric}", "time"):
+    for heading in ("model", plan.runs[0].number_is, "state", "epoch", f"best valid {metric}", "time"):
         table.add_column(heading, justify="left" if heading in ("model", "state") else "right")
     for run, state in states.items():
         style = {"done": "green", "failed": "red", "waiting": "dim"}.get(state["state"], "bold")

@@ -4,6 +4,7 @@ import logging
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -274,4 +275,7 @@ def test_live_table(plan: Plan) -> None:
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert "ml-100k: 1 of 4 runs ended, time left:" in text
     assert "best valid NDCG@10" in text and "1.0000 (epoch 1)" in text and "2 min" in text
-    assert "failed: no [/luck] in [red]" in text
+    assert "failed: no [/luck] in [red]" in text and " seed " in text
+    trial = replace(plan.runs[0], number_is="trial")
+    console.print(live_table(plan._replace(runs=[trial]), {trial: state_of(trial)}))
+    assert " trial " in console.file.getvalue().removeprefix(text)  # type: ignore[attr-defined]
