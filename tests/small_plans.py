@@ -69,5 +69,5 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(local, "start_process", InThisProcess)
         with pytest.raises(UserError, match="2 of 6 runs failed; the first is SASRec, seed 1: "):
-            cli.run_settings(settings, [], "ml-100k", ["--model_list=DiffuRec,SASRec"])
+            cli.run_settings(settings, [], ["--model_list=DiffuRec,SASRec"])
     return {"settings": settings, "folder": folder / "out"}

@@ -10,7 +10,7 @@ from ..common.extras import require_extra
 from ..errors import SettingError, UserError
 from ..host.registry import require_recbole
 from . import parsers
-from .arguments import names_several
+from .arguments import Parser, names_several
 from .help import informed
 
 if TYPE_CHECKING:
@@ -27,16 +27,7 @@ def run(argv: Sequence[str]) -> None:
     ------
     UserError
     """
-    parser = parsers.compare_parser()
-    args = parser.read(argv)
-    if informed(parser, args):
-        return
-    if not names_several(args):
-        raise UserError("compare needs the models, as in --model_list=DiffuRec,SASRec")
-    require_recbole()
-    if args.settings.get("trials") is not None:
-        print("--trials tunes: this is recbole-diffusion tune", file=sys.stderr)
-    run_settings(args.settings, args.config_files, parsers.DEFAULTS["dataset"], ["compare", *argv])
+    _run("compare", parsers.compare_parser(), argv)
 
 
 def run_tune(argv: Sequence[str]) -> None:
@@ -46,18 +37,24 @@ def run_tune(argv: Sequence[str]) -> None:
     ------
     UserError
     """
-    parser = parsers.tune_parser()
+    _run("tune", parsers.tune_parser(), argv)
+
+
+def _run(command: str, parser: Parser, argv: Sequence[str]) -> None:
     args = parser.read(argv)
     if informed(parser, args):
         return
     if not names_several(args):
-        raise UserError("tune needs the models, as in --model_list=DiffuRec,SASRec")
+        raise UserError(f"{command} needs the models, as in --model_list=DiffuRec,SASRec")
     require_recbole()
-    run_settings(args.settings, args.config_files, parsers.DEFAULTS["dataset"], ["tune", *argv], tuning=True)
+    tuning = command == "tune"
+    if not tuning and args.settings.get("trials") is not None:
+        print("--trials tunes: this is recbole-diffusion tune", file=sys.stderr)
+    run_settings(args.settings, args.config_files, [command, *argv], tuning)
 
 
 def run_settings(
-    settings: Mapping[str, Any], config_files: Sequence[str], dataset: str, argv: Sequence[str], tuning: bool = False
+    settings: Mapping[str, Any], config_files: Sequence[str], argv: Sequence[str], tuning: bool = False
 ) -> None:
     """Compare models, or tune each of them where `trials` is set, and print what came out.
 
@@ -66,8 +63,6 @@ def run_settings(
     settings : mapping
         The command line, key -> text.
     config_files : sequence of str
-    dataset : str
-        Where nothing names one.
     argv : sequence of str
         The command line as it was typed, for the records.
     tuning : bool
@@ -82,7 +77,7 @@ def run_settings(
     from ..compare.plan import make_plan, read_request
     from ..compare.runner import run_all
 
-    request = read_request(settings, config_files, dataset)
+    request = read_request(settings, config_files, parsers.DEFAULTS["dataset"])
     _require_one_process(request.shared)
     trials = request.own["trials"]
     if tuning and trials is None:

@@ -64,7 +64,7 @@ def run_script(argv: Sequence[str]) -> None:
         return
     require_recbole()
     if names_several(args):
-        compare.run_settings(args.settings, args.config_files, DEFAULTS["dataset"], argv)
+        compare.run_settings(args.settings, args.config_files, argv)
     else:
         train(args)
 

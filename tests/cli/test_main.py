@@ -48,7 +48,7 @@ def test_flags_without_a_command_are_the_scripts(monkeypatch: pytest.MonkeyPatch
     argv = ["--model_list=DiffuRec,SASRec", "-d", "toy"]
     assert main(argv) == main(["compare", *argv]) == 0
     settings = {"model_list": "DiffuRec,SASRec", "dataset": "toy"}
-    assert compared == [(settings, [], "ml-100k", typed) for typed in (argv, ["compare", *argv])]
+    assert compared == [(settings, [], argv), (settings, [], ["compare", *argv], False)]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -72,7 +72,7 @@ def test_the_report_made_from_the_archive_is_the_one_made_from_the_folder(
     monkeypatch.setattr(local, "start_process", refuse_to_train)
     for folder in (first, second):
         paths = {"output": str(folder), "archive": str(tmp_path / "runs.tar.xz")}
-        cli.run_settings({**settings, **paths}, [], "ml-100k", ["--again"])
+        cli.run_settings({**settings, **paths}, [], ["--again"])
     for name in ("report.md", "report.html", "results.json", "results.csv", "differences.tex", "valid.tex"):
         assert (first / name).read_text() == (second / name).read_text()
     assert [run["state"] for run in read_json(second / "results.json")["runs"]] == ["done"] * 4

@@ -100,7 +100,7 @@ def test_the_same_command_trains_nothing_that_is_done(
     monkeypatch.setattr(local, "start_process", start)
     before = (compared["folder"] / "results.csv").read_text()
     with pytest.raises(UserError, match="2 of 6 runs failed"):
-        cli.run_settings(compared["settings"], [], "ml-100k", ["--again"])
+        cli.run_settings(compared["settings"], [], ["--again"])
     # The report names the command that made it; a run's record, that which made the run.
     assert "```sh\npython -m recbole_diffusion --again\n```" in (compared["folder"] / "report.md").read_text()
     results = json.loads((compared["folder"] / "results.json").read_text())
@@ -118,7 +118,7 @@ def test_where_every_run_fails_the_command_does(
     monkeypatch.setattr(local, "start_process", InThisProcess)
     settings = {**compared["settings"], "model_list": "SASRec", "seeds": "1", "output": str(tmp_path / "out")}
     with pytest.raises(UserError, match=r"runs failed; the first is .*learning_rate"):
-        cli.run_settings(settings, [], "ml-100k", [])
+        cli.run_settings(settings, [], [])
     assert "| SASRec" in (tmp_path / "out" / "report.md").read_text()
 
 
@@ -150,7 +150,7 @@ def test_two_rankings_have_tables_of_their_own(tmp_path: Path, monkeypatch: pyte
     settings = {**SMALL, "model_list": "Pop,SASRec", "seeds": "1", "history_in_ranking": "both", "epochs": "1"}
     settings |= {"output": str(folder), "archive": str(archive)}
     monkeypatch.setattr(local, "start_process", InThisProcess)
-    cli.run_settings(settings, [], "ml-100k", ["--model_list=Pop,SASRec"])
+    cli.run_settings(settings, [], ["--model_list=Pop,SASRec"])
     text = (folder / "report.md").read_text()
     for ranking in ("history in the ranking", "history out of the ranking"):
         for heading in ("Test metrics", "Differences", "Validation metrics"):
@@ -170,7 +170,7 @@ def test_two_rankings_have_tables_of_their_own(tmp_path: Path, monkeypatch: pyte
     # The archive keeps the ranks of both.
     monkeypatch.setattr(local, "start_process", None)
     again = {**settings, "output": str(tmp_path / "again")}
-    cli.run_settings(again, [], "ml-100k", ["--model_list=Pop,SASRec"])
+    cli.run_settings(again, [], ["--model_list=Pop,SASRec"])
     assert (tmp_path / "again" / "report.md").read_text() == text
 
 
