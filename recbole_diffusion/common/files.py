@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import errno
 import functools
 import json
@@ -78,6 +79,11 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file."""
     with atomic_write(path) as part:
         part.write_text(text, encoding="utf-8")
+
+
+def reading_encoding(encoding: str | None) -> str:
+    """By which to read a text file of that encoding, or UTF-8 for None; a byte-order mark is no part of the text."""
+    return "utf-8-sig" if encoding is None or codecs.lookup(encoding).name == "utf-8" else encoding
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ..common.files import reading_encoding
 from ..errors import SettingError, UserError, suggestion
 from .parsed import parse_once
 
@@ -137,15 +138,14 @@ class _AtomicFile:
     def __init__(self, path: str, separator: str, encoding: str | None) -> None:
         from recbole.utils import FeatureType
 
-        self.path, self.separator = path, separator
+        self.path, self.separator, self.encoding = path, separator, reading_encoding(encoding)
         try:
             with open(path, "rb") as file:
                 wide = file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
         except OSError as error:
             raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-        if wide and (encoding or "utf-8").lower().replace("_", "-") in ("utf-8", "utf8"):
+        if wide and self.encoding == "utf-8-sig":
             raise UserError(f"{path}: written in UTF-16; set encoding=utf-16")
-        self.encoding = encoding if encoding and encoding.lower() not in ("utf-8", "utf8") else "utf-8-sig"
         self.fields: dict[str, Any] = {}
         known = [ftype.value for ftype in FeatureType]
         header = next(self._lines(), (0, []))[1]

@@ -9,6 +9,7 @@ from typing import Literal
 
 import pandas as pd
 
+from ..common.files import reading_encoding
 from ..errors import UserError, suggestion
 
 # A column whose name holds one of these is taken for the items' titles, the first the best.
@@ -49,8 +50,7 @@ def read_titles(
     UserError
         Where the file cannot be read, or has no such column.
     """
-    # A byte-order mark is no part of the first name.
-    encoding = "utf-8-sig" if encoding is None or encoding.lower() in ("utf-8", "utf8") else encoding
+    encoding = reading_encoding(encoding)
     try:
         with open(path, encoding=encoding) as file:
             header = file.readline().rstrip("\r\n")

@@ -12,11 +12,12 @@ from recbole_diffusion.errors import UserError
 from recbole_diffusion.host import atomic_files
 
 
-def test_ids_are_read_as_they_are_written(atomic: Callable[..., str]) -> None:
+@pytest.mark.parametrize("encoding", [None, "utf_8", "U8"])
+def test_ids_are_read_as_they_are_written(atomic: Callable[..., str], encoding: str | None) -> None:
     ids = ["NA", "null", "None", "nan", '"open', "a b", "é", "007", "a\x85b"]
     rows = "".join(f"{user}\t{item}\t{i}\r\n" for user in ids[:4] for i, item in enumerate(ids))
     path = atomic(inter=f"\ufeff{HEADER}\r\n{rows}")
-    dataset = load(path)
+    dataset = load(path, encoding=encoding)
     assert set(dataset.field2token_id["user_id"]) == {"[PAD]", *ids[:4]}
     assert set(dataset.field2token_id["item_id"]) == {"[PAD]", *ids}
     assert len(dataset.inter_feat) == 36

@@ -74,6 +74,12 @@ def test_titles_in_another_encoding(tmp_path: Path) -> None:
     assert read_titles(tmp_path / "a.item", encoding="latin-1") == {"1": "é"}
 
 
+@pytest.mark.parametrize("encoding", ["utf_8", "U8", "utf-8-sig"])
+def test_a_byte_order_mark_is_none_of_the_first_name(tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "a.item").write_text("\ufeffname:token\titem_id:token\né\t1\n", encoding="utf-8")
+    assert read_titles(tmp_path / "a.item", "name", encoding) == {"1": "é"}
+
+
 @pytest.mark.parametrize("encoding", ["utf-16", "ascii"])
 def test_titles_that_are_not_in_the_encoding_are_told(tmp_path: Path, encoding: str) -> None:
     (tmp_path / "a.item").write_text("item_id:token\tname:token\n1\té\n", encoding="utf-8")
