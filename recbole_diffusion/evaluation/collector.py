@@ -41,5 +41,3 @@ class TopCollector(Collector):
             hits = torch.isin(rows * n_items + best, positive_u * n_items + positive_i)
             positives = torch.bincount(positive_u, minlength=len(best))[:, None]
             self.data_struct.update_tensor("rec.topk", torch.cat([hits, positives], dim=1).int())
-        if self.register.need("data.label"):
-            self.data_struct.update_tensor("data.label", interaction[self.config["LABEL_FIELD"]].to(self.device))

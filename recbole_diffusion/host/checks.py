@@ -22,7 +22,7 @@ from recbole.utils import EvaluatorType, InputType, ModelType  # noqa: E402
 
 from ..errors import SettingError, nearest  # noqa: E402
 from .parsing import kind_of, typed  # noqa: E402
-from .registry import PROPERTIES, is_recboles, recbole_folder  # noqa: E402
+from .registry import PROPERTIES, is_ours, is_recboles, recbole_folder  # noqa: E402
 from .temporal import SCHEME, read_temporal  # noqa: E402
 
 FIELDS = ("USER_ID_FIELD", "ITEM_ID_FIELD", "TIME_FIELD")
@@ -83,7 +83,7 @@ def check_names(settings: Mapping[str, Any], known: Iterable[str], model: type) 
         if key in known or key.startswith("alias_of_"):
             continue
         # A model of the user's has no yaml that says what it reads.
-        if model.__module__.split(".")[0] not in ("recbole", "recbole_diffusion") and _reads(model, f'"{key}"'):
+        if not (is_ours(model) or is_recboles(model)) and _reads(model, f'"{key}"'):
             continue
         # A file of settings may serve several models, so a key of another one is no slip of the pen.
         if key in _settings_of_any_model():

@@ -122,17 +122,8 @@ class PrefixDataset(SequentialDataset):
             raise too_few(self, "no user has a history, so there is nothing to train on", 2)
 
     def build(self) -> list[PrefixDataset]:
-        """Split into training, validation and test.
-
-        Raises
-        ------
-        SettingError
-            If the order is not that of time.
-        """
-        eval_args = self.config["eval_args"]
-        if eval_args["order"] != "TO":
-            raise SettingError("eval_args", eval_args, must="have order: TO for a sequential model")
-        temporal = read_temporal(eval_args["split"])
+        """Split into training, validation and test."""
+        temporal = read_temporal(self.config["eval_args"]["split"])
         if temporal is None or self.benchmark_filename_list is not None:
             return super().build()
         self._change_feat_format()
@@ -226,8 +217,6 @@ def check_parts(dataset: Dataset, parts: Sequence[Dataset]) -> None:
     if config["benchmark_filename"] is not None:
         return
     mode, split = next(iter(config["eval_args"]["split"].items()))
-    if len(parts) != len(PARTS):
-        raise SettingError("eval_args", config["eval_args"], must=f"split into {len(PARTS)} shares: {', '.join(PARTS)}")
     if mode == "LS":
         # A sequence's first interaction is history only.
         extra = int(config["MODEL_TYPE"] == ModelType.SEQUENTIAL)

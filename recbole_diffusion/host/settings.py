@@ -192,11 +192,11 @@ def resolve(
     values = {**merge(*defaults, *given_layers), "MODEL_TYPE": model_class.type}  # type: ignore[attr-defined]
 
     # Check.
+    own = table_of(model_class)
     for key, row in table.items():
-        if key in values:
-            row.check(key, values[key])
-    for key, row in table_of(model_class).items():
-        row.check(key, values.get(key))
+        # What the model's class states must be there; other rows may be RecBole's for other models.
+        if key in values or key in own:
+            row.check(key, values.get(key))
     sequential = values["MODEL_TYPE"] == ModelType.SEQUENTIAL
     usual = merge(*defaults)
     checks.check_transform(model_class, values, usual["transform"])
