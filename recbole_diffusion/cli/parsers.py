@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Collection
+from os.path import expanduser
 
 from ..host.registry import PROPERTIES, our_models
 from .arguments import ConfigFiles, Parser, SettingFlag, number
@@ -126,7 +127,9 @@ def report_parser() -> Parser:
     about = "Put the comparisons of several datasets into one html file: tables to sort and filter, tests, curves."
     parser = Parser(f"{PROGRAM} report", about, REPORT_HELP)
     parser.add_argument("folders", nargs="+", metavar="FOLDER", help="what compare wrote for a dataset")
-    parser.add_argument("--output", default="report.html", metavar="FILE", help="the file (default report.html)")
+    parser.add_argument(
+        "--output", type=expanduser, default="report.html", metavar="FILE", help="the file (default report.html)"
+    )
     return parser
 
 
@@ -172,7 +175,9 @@ def recommend_parser() -> Parser:
     users.add_argument(
         "--users", metavar="USERS", help="users of the dataset, separated by commas, or a json list of them, or `all`"
     )
-    users.add_argument("--input", metavar="FILE", help="a file with a history in each line; - for stdin")
+    users.add_argument(
+        "--input", type=expanduser, metavar="FILE", help="a file with a history in each line; - for stdin"
+    )
     parser.add_argument(
         "--input_format", metavar="FORMAT", help="jsonl or csv (default: the input's ending; stdin jsonl)"
     )
@@ -189,7 +194,10 @@ def recommend_parser() -> Parser:
     _add_number(lists, "batch_size", int, 512, "N", "rows at once; bounds the memory")
     output = parser.add_argument_group("output")
     output.add_argument(
-        "--output", metavar="FILE", help="a csv, jsonl or parquet file; - for stdout (default: a table)"
+        "--output",
+        type=expanduser,
+        metavar="FILE",
+        help="a csv, jsonl or parquet file; - for stdout (default: a table)",
     )
     output.add_argument(
         "--output_format", metavar="FORMAT", help="csv, jsonl or parquet (default: the output's ending)"
@@ -206,7 +214,11 @@ def explain_parser() -> Parser:
     _add_number(parser, "topk", int, 3, "K", "items shown of each step")
     parser.add_argument("--include_seen", action="store_true", help="items of the history may be shown too")
     parser.add_argument(
-        "--output", default="trajectory.png", metavar="FILE", help="the picture (default trajectory.png)"
+        "--output",
+        type=expanduser,
+        default="trajectory.png",
+        metavar="FILE",
+        help="the picture (default trajectory.png)",
     )
     return parser
 
@@ -238,9 +250,10 @@ def evaluate_parser() -> Parser:
     about = "Test a saved model, or all of a comparison, on its validation and test data, without training."
     parser = Parser(f"{PROGRAM} evaluate", about, EVALUATE_HELP)
     add_checkpoint(parser, "the saved model; of a folder, the newest; or the folder of a comparison")
-    parser.add_argument("--ranks", metavar="FILE.npz", help="a file for the rank of every test item")
+    parser.add_argument("--ranks", type=expanduser, metavar="FILE.npz", help="a file for the rank of every test item")
     parser.add_argument(
         "--output",
+        type=expanduser,
         metavar="PATH",
         help="a json file of the metrics, - for stdout (default: a table); of a comparison, the folder of the new one "
         "(default: the old one's name and -evaluated)",
@@ -256,7 +269,7 @@ def evaluate_parser() -> Parser:
 def add_checkpoint(parser: Parser, text: str, action: str = "store") -> argparse._ArgumentGroup:
     """Add the flags that say which saved model; gives their group."""
     group = parser.add_argument_group("model")
-    group.add_argument("--checkpoint", required=True, action=action, metavar="PATH", help=text)
+    group.add_argument("--checkpoint", type=expanduser, required=True, action=action, metavar="PATH", help=text)
     group.add_argument("--model", metavar="FILE.py:CLASS", help="its class, where it is neither ours nor RecBole's")
     return group
 
@@ -279,7 +292,9 @@ def add_saved_model(parser: Parser) -> None:
 def _add_loading(group: argparse._ArgumentGroup) -> None:
     """Add the flags that say how a saved model is read."""
     group.add_argument("--device", help="cpu, cuda or cuda:1 (default: a GPU where there is one)")
-    group.add_argument("--titles", metavar="FILE:COLUMN", help="titles of the items, where the checkpoint holds none")
+    group.add_argument(
+        "--titles", type=expanduser, metavar="FILE:COLUMN", help="titles of the items, where the checkpoint holds none"
+    )
 
 
 def add_model(parser: Parser) -> None:
