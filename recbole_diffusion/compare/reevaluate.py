@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -91,7 +92,9 @@ def reevaluate(
         For a setting that no run can be given, a run that kept no model, and where the output holds other runs.
     """
     plan = plan_of(folder)
-    target = folder.with_name(folder.resolve().name + ENDING) if output is None else Path(output)
+    # The folder may be ".", which has no name of its own.
+    whole = Path(os.path.abspath(folder))
+    target = whole.with_name(whole.name + ENDING) if output is None else Path(output)
     if target.resolve() == folder.resolve():
         raise SettingError("output", str(target), must="be another folder than that of the comparison")
     for run in plan.runs:

@@ -39,7 +39,7 @@ def without_times(steps: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def test_it_is_the_comparison_that_was_run_with_both(
-    folders: dict[str, Path], capsys: pytest.CaptureFixture[str]
+    folders: dict[str, Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = {file: file.stat().st_mtime_ns for file in folders["in"].rglob("*")}
     command = ["evaluate", f"--checkpoint={folders['in']}", "--history_in_ranking=both"]
@@ -72,6 +72,10 @@ def test_it_is_the_comparison_that_was_run_with_both(
     assert all(state_of(run)["state"] == "done" for run in small_plan(**{**given, "output": str(new)}).runs)
     # What is done is not done again, and not mixed with what is tested in another way.
     assert main(command) == 0
+    assert "1 of 3: DiffuRec, seed 1: done before" in capsys.readouterr().err
+    with monkeypatch.context() as patch:
+        patch.chdir(folders["in"])
+        assert main(["evaluate", "--checkpoint=.", "--history_in_ranking=both"]) == 0
     assert "1 of 3: DiffuRec, seed 1: done before" in capsys.readouterr().err
     for flags in (["--history_in_ranking=out"], ["--history_in_ranking=both", "--seed=9"]):
         assert main([*command[:2], *flags]) == 2
