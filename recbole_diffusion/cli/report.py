@@ -25,7 +25,7 @@ def run(argv: Sequence[str]) -> None:
     for folder in map(Path, args.folders):
         results = read_results(folder)
         label = results["dataset"]
-        # Two comparisons on one dataset are named by their folders.
+        # Of a dataset, the second comparison is told from the first by its folder.
         by_label[f"{label} ({folder})" if label in by_label else label] = results
     write_page(Path(args.output), by_label)
     print(f"report: {args.output}")

@@ -63,11 +63,10 @@ def check_data(plan: Plan) -> None:
 
 def _check_done(plan: Plan, parts: Callable[[], tuple[np.ndarray, np.ndarray]]) -> None:
     """Refuse runs that were trained or tested on other interactions than `parts`, split only where runs are done."""
-    files = {run: run.folder / "ranks.npz" for run in plan.runs if (run.folder / "record.json").exists()}
-    for run, file in files.items():
-        if not file.exists():
+    for run in plan.runs:
+        if not all((run.folder / name).exists() for name in ("record.json", "ranks.npz")):
             continue
-        ranks = load_ranks(file)
+        ranks = load_ranks(run.folder / "ranks.npz")
         if not all(map(np.array_equal, parts(), (ranks.popularity, _in_order(ranks.user, ranks.item)))):
             place = "output" if plan.archive is None else "output and archive"
             problem = f"the data have changed since {run.title} was run; {place} must be others, or the data as before"

@@ -157,7 +157,7 @@ class Request(NamedTuple):
     own : dict
         The keys of `OWN`, typed.
     entries : list of (str, str, dict)
-        Name, model and own settings of each model that he names.
+        Name, model and own settings of each row that is named.
     shared : dict
         Settings of all models.
     by_name : dict of dict

@@ -307,7 +307,7 @@ def negatives(model: type, settings: Mapping[str, Any], given: Mapping[str, Any]
     settings : mapping
         All settings, merged.
     given : mapping
-        What the user set himself.
+        What the user set.
     default : dict
         RecBole's, for losses that sample negatives.
 
