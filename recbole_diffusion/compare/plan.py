@@ -291,7 +291,10 @@ def read_request(settings: Mapping[str, Any], config_files: Sequence[str], datas
         if shared.pop(key, None) is not None:
             problem = "use --seeds" if key == "seed" else "the same command with the same --output goes on by itself"
             raise SettingError(key, merged[key], f"in a comparison, {problem}")
-    return Request(str(merged.get("dataset", dataset)), own, entries, shared, by_name)
+    dataset = merged.get("dataset", dataset)
+    if dataset is None:
+        raise SettingError("dataset", dataset, must="be the name of a dataset, such as ml-100k")
+    return Request(str(dataset), own, entries, shared, by_name)
 
 
 def space_file(model: str, folder: str | None = None) -> Path:

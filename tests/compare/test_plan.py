@@ -183,6 +183,13 @@ def test_mistakes_are_told_before_anything_runs(settings: dict[str, str], messag
     assert "\n" not in str(caught.value)
 
 
+def test_a_dataset_that_a_file_leaves_open_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text("dataset: ~\n")
+    with pytest.raises(SettingError, match="dataset must be the name of a dataset, such as ml-100k, got None"):
+        read_request({"model_list": "SASRec"}, [str(file)], "ml-100k")
+
+
 def test_a_file_may_serve_comparisons_of_fewer_models(tmp_path: Path) -> None:
     file = tmp_path / "my.yaml"
     file.write_text("model_list: [DiffuRec, SASRec]\nDiffuRec.hidden_size: 32\nSASRec.hidden_size: 16\n")
