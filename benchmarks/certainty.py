@@ -401,12 +401,16 @@ def run(argv: Sequence[str]) -> None:
             seed=args.seed,
             batch_size=args.batch_size,
         )
-        for scale in scales:
-            replace(options, temperature=scale).check(recommender.model, len(recommender.vocabulary))
-        noisy = recommender.model.use_diffusion
+        numbers = recommender.model.process.draws
+        noisy = numbers is not None
+        if numbers != "normal":
+            # Nothing that a scale could multiply.
+            scales = [1.0]
         if not noisy:
             # All draws would be the same.
-            scales, samples = [1.0], [1]
+            samples = [1]
+        for scale in scales:
+            replace(options, temperature=scale).check(recommender.model, len(recommender.vocabulary))
         folder = Path(args.output)
         # Told before what takes minutes.
         try:
@@ -432,7 +436,7 @@ def run(argv: Sequence[str]) -> None:
         draw_trade(folder / f"{stem}-trade.png", rows, title)
         sections = [uncertainty_section(stem, samples[-1], tables, figures), calibrated, diversity_section(stem, rows)]
     else:
-        about += "The model has no noise (`diffusion: False`): it answers once, and there are no draws to measure."
+        about += "The model draws no noise: it answers once, and there are no draws to measure."
         plain = _markdown([plain_correlations(drawn[1.0], by_mean[1.0])])
         sections = [f"## Accuracy by uncertainty\n\n{RHO} {OF_SCORES}\n\n{plain}", calibrated]
     command = f"python -m benchmarks.certainty {shlex.join(argv)}"

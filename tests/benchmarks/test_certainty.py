@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -156,11 +157,14 @@ def test_predictions_are_those_of_the_recommender(loaded: Callable[[str], Recomm
     assert not np.allclose(drawn.predictions[1].log_loss, drawn.predictions[3].log_loss, rtol=1e-4)
 
 
-def test_the_report_without_noise_is_of_the_plain_score(saved: Callable[..., Saved]) -> None:
-    off = saved("DiffuRec", diffusion=False)
+@pytest.mark.parametrize(("model", "settings"), [("DiffuRec", {"diffusion": False}), ("RFMRec", {})])
+def test_the_report_without_noise_is_of_the_plain_score(
+    saved: Callable[..., Saved], model: str, settings: dict[str, Any]
+) -> None:
+    off = saved(model, **settings)
     study.run([f"--checkpoint={off.path}", "--output=out"])
-    assert os.listdir("out") == ["DiffuRec-ml-100k-certainty.md"]
-    text = Path("out", "DiffuRec-ml-100k-certainty.md").read_text(encoding="utf-8")
+    assert os.listdir("out") == [f"{model}-ml-100k-certainty.md"]
+    text = Path("out", f"{model}-ml-100k-certainty.md").read_text(encoding="utf-8")
     assert re.findall("^## (.*)$", text, re.MULTILINE) == ["Accuracy by uncertainty", "Calibration"]
     tables = [re.split(r" *\| *", line)[1:-1] for line in text.splitlines() if re.match(r"\| ", line)]
     assert len(tables) == 2 + 2 + 1 + study.DECILES and "noise scale" not in text and "nan" not in text
@@ -168,6 +172,13 @@ def test_the_report_without_noise_is_of_the_plain_score(saved: Callable[..., Sav
     assert float(accuracy["NDCG@10"]) == pytest.approx(off.test_result["ndcg@10"], abs=6e-5)
     for row in (accuracy, calibrated):
         assert float(row["Hit@10"]) == pytest.approx(off.test_result["hit@10"], abs=6e-5)
+
+
+def test_ids_have_one_scale_of_noise(saved: Callable[..., Saved]) -> None:
+    study.run([f"--checkpoint={saved('PreferGrow').path}", "--inference_seeds=1,2", "--output=out"])
+    text = Path("out", "PreferGrow-ml-100k-certainty.md").read_text(encoding="utf-8")
+    assert re.search(r"^\| 1 .*\|$", text, re.MULTILINE)
+    assert not re.search(r"^\| 1000? .*\|$", text, re.MULTILINE)
 
 
 def test_the_report_holds_both_studies(saved: Callable[..., Saved], capsys: pytest.CaptureFixture[str]) -> None:
