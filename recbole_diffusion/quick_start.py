@@ -11,15 +11,13 @@ from typing import Any
 
 from .config import Config
 from .host.settings import Files, load_config
+from .host.table import without_computed
 from .inference.restoring import class_of
 from .inference.testing import rebuild
 from .training import checkpoint
 from .training.run import run_config
 
 __all__ = ["load_data_and_model", "objective_function", "run", "run_recbole_diffusion"]
-
-# What a checkpoint's settings hold of the run that wrote it alone.
-OF_THE_RUN = ("device", "resume")
 
 
 def run(
@@ -129,7 +127,7 @@ def load_data_and_model(
     """
     path = checkpoint.newest(os.fspath(model_file))
     state = checkpoint.load_model(path)
-    settings = {key: value for key, value in state["config"].items() if key not in OF_THE_RUN}
+    settings = {**without_computed(state["config"]), "resume": None}
     config = load_config(class_of(path, state["model"], model), state["dataset"], None, settings)
     dataset, train_data, valid_data, test_data, trained = rebuild(path, state, config)
     return config, trained, dataset, train_data, valid_data, test_data

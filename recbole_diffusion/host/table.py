@@ -241,6 +241,13 @@ COMPUTED = (
     "single_spec",
     "local_rank",
 )
+
+
+def without_computed(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A saved configuration without what followed from its other settings, on the machine where it was made."""
+    return {key: value for key, value in settings.items() if key not in COMPUTED}
+
+
 # Keys of RecBole's models whose default is of another type than what they take, or is none.
 RECBOLE_KINDS = {
     "reg_weight": "float or list of float",

@@ -152,11 +152,12 @@ def read_users(
     # Reading a dataset takes all of RecBole; recommending from a history must not wait for it.
     from ..host.dataset import build_dataset
     from ..host.settings import load_config
-    from ..host.table import COMPUTED
+    from ..host.table import without_computed
 
     # The data need no device: that of the training may be one of another machine.
-    settings = {key: value for key, value in state["config"].items() if key not in COMPUTED}
-    settings |= {"resume": None, "use_gpu": False, **({} if data_path is None else {"data_path": data_path})}
+    settings = {**without_computed(state["config"]), "resume": None, "use_gpu": False}
+    if data_path is not None:
+        settings["data_path"] = data_path
     if settings.get("benchmark_filename") is not None:
         problem = "recommending to users needs a dataset of interactions; give histories instead"
         raise SettingError("benchmark_filename", settings["benchmark_filename"], problem)

@@ -20,7 +20,7 @@ from ..host.dataset import PrefixDataset, build_dataset
 from ..host.loaders import build_loaders
 from ..host.parsing import parse, typed
 from ..host.settings import MERGED, DiffusionConfig, load_config, merge
-from ..host.table import COMPUTED, DATA, EVALUATION, RUN, rename, with_protocol
+from ..host.table import DATA, EVALUATION, RUN, rename, with_protocol, without_computed
 from ..training import checkpoint
 from ..training.evaluating import EvaluatingTrainer
 from ..training.process import compute_as_set, process_as_found
@@ -103,7 +103,7 @@ def changed_config(
     changes = {
         key: parse(value) if key in MERGED and isinstance(value, str) else value for key, value in changes.items()
     }
-    saved = {key: value for key, value in with_protocol(state["config"]).items() if key not in COMPUTED}
+    saved = without_computed(with_protocol(state["config"]))
     # The two say the same, so that a new value of one is none of the other's.
     for key, other in (("repeatable", "history_in_ranking"), ("history_in_ranking", "repeatable")):
         if key in changes and other not in changes:
