@@ -291,10 +291,9 @@ def read_request(settings: Mapping[str, Any], config_files: Sequence[str], datas
         if shared.pop(key, None) is not None:
             problem = "use --seeds" if key == "seed" else "the same command with the same --output goes on by itself"
             raise SettingError(key, merged[key], f"in a comparison, {problem}")
-    dataset = merged.get("dataset", dataset)
-    if dataset is None:
-        raise SettingError("dataset", dataset, must="be the name of a dataset, such as ml-100k")
-    return Request(str(dataset), own, entries, shared, by_name)
+    must = "be the name of a dataset, such as ml-100k"
+    dataset = typed("dataset", merged.get("dataset", dataset), "str", must)
+    return Request(dataset, own, entries, shared, by_name)
 
 
 def space_file(model: str, folder: str | None = None) -> Path:
