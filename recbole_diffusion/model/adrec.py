@@ -250,6 +250,10 @@ class ADRec(GaussianRecommender):
         projected = self.projected(first, second, step.batch.added)
         return Losses(torch.zeros_like(ce), unweighted=projected, learns_from=ce + mse)
 
+    @property
+    def two_gradients_by(self) -> str | None:
+        return "pcgrad" if self.pcgrad else None
+
     def projected(
         self, first: Tensor, second: Tensor, added: Callable[[Tensor], Tensor] = torch.Tensor.detach
     ) -> Tensor:

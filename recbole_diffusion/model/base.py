@@ -341,6 +341,11 @@ class DiffusionRecommender(SequentialRecommender):
         """The losses of a batch."""
         raise ModelError(f"{type(self).__name__} needs a method 'losses(step)'")
 
+    @property
+    def two_gradients_by(self) -> str | None:
+        """The setting by which the losses take two gradients of one pass; None where they take one."""
+        return None
+
     def all_losses(self, step: TrainingStep) -> Losses:
         """`losses`, with what every model of the kind can add to its own."""
         return self.losses(step)

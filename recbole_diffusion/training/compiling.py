@@ -118,9 +118,9 @@ def compile_network(model: nn.Module, device: torch.device) -> None:
     compilers = (os.environ.get("CXX"), "g++", "clang++", "cl")
     if device.type == "cpu" and not any(name and shutil.which(name) for name in compilers):
         raise SettingError("compile", True, must="be False where no C++ compiler (g++ or clang++) is installed")
-    if getattr(model, "pcgrad", False):
+    if (setting := getattr(model, "two_gradients_by", None)) is not None:
         # What is compiled can go backward once.
-        logger.warning("compile: the network is trained as it is, as pcgrad takes two gradients of one pass")
+        logger.warning("compile: the network is trained as it is, as %s takes two gradients of one pass", setting)
         return
     network: list[Compiled] = []
     for owner, method in _parts(model):
