@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from recbole_diffusion.cli import parsers
@@ -15,15 +17,15 @@ from recbole_diffusion.cli import parsers
     ],
 )
 def test_a_path_behind_an_equals_sign_may_begin_at_home(
-    parser: parsers.Parser, flags: list[str], monkeypatch: pytest.MonkeyPatch
+    parser: parsers.Parser, flags: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("HOME", str(tmp_path))
     more = {"report": ["a"], "explain": ["--history=1"]}.get(parser.prog.split()[-1], [])
     args = parser.read([*(f"--{flag}=~/a" for flag in flags), *more])
-    assert {getattr(args, flag) for flag in flags} == {"/home/me/a"}
+    assert {getattr(args, flag) for flag in flags} == {str(tmp_path / "a")}
 
 
-def test_two_models_may_lie_at_home(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", "/home/me")
+def test_two_models_may_lie_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
     args = parsers.explore_parser().read(["--checkpoint=~/a", "--checkpoint=b"])
-    assert args.checkpoint == ["/home/me/a", "b"]
+    assert args.checkpoint == [str(tmp_path / "a"), "b"]
